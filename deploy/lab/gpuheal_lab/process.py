@@ -1,8 +1,8 @@
 """Child processes that never outlive the one who started them.
 
 `Child` is one long-running server (start, wait until ready, stop, kill, restart, its log kept); `run` is one command
-with a deadline. A tiny trampoline asks Linux to kill every child when its parent dies (PR_SET_PDEATHSIG). The kernel ties
-that signal to the parent's *thread*, so one spawner thread starts them all: a worker thread's child would die with it.
+with a deadline. A tiny trampoline asks Linux to kill each child when its parent dies (PR_SET_PDEATHSIG). The kernel
+ties that signal to the parent's *thread*, so one spawner thread starts them all: a worker thread's would die with it.
 """
 
 from __future__ import annotations
