@@ -1,0 +1,123 @@
+"""Budgets: how many nodes of a failure domain may be out at once, and how many we may mark in a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gpuheal_responder.core.model import DomainCount
+from gpuheal_responder.core.policy import Limits
+
+MARK_WINDOW = timedelta(minutes=10)
+POOL, RACK, ZONE, FABRIC = "pool", "rack", "zone", "fabric-domain"
+UNKNOWN = "unknown"
+
+DEFAULT_KEYS: Mapping[str, tuple[str, ...]] = {
+    POOL: (
+        "gpu.health/pool",
+        "karpenter.sh/nodepool",
+        "eks.amazonaws.com/nodegroup",
+        "cloud.google.com/gke-nodepool",
+        "kubernetes.azure.com/agentpool",
+        "nvidia.com/gpu.product",
+    ),
+    RACK: ("gpu.health/rack", "topology.kubernetes.io/rack"),
+    ZONE: ("topology.kubernetes.io/zone",),
+    FABRIC: ("gpu.health/fabric-domain", "nvidia.com/gpu.clique"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How one GPU node counts in budgets."""
+
+    node: str
+    domains: Mapping[str, str]
+    unavailable: bool
+    disrupting: bool
+    marked_recently: bool
+    schedulable: bool
+
+
+def domains_of(labels: Mapping[str, str], keys: Mapping[str, Sequence[str]] = DEFAULT_KEYS) -> Mapping[str, str]:
+    """Return the node's value in every dimension; a missing label puts it into one shared unknown domain.
+
+    The NVLink domain is the exception: a node without that label belongs to none, as most nodes have no such fabric.
+    """
+    found = {}
+    for dimension, candidates in keys.items():
+        value = next((labels[k] for k in candidates if labels.get(k)), "")
+        if value or dimension != FABRIC:
+            found[dimension] = value or UNKNOWN
+    return found
+
+
+class Ledger:
+    """Counts per failure domain over the GPU nodes of a pool; kept current while one round of decisions is made."""
+
+    def __init__(self, standings: Iterable[Standing]) -> None:
+        self._standing: dict[str, Standing] = {}
+        self._counts: dict[tuple[str, str, str], list[int]] = {}
+        for standing in standings:
+            self.put(standing)
+
+    def put(self, standing: Standing) -> None:
+        """Count the node as `standing` says, in place of how it counted before."""
+        before = self._standing.get(standing.node)
+        if before is not None:
+            self._add(before, -1)
+        self._add(standing, 1)
+        self._standing[standing.node] = standing
+
+    def get(self, node: str) -> Standing | None:
+        """Return how the node counts now, or None for a node that is not counted."""
+        return self._standing.get(node)
+
+    def _add(self, standing: Standing, sign: int) -> None:
+        pool = standing.domains.get(POOL, UNKNOWN)
+        for dimension, value in standing.domains.items():
+            counts = self._counts.setdefault((pool, dimension, value), [0, 0, 0, 0, 0])
+            uses = (True, standing.unavailable, standing.disrupting, standing.marked_recently, standing.schedulable)
+            for index, used in enumerate(uses):
+                counts[index] += sign * int(used)
+
+    def domains(self, node: str) -> tuple[DomainCount, ...]:
+        """Return the counts of the node's domains, the node itself left out of every use but the total."""
+        me = self._standing.get(node)
+        if me is None:
+            return ()
+        pool = me.domains.get(POOL, UNKNOWN)
+        found = []
+        for dimension, value in sorted(me.domains.items()):
+            nodes, unavailable, disrupting, marked, schedulable = self._counts[(pool, dimension, value)]
+            found.append(
+                DomainCount(
+                    dimension=dimension,
+                    value=value,
+                    nodes=nodes,
+                    unavailable=unavailable - me.unavailable,
+                    disrupting=disrupting - me.disrupting,
+                    marked_recently=marked - me.marked_recently,
+                    schedulable=schedulable - me.schedulable,
+                )
+            )
+        return tuple(found)
+
+
+def allowance(percent: int, nodes: int) -> int:
+    """Return how many of `nodes` a percentage allows: rounded down, at least one."""
+    return max(1, nodes * percent // 100)
+
+
+def disruption_limit(count: DomainCount, limits: Limits) -> int:
+    """Return how many nodes of this domain may be in remediation at once."""
+    match count.dimension:
+        case "pool":
+            return allowance(limits.pool_percent, count.nodes)
+        case "rack":
+            return allowance(limits.rack_percent, count.nodes)
+        case "zone":
+            return allowance(limits.zone_percent, count.nodes)
+        case _:
+            return limits.fabric_domain_nodes

@@ -1,0 +1,379 @@
+"""Policies: what we would do about which fault on which nodes, and the strict reader that makes them from plain data.
+
+A policy may only tighten what the guards demand by themselves; the reader refuses looser values, unknown keys, and steps
+in an order that could not work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from datetime import timedelta
+from enum import IntEnum, StrEnum
+from typing import Any, get_type_hints
+
+from gpuheal_responder.core.model import Case, Fault, Mode, Node, World
+from gpuheal_responder.errors import ConfigError
+
+
+class Phase(IntEnum):
+    """Order of the steps of a case: contain, empty, cure, prove, watch, give back."""
+
+    CONTAIN = 0
+    EMPTY = 1
+    CURE = 2
+    PROVE = 3
+    WATCH = 4
+    RETURN = 5
+
+
+class ProgressState(StrEnum):
+    """How far a step is, judged from the world alone."""
+
+    TODO = "todo"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a step is and why; `detail` names what is still missing, or who blocks it."""
+
+    state: ProgressState
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionSpec:
+    """The pure half of an action: its name, its place in the ladder, its parameters and how its progress is read.
+
+    `disruptive` marks what can end a process or re-admit a device. `once` marks calls that must not be repeated without
+    asking the other side first. `effect` is False for steps that only wait and look.
+    """
+
+    name: str
+    phase: Phase
+    disruptive: bool
+    deadline: timedelta
+    params: type
+    progress: Callable[[Step, Case, World], Progress]
+    once: bool = False
+    effect: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One action with its parameters at one place of a policy; `key` is unique in the policy, such as `reboot-2`."""
+
+    key: str
+    spec: ActionSpec
+    params: Any
+    deadline: timedelta
+
+    @property
+    def action(self) -> str:
+        """Name of the action."""
+        return self.spec.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """One node selector requirement, with Kubernetes' operators In, NotIn, Exists and DoesNotExist."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Return whether these node labels meet the requirement."""
+        match self.operator:
+            case "Exists":
+                return self.key in labels
+            case "DoesNotExist":
+                return self.key not in labels
+            case "In":
+                return labels.get(self.key) in self.values
+            case _:
+                return labels.get(self.key) not in self.values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Budgets over failure domains; percentages round down, with a minimum of one node."""
+
+    pool_percent: int = 10
+    rack_percent: int = 10
+    zone_percent: int = 5
+    fabric_domain_nodes: int = 1
+    mark_percent: int = 10
+    attempts: int = 2
+    attempts_window: timedelta = timedelta(hours=24)
+    cooldown: timedelta = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What to do about some faults on some nodes."""
+
+    name: str
+    mode: Mode
+    faults: tuple[str, ...]
+    nodes: tuple[Requirement, ...]
+    steps: tuple[Step, ...]
+    limits: Limits = Limits()
+
+    def matches(self, fault: Fault, node: Node) -> bool:
+        """Return whether this policy answers for the fault on the node."""
+        return fault.slug in self.faults and all(r.matches(node.labels) for r in self.nodes)
+
+    def of(self, *phases: Phase) -> tuple[Step, ...]:
+        """Return the steps of these phases, in order."""
+        return tuple(s for s in self.steps if s.spec.phase in phases)
+
+
+def match(policies: Sequence[Policy], faults: Sequence[Fault], node: Node) -> Policy | None:
+    """Return the first policy, in file order, that answers for any of the faults on this node, or None."""
+    return next((p for p in policies if any(p.matches(f, node) for f in faults)), None)
+
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "day": 86400}
+_DURATION = re.compile(r"(?:\d+(?:ms|min|day|s|m|h|d))+")
+_DURATION_PART = re.compile(r"(\d+)(ms|min|day|s|m|h|d)")
+
+
+def parse_duration(text: object) -> timedelta:
+    """Return the span that a text such as `90s`, `1h30m` or `1day3h5min` means; raise ValueError for anything else."""
+    if not isinstance(text, str) or not _DURATION.fullmatch(text):
+        raise ValueError(f"expected a duration such as 90s, 20m or 1h30m, got {text!r}")
+    seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+    return timedelta(seconds=seconds)
+
+
+def format_duration(span: timedelta) -> str:
+    """Return the shortest text that `parse_duration` reads back to `span`."""
+    left = round(span.total_seconds() * 1000)
+    parts = []
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+class _Reader:
+    """Reads a tree of plain data; every error names the file and the path inside it."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def error(self, path: str, problem: str, hint: str = "") -> ConfigError:
+        return ConfigError(self.file, path, problem, hint)
+
+    def mapping(self, value: object, path: str, known: Sequence[str]) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise self.error(path, f"expected a mapping, got {type(value).__name__}")
+        for key in value:
+            if key not in known:
+                raise self.error(f"{path}.{key}" if path else str(key), "unknown key", f"known: {', '.join(known)}")
+        return value
+
+    def items(self, value: object, path: str) -> list[Any]:
+        if not isinstance(value, list) or not value:
+            raise self.error(path, "expected a list with at least one entry")
+        return value
+
+    def text(self, value: object, path: str) -> str:
+        if not isinstance(value, str) or not value:
+            raise self.error(path, f"expected a text, got {value!r}")
+        return value
+
+    def duration(self, value: object, path: str) -> timedelta:
+        try:
+            return parse_duration(value)
+        except ValueError as problem:
+            raise self.error(path, str(problem)) from None
+
+    def whole(self, value: object, path: str, low: int, high: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise self.error(path, f"expected a whole number from {low} to {high}, got {value!r}")
+        return value
+
+
+def parse_policies(
+    raw: object, *, file: str, actions: Mapping[str, ActionSpec], faults: frozenset[str]
+) -> tuple[Policy, ...]:
+    """Return the policies that `raw` (a parsed YAML document) describes.
+
+    `faults` is the set of known fault slugs. Raises ConfigError naming `file` and the path of the first mistake.
+    """
+    reader = _Reader(file)
+    top = reader.mapping(raw, "", ("policies",))
+    if "policies" not in top:
+        raise reader.error("policies", "missing")
+    found: dict[str, Policy] = {}
+    for index, entry in enumerate(reader.items(top["policies"], "policies")):
+        policy = _policy(reader, entry, f"policies[{index}]", actions, faults)
+        if policy.name in found:
+            raise reader.error(f"policies[{index}].name", f"{policy.name!r} is used twice")
+        found[policy.name] = policy
+    return tuple(found.values())
+
+
+def _policy(
+    reader: _Reader, entry: object, path: str, actions: Mapping[str, ActionSpec], faults: frozenset[str]
+) -> Policy:
+    raw = reader.mapping(entry, path, ("name", "mode", "match", "limits", "steps"))
+    for key in ("name", "match", "steps"):
+        if key not in raw:
+            raise reader.error(f"{path}.{key}", "missing")
+    name = reader.text(raw["name"], f"{path}.name")
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
+        raise reader.error(f"{path}.name", f"{name!r} is not a lower-case DNS label")
+    mode = raw.get("mode", Mode.OBSERVE.value)
+    if mode not in list(Mode):
+        raise reader.error(f"{path}.mode", f"unknown mode {mode!r}", "known: observe, propose, enforce")
+    slugs, nodes = _match(reader, raw["match"], f"{path}.match", faults)
+    return Policy(
+        name=name,
+        mode=Mode(mode),
+        faults=slugs,
+        nodes=nodes,
+        steps=_steps(reader, raw["steps"], f"{path}.steps", actions),
+        limits=_limits(reader, raw.get("limits", {}), f"{path}.limits"),
+    )
+
+
+def _match(
+    reader: _Reader, value: object, path: str, faults: frozenset[str]
+) -> tuple[tuple[str, ...], tuple[Requirement, ...]]:
+    raw = reader.mapping(value, path, ("faults", "nodes"))
+    slugs = []
+    for index, slug in enumerate(reader.items(raw.get("faults"), f"{path}.faults")):
+        if slug not in faults:
+            raise reader.error(f"{path}.faults[{index}]", f"unknown fault {slug!r}")
+        slugs.append(str(slug))
+    selector = reader.mapping(raw.get("nodes", {}), f"{path}.nodes", ("matchLabels", "matchExpressions"))
+    labels = selector.get("matchLabels", {})
+    if not isinstance(labels, dict):
+        raise reader.error(f"{path}.nodes.matchLabels", "expected a mapping")
+    found = [
+        Requirement(key=str(key), operator="In", values=(reader.text(wanted, f"{path}.nodes.matchLabels[{key}]"),))
+        for key, wanted in labels.items()
+    ]
+    expressions = selector.get("matchExpressions", [])
+    if not isinstance(expressions, list):
+        raise reader.error(f"{path}.nodes.matchExpressions", "expected a list")
+    for index, expression in enumerate(expressions):
+        found.append(_requirement(reader, expression, f"{path}.nodes.matchExpressions[{index}]"))
+    return tuple(slugs), tuple(found)
+
+
+def _requirement(reader: _Reader, value: object, path: str) -> Requirement:
+    raw = reader.mapping(value, path, ("key", "operator", "values"))
+    key = reader.text(raw.get("key"), f"{path}.key")
+    operator = raw.get("operator")
+    if operator not in {"In", "NotIn", "Exists", "DoesNotExist"}:
+        raise reader.error(f"{path}.operator", f"unknown operator {operator!r}", "In, NotIn, Exists, DoesNotExist")
+    values: tuple[str, ...] = ()
+    if operator in {"In", "NotIn"}:
+        listed = reader.items(raw.get("values"), f"{path}.values")
+        values = tuple(reader.text(v, f"{path}.values[{i}]") for i, v in enumerate(listed))
+    elif raw.get("values"):
+        raise reader.error(f"{path}.values", f"must be absent with operator {operator}")
+    return Requirement(key=key, operator=str(operator), values=values)
+
+
+def _limits(reader: _Reader, value: object, path: str) -> Limits:
+    default = Limits()
+    names = ("pool_percent", "rack_percent", "zone_percent", "mark_percent", "attempts", "cooldown")
+    raw = reader.mapping(value, path, names)
+    given: dict[str, Any] = {}
+    for key, found in raw.items():
+        if key == "cooldown":
+            span = reader.duration(found, f"{path}.cooldown")
+            if span < default.cooldown:
+                raise reader.error(
+                    f"{path}.cooldown", f"a policy may only tighten: at least {format_duration(default.cooldown)}"
+                )
+            given[key] = span
+        else:
+            most = getattr(default, key)
+            given[key] = reader.whole(found, f"{path}.{key}", 0 if key == "attempts" else 1, most)
+    return Limits(**given)
+
+
+def _steps(reader: _Reader, value: object, path: str, actions: Mapping[str, ActionSpec]) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    counts: dict[str, int] = {}
+    for index, entry in enumerate(reader.items(value, path)):
+        where = f"{path}[{index}]"
+        name, raw = _named(reader, entry, where)
+        if name not in actions:
+            raise reader.error(where, f"unknown action {name!r}", f"known: {', '.join(sorted(actions))}")
+        counts[name] = counts.get(name, 0) + 1
+        step = _step(reader, actions[name], raw, f"{where}.{name}", counts[name])
+        if steps and step.spec.phase < steps[-1].spec.phase:
+            raise reader.error(
+                where, f"{name} cannot come after {steps[-1].action}", "order: contain, empty, cure, prove"
+            )
+        if counts[name] > 1 and step.spec.phase is not Phase.CURE:
+            raise reader.error(where, f"{name} may stand only once")
+        steps.append(step)
+    _complete(reader, steps, path)
+    return tuple(steps)
+
+
+def _complete(reader: _Reader, steps: Sequence[Step], path: str) -> None:
+    phases = {s.spec.phase for s in steps}
+    if Phase.CURE in phases and Phase.EMPTY not in phases:
+        raise reader.error(path, "a cure needs drain before it")
+    if Phase.RETURN in phases and Phase.PROVE not in phases:
+        raise reader.error(path, "restore needs verify before it", "a node is given back only on proof")
+    if phases - {Phase.CONTAIN} and Phase.CONTAIN not in phases:
+        raise reader.error(path, "the first step must contain the node (taint)")
+
+
+def _named(reader: _Reader, entry: object, where: str) -> tuple[str, object]:
+    if isinstance(entry, str):
+        return entry, {}
+    if isinstance(entry, dict) and len(entry) == 1:
+        ((name, raw),) = entry.items()
+        return str(name), {} if raw is None else raw
+    raise reader.error(where, "expected an action name, or a mapping with one action and its parameters")
+
+
+def _step(reader: _Reader, spec: ActionSpec, raw: object, path: str, number: int) -> Step:
+    known = {f.name: f for f in fields(spec.params)}
+    given = reader.mapping(raw, path, ("deadline", *known))
+    types = get_type_hints(spec.params)
+    values: dict[str, Any] = {}
+    for key, found in given.items():
+        if key != "deadline":
+            values[key] = _value(reader, found, types[key], f"{path}.{key}")
+    for key, info in known.items():
+        if key not in values and info.default is MISSING:
+            raise reader.error(f"{path}.{key}", "missing")
+    deadline = reader.duration(given["deadline"], f"{path}.deadline") if "deadline" in given else spec.deadline
+    try:
+        params = spec.params(**values)
+    except ValueError as problem:
+        raise reader.error(path, str(problem)) from None
+    return Step(key=spec.name if number == 1 else f"{spec.name}-{number}", spec=spec, params=params, deadline=deadline)
+
+
+def _value(reader: _Reader, found: object, kind: object, path: str) -> object:
+    if kind is timedelta:
+        return reader.duration(found, path)
+    if kind is bool:
+        if not isinstance(found, bool):
+            raise reader.error(path, f"expected true or false, got {found!r}")
+        return found
+    if kind is int:
+        return reader.whole(found, path, 0, 1_000_000)
+    if kind is str:
+        return reader.text(found, path)
+    listed = reader.items(found, path)
+    return tuple(reader.text(v, f"{path}[{i}]") for i, v in enumerate(listed))

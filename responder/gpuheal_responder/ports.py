@@ -1,0 +1,174 @@
+"""The ports: what the responder needs of the outside, as protocols.
+
+The shell implements them on real servers, the lab on a simulated fleet; one test suite runs against both.
+Every method has its own deadline inside and raises ObserveError (reading), Transient or Permanent (changing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from gpuheal_responder.core.model import (
+    Case,
+    Condition,
+    Controls,
+    Evidence,
+    Node,
+    NodeLock,
+    OperationState,
+    Peer,
+    Pod,
+)
+from gpuheal_responder.core.undo import Marks
+
+
+class EvictionResult(StrEnum):
+    """What the Eviction API said: gone or going, refused by a disruption budget, or not there any more."""
+
+    ACCEPTED = "accepted"
+    BLOCKED = "blocked"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eviction:
+    """Answer to one eviction; `blocker` names the PodDisruptionBudget that refused, as the API server said it."""
+
+    result: EvictionResult
+    blocker: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """An Event on a node, in plain words; `warning` picks its type."""
+
+    node: str
+    reason: str
+    message: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A case as it stands in the store; `version` is what the next write must name."""
+
+    case: Case
+    version: str
+
+
+class Cluster(Protocol):
+    """Nodes, pods and evictions."""
+
+    async def nodes(self) -> Mapping[str, Node]:
+        """Return all GPU nodes by name from a cache that follows the API server; ObserveError if it lags."""
+        ...
+
+    async def node(self, name: str) -> Node | None:
+        """Return one node read from the API server itself (not a cache), or None."""
+        ...
+
+    async def pods_on(self, node: str) -> tuple[Pod, ...]:
+        """Return the pods bound to a node, finished ones included."""
+        ...
+
+    async def mark(self, node: Node, marks: Marks) -> Node:
+        """Make taints, cordon and undo record as `marks` says, in one PATCH at node.resource_version; return the node.
+
+        A conflict is Transient; nothing was changed then.
+        """
+        ...
+
+    async def set_conditions(self, node: Node, put: Sequence[Condition], remove: Sequence[str]) -> None:
+        """Write these conditions of ours and remove those types; other conditions stay untouched."""
+        ...
+
+    async def evict(self, pod: Pod) -> Eviction:
+        """Ask the Eviction API, with the pod's UID as precondition, to remove the pod."""
+        ...
+
+    async def publish(self, note: Note) -> None:
+        """Record an Event on the node; the same Event again raises its count. Failure is swallowed and counted."""
+        ...
+
+    async def lock_of(self, node: str) -> NodeLock | None:
+        """Return who else holds the node's Lease in `medik8s-leases`, or None when free, expired or ours."""
+        ...
+
+    async def lock(self, node: Node, span: timedelta) -> None:
+        """Take or renew the node's Lease; Transient when somebody else holds it."""
+        ...
+
+    async def unlock(self, node: str) -> None:
+        """Give the node's Lease back if it is ours."""
+        ...
+
+
+class Remediations(Protocol):
+    """The store of cases. A write that names an old version is Transient with reason `conflict` and changes nothing."""
+
+    async def list(self) -> Sequence[Stored]:
+        """Return all cases, open and closed."""
+        ...
+
+    async def create(self, case: Case, decision: Mapping[str, object]) -> Stored:
+        """Store a new case; Transient `conflict` if its name exists."""
+        ...
+
+    async def save(self, stored: Stored, decision: Mapping[str, object] | None) -> Stored:
+        """Replace the case if its stored version is still `stored.version`, and append the decision record if given."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Remove a closed case; no error if it is gone."""
+        ...
+
+
+class Machines(Protocol):
+    """Whoever can reboot a machine."""
+
+    async def reboot(self, node: Node, operation: str, provider: str) -> None:
+        """Ask for a reboot under this operation id; asking again with the same id does nothing more."""
+        ...
+
+    async def lookup(self, node: Node, operation: str, provider: str) -> OperationState:
+        """Return what became of an operation id."""
+        ...
+
+
+class Alerts(Protocol):
+    """All Alertmanager peers."""
+
+    async def peers(self) -> tuple[Peer, ...]:
+        """Return what every configured peer says; a peer that does not answer is in the list, with its problem."""
+        ...
+
+
+class EvidenceSource(Protocol):
+    """Prometheus."""
+
+    async def read(self, health_of: Collection[str]) -> Mapping[str, Evidence]:
+        """Return evidence by node name: witnesses and identities of all nodes, recent GPU states only of `health_of`.
+
+        Nodes named in `health_of` are always keys of the answer.
+        """
+        ...
+
+
+class ControlSource(Protocol):
+    """What people set at run time."""
+
+    async def controls(self) -> Controls:
+        """Return the pause, the mode cap and the freeze in force."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now(self) -> datetime:
+        """Return the current time in UTC."""
+        ...
