@@ -1,3 +1,3 @@
-"""The responder: wakes on Alertmanager's webhook, looks at the world, heals one step at a time and gives back on proof."""
+"""The responder: wakes on Alertmanager's webhook, looks at the world, heals step by step and gives back on proof."""
 
 __version__ = "0.1.0"

@@ -179,28 +179,37 @@ def plan(case: Case, policy: Policy, world: World) -> Stage:
     tried = any(a.cure for a in case.attempts)
     if not tried and _gone_by_itself(case, policy, world):
         return _prove(case, policy, world, since=None)
-    for step in policy.of(Phase.EMPTY):
-        progress = step.spec.progress(step, case, world)
-        if progress.state is ProgressState.FAILED:
-            return Spent(reason=progress.reason, message=progress.detail)
-        if progress.state is not ProgressState.DONE:
-            return Next(step=step, progress=progress)
     failure = Spent(reason="ladder-exhausted", message="no cure is left in the policy")
     for step in cures:
         progress = step.spec.progress(step, case, world)
         if progress.state is ProgressState.FAILED:
             failure = Spent(reason=progress.reason, message=progress.detail)
             continue
+        if progress.state is ProgressState.TODO:
+            return _empty(case, policy, world) or Next(step=step, progress=progress)
         if progress.state is not ProgressState.DONE:
             return Next(step=step, progress=progress)
         stage = _prove(case, policy, world, since=_ended(case, step))
         if not isinstance(stage, Spent):
             return stage
         failure = stage
-    if not cures:
-        last = policy.steps[-1]
-        return Idle(reason="awaiting-repair", message="contained; the policy leaves the cure to people", step=last)
-    return failure
+    if cures:
+        return failure
+    idle = Idle(
+        reason="awaiting-repair", message="contained; the policy leaves the cure to people", step=policy.steps[-1]
+    )
+    return _empty(case, policy, world) or idle
+
+
+def _empty(case: Case, policy: Policy, world: World) -> Stage | None:
+    """Return the emptying step that is due before a cure may begin, or None when the node is empty."""
+    for step in policy.of(Phase.EMPTY):
+        progress = step.spec.progress(step, case, world)
+        if progress.state is ProgressState.FAILED:
+            return Spent(reason=progress.reason, message=progress.detail)
+        if progress.state is not ProgressState.DONE:
+            return Next(step=step, progress=progress)
+    return None
 
 
 def _ended(case: Case, step: Step) -> datetime:

@@ -27,7 +27,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intake:
-    """What all answering peers together report, by node name; `watchdog_at` is the newest sign of the dead man's alert."""
+    """What all answering peers report, by node name; `watchdog_at` is the newest sign of the dead man's alert."""
 
     faults: Mapping[str, tuple[Fault, ...]]
     dead: tuple[DeadLetter, ...]

@@ -1,10 +1,10 @@
 """The nouns of the responder, as frozen values.
 
-`Alert` is what Alertmanager says, `Fault` what is broken, `Node`, `Pod` and `Witness` what was seen, `World` all that one
-decision may look at, `Case` our handling of one node's faults, `Verdict` what the decision was.
+`Alert` is what Alertmanager says, `Fault` what is broken, `Node`, `Pod` and `Witness` what was seen, `World` all that
+one decision may look at, `Case` our handling of one node's faults.
 
-A case belongs to a node, not to a GPU: cordon, drain and reboot act on nodes, so two faulty GPUs of one node are one case
-with two faults, and one undo record.
+A case belongs to a node, not to a GPU: cordon, drain and reboot act on nodes, so two faulty GPUs of one node are one
+case with two faults, and one undo record.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ class Fault:
 class Witness:
     """One witness class that sees a fault.
 
-    `last_seen_at` is when it was last positively seen (for a kernel event: the event's time), `sample_age` the age of the
-    sample itself by Prometheus' own clock.
+    `last_seen_at` is when it was last positively seen (for a kernel event: the event's time), `sample_age` the age of
+    the sample itself by Prometheus' own clock.
     """
 
     fault: str

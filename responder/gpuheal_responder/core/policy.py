@@ -1,7 +1,7 @@
 """Policies: what we would do about which fault on which nodes, and the strict reader that makes them from plain data.
 
-A policy may only tighten what the guards demand by themselves; the reader refuses looser values, unknown keys, and steps
-in an order that could not work.
+A policy may only tighten what the guards demand by themselves; the reader refuses looser values, unknown keys, and
+steps in an order that could not work.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ RETRY = timedelta(seconds=30)
 def check(q: Question) -> Iterator[Refusal]:
     """Yield a refusal per exhausted budget; recovery (verify, probation, restore) is never blocked.
 
-    Containing a node counts against the mark budget of its pool. A disruptive step counts everything unavailable in each
-    domain: in flight, unknown, marked by us, unhealthy. A pool's last schedulable node is never disrupted unasked.
+    Containing a node counts against the mark budget of its pool. A disruptive step counts everything unavailable in
+    each domain: in flight, unknown, marked by us, unhealthy. A pool's last schedulable node is never disrupted unasked.
     """
     if q.giving_back or q.in_flight:
         return
@@ -35,7 +35,7 @@ def _marks(q: Question) -> Iterator[Refusal]:
             yield Refusal(
                 guard=GUARD,
                 reason="mark-budget",
-                message=f"{count.marked_recently} nodes of pool {count.value} were marked within 10 minutes, {limit} are allowed",
+                message=f"{count.marked_recently} nodes of pool {count.value} were marked within 10 min, {limit} may be",
                 blockers=(count.value,),
                 retry_in=RETRY,
             )
@@ -44,11 +44,12 @@ def _marks(q: Question) -> Iterator[Refusal]:
 def _disruptions(q: Question) -> Iterator[Refusal]:
     for count in q.world.domains:
         limit = disruption_limit(count, q.policy.limits)
+        where = f"{count.dimension} {count.value}"
         if count.unavailable + 1 > limit:
             yield Refusal(
                 guard=GUARD,
                 reason=f"{count.dimension}-budget",
-                message=f"{count.unavailable} of {count.nodes} nodes of {count.dimension} {count.value} are out, {limit} may be",
+                message=f"{count.unavailable} of {count.nodes} nodes of {where} are out, {limit} may be",
                 blockers=(f"{count.dimension}/{count.value}",),
                 retry_in=RETRY,
             )

@@ -29,7 +29,7 @@ def check(q: Question) -> Iterator[Refusal]:
         yield Refusal(
             guard=GUARD,
             reason="attempts-spent",
-            message=f"{q.step.action} ran {len(recent)} times within {limits.attempts_window}, {limits.attempts} are allowed",
+            message=f"{q.step.action} ran {len(recent)} times in {limits.attempts_window}, {limits.attempts} may be",
         )
     elif recent and now - max(recent) < limits.cooldown:
         yield Refusal(

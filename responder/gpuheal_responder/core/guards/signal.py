@@ -16,18 +16,18 @@ GUARD = "signal"
 def check(q: Question) -> Iterator[Refusal]:
     """Yield refusals of the start gate before the first disruptive step; in flight, only those of a person's silence.
 
-    Before: at least one Alertmanager peer answers and none that answers suppresses a fault of the node; evidence is fresh
-    and strong enough; the GPU is proven to sit in this node by a second source. In flight our own consequences
+    Before: at least one Alertmanager peer answers and none that answers suppresses a fault of the node; evidence is
+    fresh and strong enough; the GPU is proven to sit in this node by a second source. In flight our own consequences
     (missing telemetry, vanished or inhibited alerts) neither block nor count.
     """
     if q.giving_back or q.continuing:
         return
-    if q.in_flight:
-        yield from _suppressions(q, only=SuppressionKind.SILENCE)
-        return
     if q.world.peers_answering < 1:
         silent = ", ".join(q.world.peers_silent) or "none is configured"
         yield Refusal(guard=GUARD, reason="no-alertmanager", message=f"no Alertmanager peer answers ({silent})")
+        return
+    if q.in_flight:
+        yield from _suppressions(q, only=SuppressionKind.SILENCE)
         return
     if not q.world.faults:
         yield Refusal(guard=GUARD, reason="no-active-alert", message="no alert of this case is active any more")
@@ -74,7 +74,7 @@ def _strength(q: Question) -> Iterator[Refusal]:
         yield Refusal(
             guard=GUARD,
             reason=f"not-{wanted.value}",
-            message=f"{q.step.action} needs {wanted.value} evidence, this is {reached.value} (seen by {', '.join(seen)})",
+            message=f"{q.step.action} needs {wanted.value} evidence, this is {reached.value} ({', '.join(seen)})",
             retry_in=timedelta(seconds=15),
         )
     last = ev.newest(world.faults, world.evidence)
@@ -97,6 +97,6 @@ def _identity(q: Question) -> Iterator[Refusal]:
             yield Refusal(
                 guard=GUARD,
                 reason="identity-unproven",
-                message=f"{gpu} is known to sit in {fault.target.node} by {', '.join(sorted(sources)) or 'no source'} only",
+                message=f"only {', '.join(sorted(sources)) or 'nobody'} knows {gpu} to sit in {fault.target.node}",
                 blockers=(gpu,),
             )

@@ -1,0 +1,49 @@
+"""Cordon the node without a taint of ours, for clusters whose tools know only spec.unschedulable.
+
+```yaml
+steps:
+- cordon
+```
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gpuheal_responder.actions.action import Action, Context, Outcome
+from gpuheal_responder.actions.contain import RBAC, contain
+from gpuheal_responder.core.model import Case, World
+from gpuheal_responder.core.policy import ActionSpec, Phase, Progress, ProgressState, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """No parameters."""
+
+
+def progress(_step: Step, case: Case, world: World) -> Progress:
+    """Done when the node is unschedulable under this case's undo record; a foreign cordon serves as well as ours."""
+    node = world.node
+    if node is not None and node.undo is not None and node.undo.case == case.name and node.unschedulable:
+        return Progress(state=ProgressState.DONE, reason="cordoned")
+    return Progress(state=ProgressState.TODO, reason="not-cordoned")
+
+
+async def run(ctx: Context) -> Outcome:
+    """Mark the node."""
+    return await contain(ctx, taints=(), cordon=True)
+
+
+ACTION = Action(
+    spec=ActionSpec(
+        name="cordon",
+        phase=Phase.CONTAIN,
+        disruptive=False,
+        deadline=timedelta(minutes=1),
+        params=Params,
+        progress=progress,
+    ),
+    rbac=RBAC,
+    run=run,
+)
