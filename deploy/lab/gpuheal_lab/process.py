@@ -98,6 +98,7 @@ class Child:
         ready: Callable[[], str | None] = lambda: None,
         env: Mapping[str, str] | None = None,
         after_kill: Sequence[str] = (),
+        stop_deadline_s: float = STOP_DEADLINE_S,
     ) -> None:
         self.name = name
         self.argv = list(argv)
@@ -105,6 +106,7 @@ class Child:
         self._ready = ready
         self._env = env
         self._after_kill = list(after_kill)
+        self._stop_deadline_s = stop_deadline_s
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -149,12 +151,12 @@ class Child:
         self.kill()
         raise LabError(f"{self.name} not ready in {deadline_s:g} s ({problem}); log ends with:\n{self.log_tail()}")
 
-    def stop(self, deadline_s: float = STOP_DEADLINE_S) -> None:
-        """The process has ended, by SIGTERM if it listens within the deadline, else by SIGKILL. Repeatable."""
+    def stop(self) -> None:
+        """The process has ended, by SIGTERM if it listens within its deadline, else by SIGKILL. Repeatable."""
         if self._process is not None and self._process.poll() is None:
             self._signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(deadline_s)
+                self._process.wait(self._stop_deadline_s)
         self.kill()
 
     def kill(self) -> None:
