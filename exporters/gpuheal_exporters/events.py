@@ -1,0 +1,88 @@
+"""The last raw events of this node, bounded, for `/events`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+MAX_TEXT = 400  # characters of the kernel's line that are kept
+COALESCE_SECONDS = 5.0  # equal events closer than this are one entry with a count
+
+
+@dataclass(slots=True, kw_only=True)
+class Event:
+    """One entry: an event, or a burst of equal ones (`repeats` more, the last at `last_at`). Times are unix seconds."""
+
+    number: int = 0
+    at: float
+    last_at: float
+    kind: str
+    code: str
+    gpu_uuid: str
+    pci_bus_id: str
+    text: str
+    boot_id: str
+    driver_version: str
+    seq: int | None = None
+    pid: int | None = None
+    process: str | None = None
+    pod: dict[str, str] = field(default_factory=dict)
+    action: str = ""
+    basis: str = ""
+    blames: str = ""
+    followup: str = ""
+    detail: str = ""
+    cause: str = ""
+    details: list[str] = field(default_factory=list)
+    repeats: int = 0
+
+
+class EventRing:
+    """The newest `limit` entries; events with an equal key within a few seconds of each other share one."""
+
+    def __init__(self, limit: int = 512) -> None:
+        self._entries: deque[Event] = deque(maxlen=limit)
+        self._latest: dict[tuple[str, ...], Event] = {}
+        self._limit = limit
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def repeat(self, key: tuple[str, ...], at: float) -> bool:
+        """True if the event was counted into the entry it repeats; then no new one is needed."""
+        entry = self._latest.get(key)
+        if entry is None or not 0 <= at - entry.last_at <= COALESCE_SECONDS:
+            return False
+        entry.repeats += 1
+        entry.last_at = at
+        return True
+
+    def add(self, key: tuple[str, ...], event: Event) -> None:
+        """The event is the newest entry; the oldest one may be gone."""
+        self._number += 1
+        event.number = self._number
+        event.text = event.text[:MAX_TEXT]
+        self._entries.append(event)
+        self._latest.pop(key, None)
+        self._latest[key] = event
+        if len(self._latest) > self._limit:
+            self._latest.pop(next(iter(self._latest)))
+
+    def newest(self, key: tuple[str, ...]) -> Event | None:
+        """The newest entry with this key still remembered."""
+        return self._latest.get(key)
+
+    def dump(self) -> list[dict[str, Any]]:
+        """The entries as JSON-ready objects, oldest first."""
+        return [asdict(entry) for entry in self._entries]
+
+    def load(self, dumped: Iterable[Mapping[str, Any]]) -> None:
+        """The ring holds what `dump` gave; raises TypeError on anything else."""
+        entries = [Event(**raw) for raw in dumped]
+        self._latest.clear()
+        self._entries.clear()
+        self._entries.extend(entries)
+        self._number = max((entry.number for entry in entries), default=0)

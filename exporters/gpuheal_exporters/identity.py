@@ -1,0 +1,115 @@
+"""Which GPU sits at which PCI address: the join between kernel log lines and GPU UUIDs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from gpuheal_exporters.errors import ConfigError
+
+_PCI = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([0-9a-fA-F]{2})(?:\.[0-9a-fA-F])?\Z")
+_FIELDS = ("gpu_uuid", "pci_bus_id", "serial", "slot", "product")
+
+
+def normalise_pci(text: str) -> str:
+    """The address as `dddd:bb:dd` in lower case, without the function digit; ValueError if it is none.
+
+    NVML writes eight domain digits and upper case (`00000000:3B:00.0`), the kernel four and lower case.
+    """
+    match = _PCI.match(text.strip())
+    if match is None:
+        raise ValueError(f"not a PCI address: {text!r}")
+    domain, bus, device = match.groups()
+    return f"{int(domain or '0', 16):04x}:{bus.lower()}:{device.lower()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuIdentity:
+    """One physical GPU; fields that are not known are empty strings."""
+
+    gpu_uuid: str
+    pci_bus_id: str
+    serial: str = ""
+    slot: str = ""
+    product: str = ""
+
+
+class Inventory(Protocol):
+    """Anything that knows the GPUs of this node, present or lost."""
+
+    def gpus(self) -> Sequence[GpuIdentity]:
+        """Every GPU known, in a stable order."""
+        ...
+
+    def by_pci(self, pci_bus_id: str) -> GpuIdentity | None:
+        """The GPU at a normalised address, or None."""
+        ...
+
+
+class StaticInventory:
+    """An inventory that never changes after construction."""
+
+    def __init__(self, gpus: Iterable[GpuIdentity] = ()) -> None:
+        self._by_pci = {gpu.pci_bus_id: gpu for gpu in gpus}
+
+    def gpus(self) -> Sequence[GpuIdentity]:
+        """The GPUs ordered by PCI address."""
+        return [self._by_pci[pci] for pci in sorted(self._by_pci)]
+
+    def by_pci(self, pci_bus_id: str) -> GpuIdentity | None:
+        """The GPU at this address, or None."""
+        return self._by_pci.get(pci_bus_id)
+
+
+def _entry(file: str, path: str, raw: object) -> GpuIdentity:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(file, path, "not a mapping", f"expected keys {', '.join(_FIELDS)}")
+    unknown = sorted(set(map(str, raw)) - set(_FIELDS))
+    if unknown:
+        raise ConfigError(file, path, f"unknown keys {', '.join(unknown)}", f"known are {', '.join(_FIELDS)}")
+    values = {key: str(raw.get(key) or "") for key in _FIELDS}
+    if not values["gpu_uuid"]:
+        raise ConfigError(file, f"{path}.gpu_uuid", "missing")
+    try:
+        values["pci_bus_id"] = normalise_pci(values["pci_bus_id"])
+    except ValueError as error:
+        raise ConfigError(file, f"{path}.pci_bus_id", str(error), "for example 0000:3b:00") from None
+    return GpuIdentity(**values)
+
+
+def load_inventory(path: Path) -> StaticInventory:
+    """The GPUs listed in a JSON or YAML file: a list of mappings with the fields of `GpuIdentity`.
+
+    Raises ConfigError naming the file and the entry. YAML is only imported for files that do not end in `.json`.
+    """
+    file = str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None
+    document: Any
+    try:
+        if path.suffix == ".json":
+            document = json.loads(text)
+        else:
+            import yaml
+
+            try:
+                document = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ValueError(str(error)) from None
+    except ValueError as error:
+        raise ConfigError(file, "", f"cannot be parsed: {error}") from None
+    if not isinstance(document, list):
+        raise ConfigError(file, "", "not a list of GPUs")
+    gpus = [_entry(file, f"[{index}]", raw) for index, raw in enumerate(document)]
+    seen: dict[str, int] = {}
+    for index, gpu in enumerate(gpus):
+        if gpu.pci_bus_id in seen:
+            raise ConfigError(file, f"[{index}].pci_bus_id", f"{gpu.pci_bus_id} is already at [{seen[gpu.pci_bus_id]}]")
+        seen[gpu.pci_bus_id] = index
+    return StaticInventory(gpus)

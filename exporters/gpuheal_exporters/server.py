@@ -1,0 +1,219 @@
+"""HTTP of the exporter: /metrics, /events, /v1/acknowledge and /healthz on prometheus_client's own WSGI server."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.registry import Collector
+
+from gpuheal_exporters.node import NodeExporterState
+
+MAX_BODY = 16 * 1024
+MAX_CONNECTIONS = 8
+REQUEST_SECONDS = 10.0
+MAX_AHEAD_SECONDS = 3600.0  # an `until` further ahead is a mistake, mostly milliseconds
+_STATUS = {
+    200: "200 OK",
+    400: "400 Bad Request",
+    401: "401 Unauthorized",
+    403: "403 Forbidden",
+    404: "404 Not Found",
+    405: "405 Method Not Allowed",
+    413: "413 Content Too Large",
+    503: "503 Service Unavailable",
+}
+
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+Environ = Mapping[str, Any]
+
+
+class Refused(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, problem: str) -> None:
+        self.status = status
+        super().__init__(problem)
+
+
+class App:
+    """The WSGI application of one node.
+
+    With a token file /v1/acknowledge and /events need `Authorization: Bearer TOKEN`; the file is read for every
+    request, so a rotated token holds at once. Without one /events is open and nothing can be acknowledged.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: NodeExporterState,
+        collector: Collector,
+        token_file: Path | None = None,
+        persist: Callable[[], bool] = lambda: True,
+        healthy: Callable[[], bool] = lambda: True,
+    ) -> None:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(collector)
+        self._metrics = make_wsgi_app(registry)
+        self._state = state
+        self._token_file = token_file
+        self._persist = persist
+        self._healthy = healthy
+        self.outcomes = {"accepted": 0, "unauthorized": 0, "invalid": 0}
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answers one request."""
+        route = (environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
+        try:
+            if route[1] == "/metrics":
+                return self._metrics(environ, start_response)  # type: ignore[no-any-return]
+            status, document = self._route(route, environ)
+        except Refused as refused:
+            status, document = refused.status, {"error": str(refused)}
+        body = json.dumps(document).encode() + b"\n"
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+        ]
+        if status == 401:
+            headers.append(("WWW-Authenticate", "Bearer"))
+        start_response(_STATUS[status], headers)
+        return [body]
+
+    def _route(self, route: tuple[str, str], environ: Environ) -> tuple[int, dict[str, Any]]:
+        methods = {"/healthz": "GET", "/events": "GET", "/v1/acknowledge": "POST"}
+        method, path = route
+        if path not in methods:
+            raise Refused(404, "no such page; there are /metrics, /events, /v1/acknowledge and /healthz")
+        if method != methods[path]:
+            raise Refused(405, f"use {methods[path]}")
+        if path == "/healthz":
+            healthy = self._healthy()
+            return (200 if healthy else 503), {"healthy": healthy}
+        if path == "/events":
+            if self._token_file is not None:
+                self._authenticate(environ)
+            with self._state.lock:
+                return 200, {"boot_id": self._state.boot_id, "events": self._state.events.dump()}
+        return self._acknowledge(environ)
+
+    def _authenticate(self, environ: Environ) -> None:
+        if self._token_file is None:
+            raise Refused(403, "acknowledgement is switched off: the exporter was started without --token-file")
+        try:
+            token = self._token_file.read_bytes().strip()
+        except OSError as error:
+            raise Refused(503, f"the token file cannot be read: {error.strerror}") from None
+        scheme, _, given = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+        if (
+            not token
+            or scheme.lower() != "bearer"
+            or not hmac.compare_digest(given.strip().encode("latin-1", "replace"), token)
+        ):
+            raise Refused(401, "a valid bearer token is needed")
+
+    def _acknowledge(self, environ: Environ) -> tuple[int, dict[str, Any]]:
+        try:
+            self._authenticate(environ)
+        except Refused:
+            self.outcomes["unauthorized"] += 1
+            raise
+        try:
+            wanted = parse_acknowledgement(_body(environ), self._state.clock())
+        except Refused:
+            self.outcomes["invalid"] += 1
+            raise
+        cleared = self._state.acknowledge(**wanted)
+        self.outcomes["accepted"] += 1
+        return 200, {"cleared": cleared, "persisted": self._persist()}
+
+
+def _body(environ: Environ) -> bytes:
+    text = environ.get("CONTENT_LENGTH") or ""
+    if not text.isdigit():
+        raise Refused(400, "a Content-Length is needed")
+    length = int(text)
+    if length > MAX_BODY:
+        raise Refused(413, f"at most {MAX_BODY} bytes")
+    body: bytes = environ["wsgi.input"].read(length)
+    return body
+
+
+def _code(document: Mapping[str, Any], key: str) -> int | None:
+    value = document.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise Refused(400, f"{key}: not a code")
+    return value
+
+
+def parse_acknowledgement(body: bytes, now: float) -> dict[str, Any]:
+    """The arguments of `NodeExporterState.acknowledge` in a request body; Refused with what is wrong."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        raise Refused(400, "the body is not JSON") from None
+    if not isinstance(document, dict):
+        raise Refused(400, "the body is not a JSON object")
+    unknown = sorted(set(document) - {"gpu_uuid", "xid", "sxid", "until"})
+    if unknown:
+        raise Refused(400, f"unknown keys: {', '.join(unknown)[:200]}")
+    until = document.get("until")
+    if isinstance(until, bool) or not isinstance(until, int | float) or not math.isfinite(until) or until < 0:
+        raise Refused(400, "until: unix seconds are needed")
+    if until > now + MAX_AHEAD_SECONDS:
+        raise Refused(400, "until: more than an hour ahead (unix seconds, not milliseconds)")
+    uuid = document.get("gpu_uuid")
+    if uuid is not None and (not isinstance(uuid, str) or not uuid or len(uuid) > 80):
+        raise Refused(400, "gpu_uuid: not a UUID")
+    xid, sxid = _code(document, "xid"), _code(document, "sxid")
+    if sxid is not None and (xid is not None or uuid is not None):
+        raise Refused(400, "sxid: belongs to a switch, give it alone")
+    return {"until": float(until), "gpu_uuid": uuid, "xid": xid, "sxid": sxid}
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = REQUEST_SECONDS  # a peer that says nothing for so long is cut off
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - name of the overridden method
+        """No access log: scrapes come every few seconds."""
+
+
+class _Server(ThreadingWSGIServer):
+    """At most MAX_CONNECTIONS requests at a time; one more is closed at once, so nothing piles up."""
+
+    request_queue_size = 16
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(*args, **kwargs)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A peer that went away is no event of ours."""
+
+
+def serve(app: App, host: str, port: int) -> WSGIServer:
+    """A bound server that `serve_forever` runs; port 0 picks a free one. OSError if the address is taken."""
+    return make_server(host, port, app, _Server, _Handler)
