@@ -1,0 +1,265 @@
+"""Cases, worlds and decisions as plain data, the way they stand in a Remediation, in a log line and in a YAML file.
+
+Keys are camelCase, times ISO 8601 in UTC with Z, spans texts such as `1m30s` (seconds as a number when finer than a
+millisecond), sets of words their values. What has its default value is left out. Reading is strict: unknown keys, wrong
+types and missing values are a ConfigError that names the file and the path inside it. A decision record holds all that
+the decision looked at, so `replay` comes to the same verdict.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from types import GenericAlias, NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import cattrs
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from gpuheal_responder.core.decide import decide
+from gpuheal_responder.core.model import Case, World
+from gpuheal_responder.core.policy import Policy, format_duration, parse_duration
+from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
+from gpuheal_responder.errors import ConfigError
+
+T = TypeVar("T")
+_INITIALISMS = frozenset({"id", "uid", "uuid"})
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def camel(name: str) -> str:
+    """Return a field name the way Kubernetes writes it: `node_uid` is `nodeUID`, `closed_at` is `closedAt`."""
+    first, *rest = name.split("_")
+    return first + "".join(part.upper() if part in _INITIALISMS else part.capitalize() for part in rest)
+
+
+def dump_case(case: Case) -> dict[str, Any]:
+    """Return the case as plain data."""
+    return _dump(case)
+
+
+def load_case(data: object, file: str = "case") -> Case:
+    """Return the case that plain data describes; ConfigError names `file` and the path of the first mistake."""
+    return _load(data, Case, file)
+
+
+def dump_world(world: World) -> dict[str, Any]:
+    """Return the world as plain data."""
+    return _dump(world)
+
+
+def load_world(data: object, file: str = "world") -> World:
+    """Return the world that plain data describes; ConfigError names `file` and the path of the first mistake."""
+    return _load(data, World, file)
+
+
+def dump_verdict(verdict: Verdict) -> dict[str, Any]:
+    """Return the verdict as plain data; steps are named by their key."""
+    match verdict:
+        case Act():
+            return {"verdict": "act", "step": verdict.step.key, "reason": verdict.reason}
+        case Wait():
+            found = {"verdict": "wait", "step": verdict.step.key, "reason": verdict.reason, "message": verdict.message}
+            return {**_present(found), "until": dump_time(verdict.until)}
+        case Hold():
+            refusals = [_dump(r) for r in verdict.refusals]
+            return {"verdict": "hold", "step": verdict.step.key, "reason": verdict.reason, "refusals": refusals}
+        case Escalate():
+            return _present({"verdict": "escalate", "reason": verdict.reason, "message": verdict.message})
+        case Done():
+            found = {"verdict": "done", "reason": verdict.reason, "message": verdict.message}
+            return {**_present(found), "result": verdict.result.value}
+
+
+def decision(at: datetime, verdict: Verdict, world: World, case: Case) -> dict[str, Any]:
+    """Return the record of one decision: when, what, and everything it looked at except the policy, which it names."""
+    return {
+        "at": dump_time(at),
+        "policy": case.policy,
+        "verdict": dump_verdict(verdict),
+        "case": dump_case(case),
+        "world": dump_world(world),
+    }
+
+
+def replay(record: Mapping[str, Any], policy: Policy, file: str = "decision") -> Verdict:
+    """Return the verdict that the recorded case and world lead to under `policy`.
+
+    ConfigError when the record does not hold what the decision looked at.
+    """
+    for key in ("case", "world"):
+        if key not in record:
+            raise ConfigError(file, key, "missing", str(record.get("omitted", "")))
+    return decide(load_case(record["case"], f"{file}: case"), policy, load_world(record["world"], f"{file}: world"))
+
+
+def dump_time(at: datetime) -> str:
+    """Return ISO 8601 in UTC with Z; ValueError for a time without a zone."""
+    if at.tzinfo is None:
+        raise ValueError(f"{at} has no time zone")
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def load_time(value: object) -> datetime:
+    """Return the time in UTC that a text (or YAML's own timestamp) means; ValueError for anything else."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, got {value!r}") from None
+    if not isinstance(value, datetime):
+        raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, got {value!r}")
+    if value.tzinfo is None:
+        raise ValueError(f"expected a time with its zone, got {value.isoformat()}")
+    return value.astimezone(UTC)
+
+
+def _dump(value: object) -> dict[str, Any]:
+    plain: dict[str, Any] = _CONVERTER.unstructure(value)
+    return plain
+
+
+def _load(data: object, kind: type[T], file: str) -> T:
+    try:
+        return _CONVERTER.structure(data, kind)
+    except cattrs.BaseValidationError as group:
+        problems = cattrs.transform_error(group, format_exception=_say)
+        problem, _, path = problems[0].rpartition(" @ ")
+        more = f"and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise ConfigError(file, _path(path), problem, more) from group
+    except ValueError as problem:
+        raise ConfigError(file, "", str(problem)) from None
+
+
+def _say(problem: BaseException, _kind: type | None) -> str:
+    match problem:
+        case cattrs.ForbiddenExtraKeysError():
+            return f"unknown key {', '.join(sorted(map(str, problem.extra_fields)))}"
+        case KeyError():
+            return "missing"
+        case _:
+            return str(problem)
+
+
+def _path(path: str) -> str:
+    return re.sub(r"[a-z]+(?:_[a-z]+)+", lambda m: camel(m[0]), path.removeprefix("$").removeprefix("."))
+
+
+def _present(found: Mapping[str, str]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if value != ""}
+
+
+def _exactly(kind: type[T], name: str) -> Callable[[object, type], T]:
+    def read(value: object, _: type) -> T:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"expected {name}, got {value!r}")
+        return value
+
+    return read
+
+
+def _dump_span(span: timedelta) -> str | float:
+    return format_duration(span) if span >= timedelta(0) and not span % _MILLISECOND else span.total_seconds()
+
+
+def _load_span(value: object, _: type) -> timedelta:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return timedelta(seconds=value)
+    return parse_duration(value)
+
+
+def _optional(kind: object) -> bool:
+    return _origin(kind) is UnionType and NoneType in get_args(kind)
+
+
+def _names(kind: Any) -> dict[str, Any]:
+    return {f.name: override(rename=camel(f.name)) for f in fields(kind)}
+
+
+def _origin(kind: object) -> object:
+    return get_origin(kind)
+
+
+def _structure_dataclass(kind: type) -> Callable[[object, type], Any]:
+    hints = get_type_hints(kind)
+    absent = {camel(f.name): None for f in fields(kind) if _optional(hints[f.name])}
+    options: dict[str, Any] = {"_cattrs_forbid_extra_keys": True, "_cattrs_detailed_validation": True}
+    read: Callable[[Mapping[str, Any], type], Any] = make_dict_structure_fn(kind, _CONVERTER, **options, **_names(kind))
+
+    def structure(value: object, cls: type) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"expected a mapping, got {value!r}")
+        return read({**absent, **value}, cls)
+
+    return structure
+
+
+def _unstructure_dataclass(kind: type) -> Callable[[Any], dict[str, Any]]:
+    options: dict[str, Any] = {"_cattrs_omit_if_default": True}
+    write: Callable[[Any], dict[str, Any]] = make_dict_unstructure_fn(kind, _CONVERTER, **options, **_names(kind))
+    return lambda value: {key: item for key, item in write(value).items() if item is not None}
+
+
+def _structure_tuple(kind: Any) -> Callable[[object, type], tuple[Any, ...]]:
+    items = GenericAlias(list, get_args(kind)[:1])
+    read = _CONVERTER.get_structure_hook(items)
+
+    def structure(value: object, _: type) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"expected a list, got {value!r}")
+        return tuple(read(value, items))
+
+    return structure
+
+
+def _unstructure_tuple(kind: Any) -> Callable[[tuple[Any, ...]], list[Any]]:
+    write = _CONVERTER.get_unstructure_hook(get_args(kind)[0])
+    return lambda value: [write(item) for item in value]
+
+
+def _is_enum(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
+
+
+def _structure_enum(value: object, kind: Any) -> Any:
+    known = [word.value for word in kind]
+    if value not in known:
+        raise ValueError(f"expected one of {', '.join(known)}, got {value!r}")
+    return kind(value)
+
+
+def _structure_mapping(_: Any) -> Callable[[object, type], dict[str, str]]:
+    def structure(value: object, _: type) -> dict[str, str]:
+        if not isinstance(value, dict):
+            raise ValueError(f"expected a mapping, got {value!r}")
+        for key, item in value.items():
+            if not isinstance(key, str) or not isinstance(item, str):
+                raise ValueError(f"expected texts, got {key!r}: {item!r}")
+        return dict(value)
+
+    return structure
+
+
+def _converter() -> cattrs.Converter:
+    made = cattrs.Converter(detailed_validation=True)
+    made.register_unstructure_hook(datetime, dump_time)
+    made.register_structure_hook(datetime, lambda value, _: load_time(value))
+    made.register_unstructure_hook(timedelta, _dump_span)
+    made.register_structure_hook(timedelta, _load_span)
+    made.register_structure_hook_func(lambda t: t is str, _exactly(str, "a text"))
+    made.register_structure_hook_func(lambda t: t is int, _exactly(int, "a whole number"))
+    made.register_structure_hook_func(lambda t: t is bool, _exactly(bool, "true or false"))
+    made.register_unstructure_hook_func(_is_enum, lambda word: word.value)
+    made.register_structure_hook_func(_is_enum, _structure_enum)
+    made.register_unstructure_hook_factory(lambda t: _origin(t) is tuple, _unstructure_tuple)
+    made.register_structure_hook_factory(lambda t: _origin(t) is tuple, _structure_tuple)
+    made.register_structure_hook_factory(lambda t: _origin(t) is Mapping, _structure_mapping)
+    made.register_unstructure_hook_factory(lambda t: isinstance(t, type) and is_dataclass(t), _unstructure_dataclass)
+    made.register_structure_hook_factory(lambda t: isinstance(t, type) and is_dataclass(t), _structure_dataclass)
+    return made
+
+
+_CONVERTER = _converter()
