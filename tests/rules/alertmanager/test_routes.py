@@ -128,9 +128,8 @@ def test_an_alert_goes_where_it_should(
     receivers = ",".join(name.replace("P:", PREFIX[form]) for name in expected.get(form, expected.get("*", [])))
     path = written(tmp_path, form, token)
     pairs = [f"{name}={value}" for name, value in labels.items()]
-    run = amtool(
-        generation, "config", "routes", "test", f"--config.file={path}", f"--verify.receivers={receivers}", *pairs
-    )
+    verify = f"--verify.receivers={receivers}"
+    run = amtool(generation, tmp_path, "config", "routes", "test", f"--config.file={path}", verify, *pairs)
     assert run.returncode == 0, f"{run.stdout}{run.stderr} expected {receivers}"
 
 
