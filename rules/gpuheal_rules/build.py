@@ -1,0 +1,69 @@
+"""Everything that is generated, as texts by path; `check` compares them with the files byte by byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpuheal_rules import operatorconfig
+from gpuheal_rules.cases.build import promtool_files
+from gpuheal_rules.catalogue import load_catalogue
+from gpuheal_rules.options import Options
+from gpuheal_rules.render import HEADER, build_groups, prometheus_rules, rule_file, to_yaml
+
+OWNED = ("generated", "promtool", "runbooks")
+"""Folders that hold generated files only; a file there that nothing generates is drift too."""
+
+MARK = "Made by `gpuheal rules build`"
+"""Only files that say so are ever removed."""
+
+
+def artefacts(options: Options | None = None) -> dict[str, str]:
+    """Return the text of every generated file by its path below the part's folder."""
+    options = options or Options()
+    catalogue = load_catalogue()
+    groups = build_groups(catalogue, options)
+    found = {"generated/gpuheal.rules.yaml": rule_file(groups)}
+    for index, document in enumerate(prometheus_rules(groups, options)):
+        suffix = "" if index == 0 else f"-{index + 1}"
+        found[f"generated/prometheusrule{suffix}.yaml"] = HEADER + to_yaml(document)
+    found |= {f"generated/alertmanager/{name}": text for name, text in operatorconfig.generated().items()}
+    if options == Options():
+        found |= {f"promtool/{name}": text for name, text in promtool_files(catalogue).items()}
+    return found
+
+
+def write(folder: Path, found: dict[str, str]) -> list[str]:
+    """Write the files below `folder`, remove generated files that are no longer made, and return what changed."""
+    changed = []
+    for name, text in found.items():
+        path = folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            changed.append(name)
+    for name in stale(folder, found):
+        if MARK in (folder / name).read_text(encoding="utf-8"):
+            (folder / name).unlink()
+            changed.append(name)
+    return changed
+
+
+def stale(folder: Path, found: dict[str, str]) -> list[str]:
+    """Return files of the generated folders that nothing generates."""
+    present = [
+        path.relative_to(folder).as_posix()
+        for top in OWNED
+        for path in sorted((folder / top).rglob("*"))
+        if path.is_file()
+    ]
+    return [name for name in present if name not in found]
+
+
+def drift(folder: Path, found: dict[str, str]) -> list[str]:
+    """Return the paths whose file is missing, differs, or should not exist."""
+    wrong = [
+        name
+        for name, text in found.items()
+        if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode()
+    ]
+    return wrong + stale(folder, found)

@@ -1,0 +1,250 @@
+"""Cases for faults that an Xid shows: the latch, its settlement, and what must not end it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gpuheal_rules.cases.world import (
+    NODE,
+    OTHER_NODE,
+    STEP_SECONDS,
+    TOPOLOGY,
+    UUIDS,
+    Case,
+    Expectation,
+    Query,
+    Series,
+    World,
+    event_time,
+    settled,
+)
+from gpuheal_rules.groups.alerts import static_labels
+from gpuheal_rules.model import Alert, Catalogue, Fault
+from gpuheal_rules.options import Options
+from gpuheal_rules.rule import WITNESS
+
+EVENT = 20
+"""Step whose scrape is the first to show the event: 5 min of healthy telemetry come before it."""
+
+
+def instance(
+    fault: Fault, alert: Alert, gpu: int | None = 1, node: str = NODE, topology: Mapping[str, str] = TOPOLOGY
+) -> dict[str, str]:
+    """Return the labels of one instance of a fault's alert, without alertname."""
+    found = {**static_labels(fault, alert, Options()), "node": node, **topology}
+    return found if gpu is None else {**found, "gpu_uuid": UUIDS[gpu]}
+
+
+def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
+    """Return the cases of an Xid fault with an alert that fires at once."""
+    code = fault.xids[0]
+    fires, quiet = _fires(fault, alert), Expectation(step=EVENT - 1, alertname=alert.name)
+    wait = round(alert.wait.total_seconds() / STEP_SECONDS)
+    first = EVENT + wait
+    return [
+        Case(
+            name=f"{alert.name} fires for each Xid of the fault, within one evaluation of the scrape that shows it",
+            series=[*World().series(), *_codes(fault, EVENT)],
+            alerts=[quiet, fires(first), fires(first + 20)],
+            queries=[_others_quiet(fault, first), *_witness(fault, first, EVENT)],
+            steps=first + 20,
+        ),
+        Case(
+            name=f"{alert.name} is quiet on healthy telemetry",
+            series=World().series(),
+            alerts=[Expectation(step=step, alertname=alert.name) for step in (1, 20, 40)],
+            steps=40,
+        ),
+        Case(
+            name=f"{alert.name} is quiet without any data",
+            series=[],
+            alerts=[Expectation(step=20, alertname=alert.name)],
+            steps=20,
+        ),
+        Case(
+            name=f"{alert.name} is quiet for Xids of other faults",
+            series=[*World().series(), *World().xid(1, _foreign(catalogue, fault), EVENT)],
+            alerts=[Expectation(step=EVENT + 10 + wait, alertname=alert.name)],
+            steps=EVENT + 10 + wait,
+        ),
+        _boot(fault, alert, code, wait),
+        _settlement(fault, alert, code, wait),
+        _restart(fault, alert, code, wait),
+        _silent(fault, alert, code, wait),
+        _node_lost(fault, alert, code, wait),
+        _prometheus_gap(fault, alert, code, wait),
+        _dcgm_alone(fault, alert, code, wait),
+    ]
+
+
+def _fires(fault: Fault, alert: Alert, value: float = 1, gpu: int = 1):  # type: ignore[no-untyped-def]
+    return lambda step: Expectation(step=step, alertname=alert.name, fires=[(instance(fault, alert, gpu), value)])
+
+
+def _codes(fault: Fault, first: int) -> list[Series]:
+    return [series for code in fault.xids for series in World().xid(1, code, first)]
+
+
+def _foreign(catalogue: Catalogue, fault: Fault) -> int:
+    taken = set(fault.xids)
+    others = [code for f in catalogue.faults.values() for code in f.xids if code not in taken]
+    return others[0] if others else 999
+
+
+def _others_quiet(fault: Fault, step: int) -> Query:
+    own = "|".join([alert.name for alert in fault.alerts] + ["GPUHealWatchdog"])
+    return Query(step=step, expr=f'count(ALERTS{{alertstate="firing", alertname!~"{own}"}})')
+
+
+def _witness(fault: Fault, step: int, event: int) -> list[Query]:
+    of = f'{{fault="{fault.slug}", class="kernel"}}'
+    labels = f'{WITNESS}{{class="kernel", fault="{fault.slug}", gpu_uuid="{UUIDS[1]}", node="{NODE}"}}'
+    return [Query(step=step, expr=f"{WITNESS}{of}", samples=[(labels, event_time(event))])]
+
+
+def _boot(fault: Fault, alert: Alert, code: int, wait: int) -> Case:
+    cleared = EVENT + wait + 12
+    return Case(
+        name=f"{alert.name} resolves when the exporter drops the latch at a boot or an Xid 154 with value 0",
+        series=[*World().series(), *World().xid(1, code, EVENT, cleared=cleared)],
+        alerts=[_fires(fault, alert)(cleared - 1), Expectation(step=cleared, alertname=alert.name)],
+        steps=cleared + 1,
+    )
+
+
+def _settlement(fault: Fault, alert: Alert, code: int, wait: int) -> Case:
+    first, again = EVENT + wait, EVENT + wait + 40
+    fires = _fires(fault, alert)
+    return Case(
+        name=f"{alert.name} resolves when its evidence is settled and fires again for a later event only",
+        series=[
+            *World().series(),
+            *World().xid(1, code, EVENT, last=again),
+            settled(fault.slug, UUIDS[1], first + 10, EVENT),
+            settled(fault.slug, UUIDS[0], EVENT, first + 90),
+            settled("another-fault", UUIDS[1], EVENT, first + 90),
+            settled(fault.slug, UUIDS[1], EVENT, first + 90, node=OTHER_NODE),
+        ],
+        alerts=[
+            fires(first + 9),
+            Expectation(step=first + 10, alertname=alert.name),
+            Expectation(step=again - 1, alertname=alert.name),
+            fires(again + wait),
+        ],
+        steps=again + wait + 1,
+    )
+
+
+def _restart(fault: Fault, alert: Alert, code: int, wait: int) -> Case:
+    event, restart = EVENT, EVENT + wait + 10
+    down = range(restart - 2, restart + 3)
+    world = World(exporter=lambda step: step not in down, restart_at=restart)
+    fires = _fires(fault, alert)
+    return Case(
+        name=f"{alert.name} stays one alert, without a break, while the exporter restarts under another address",
+        series=[*world.series(), *world.xid(1, code, event)],
+        alerts=[fires(step) for step in range(restart - 3, restart + 6)],
+        queries=[
+            Query(
+                step=restart + 5,
+                expr=f'count_over_time(ALERTS{{alertname="{alert.name}", alertstate="firing"}}[2m]) > bool 7',
+                samples=[(_alerts(fault, alert), 1.0)],
+            )
+        ],
+        steps=restart + 6,
+    )
+
+
+def _silent(fault: Fault, alert: Alert, code: int, wait: int) -> Case:
+    silent = EVENT + wait + 8
+    hold = 3600 // STEP_SECONDS
+    world = World(exporter=lambda step: step < silent, dcgm=None)
+    fires = _fires(fault, alert)
+    return Case(
+        name=f"{alert.name} holds for an hour of silence and then gives way to the state unknown",
+        series=[*world.series(), *world.xid(1, code, EVENT)],
+        alerts=[
+            fires(silent + 4),
+            fires(silent + hold - 2),
+            Expectation(step=silent + hold + 1, alertname=alert.name),
+        ],
+        queries=[
+            Query(
+                step=silent + hold + 1,
+                expr="gpuheal:gpu_state",
+                samples=[(f'gpuheal:gpu_state{{gpu_uuid="{uuid}", node="{NODE}"}}', 5.0) for uuid in UUIDS],
+            )
+        ],
+        steps=silent + hold + 1,
+    )
+
+
+def _node_lost(fault: Fault, alert: Alert, code: int, wait: int) -> Case:
+    lost = EVENT + wait + 8
+    world = World(exporter=lambda step: step < lost, dcgm=lambda step: step < lost)
+    back = World(node=OTHER_NODE)
+    return Case(
+        name=f"{alert.name} holds when the whole node falls silent, and says nothing about other nodes",
+        series=[*world.series(), *world.xid(1, code, EVENT), *back.series()],
+        alerts=[_fires(fault, alert)(lost + 20)],
+        steps=lost + 20,
+    )
+
+
+def _prometheus_gap(fault: Fault, alert: Alert, code: int, wait: int) -> Case:
+    gap = range(EVENT + wait + 5, EVENT + wait + 25)
+
+    def unseen(series: Series) -> Series:
+        return Series(
+            metric=series.metric, labels=series.labels, at=lambda step: None if step in gap else series.at(step)
+        )
+
+    raw: Sequence[Series] = [*World().series(), *World().xid(1, code, EVENT)]
+    return Case(
+        name=f"{alert.name} fires after a gap in which Prometheus itself scraped nothing",
+        series=[unseen(series) for series in raw],
+        alerts=[_fires(fault, alert)(gap.stop + wait), _fires(fault, alert)(gap.stop + wait + 4)],
+        steps=gap.stop + wait + 4,
+    )
+
+
+def _dcgm_alone(fault: Fault, alert: Alert, code: int, wait: int) -> Case:
+    world = World(exporter=None)
+    fires = _fires(fault, alert)
+    first = EVENT + wait
+    settle, restart = first + 20, first + 40
+    gauge = [
+        *world.of_dcgm(
+            "DCGM_FI_DEV_XID_ERRORS", 1, lambda s: float(code) if EVENT <= s < EVENT + 5 else None, err_code="a"
+        ),
+        *world.of_dcgm("DCGM_FI_DEV_XID_ERRORS", 1, lambda s: 45.0 if EVENT + 5 <= s < restart else None, err_code="b"),
+    ]
+    healthy = [s for s in world.series() if not (s.metric == "DCGM_FI_DEV_XID_ERRORS" and s.labels["UUID"] == UUIDS[1])]
+    return Case(
+        name=f"{alert.name} fires on dcgm-exporter alone, holds when Xid 45 overwrites the code, and can be settled",
+        series=[*healthy, *gauge, settled(fault.slug, UUIDS[1], settle, settle)],
+        alerts=[
+            Expectation(step=EVENT - 1, alertname=alert.name),
+            fires(first),
+            fires(settle - 1),
+            Expectation(step=settle, alertname=alert.name),
+        ],
+        queries=[
+            Query(
+                step=settle - 1,
+                expr=f'gpuheal:fault_confidence:ratio{{fault="{fault.slug}"}}',
+                samples=[
+                    (
+                        f'gpuheal:fault_confidence:ratio{{fault="{fault.slug}", gpu_uuid="{UUIDS[1]}", node="{NODE}"}}',
+                        0.9,
+                    )
+                ],
+            )
+        ],
+        steps=restart,
+    )
+
+
+def _alerts(fault: Fault, alert: Alert) -> str:
+    labels = {**instance(fault, alert), "alertname": alert.name, "alertstate": "firing"}
+    return "{" + ", ".join(f'{key}="{value}"' for key, value in sorted(labels.items())) + "}"

@@ -1,0 +1,73 @@
+"""Layer 2: evidence. Per fault, GPU, witness class and signal one series while the evidence holds, else none.
+
+The value is the unix time of the last positive sighting: the last event of a latch, or the evaluation itself for a
+level. Healthy GPUs cost nothing: every expression filters before it aggregates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from gpuheal_rules.groups import special
+from gpuheal_rules.groups.latch import DCGM_XID, XID, bridged
+from gpuheal_rules.model import Catalogue, Evidence, Fault
+from gpuheal_rules.options import Options
+from gpuheal_rules.rule import EVIDENCE, GPU, Record, by_target, indent, promql, threshold
+
+Special = Callable[[Catalogue, Options], tuple[str, str]]
+SPECIALS: Mapping[str, Special] = special.SPECIALS
+
+
+def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+    """Yield the evidence of every fault, in the catalogue's order."""
+    for fault in catalogue.faults.values():
+        if fault.xids and fault.scope == "gpu":
+            yield from _xid(fault)
+        for evidence in fault.evidence:
+            yield _one(catalogue, options, fault, evidence)
+
+
+def _labels(fault: Fault, witness: str, signal: str, strength: str) -> dict[str, str]:
+    return {"fault": fault.slug, "class": witness, "signal": signal, "strength": strength}
+
+
+def _xid(fault: Fault) -> Iterator[Record]:
+    codes = "|".join(str(code) for code in fault.xids)
+    for witness, series in (("kernel", XID), ("dcgm", DCGM_XID)):
+        yield Record(
+            name=EVIDENCE,
+            labels=_labels(fault, witness, "xid", "strong"),
+            expr=f'max by ({GPU}) ({series}{{xid=~"{codes}"}})',
+        )
+
+
+def _one(catalogue: Catalogue, options: Options, fault: Fault, evidence: Evidence) -> Record:
+    labels = _labels(fault, evidence.witness, evidence.name, evidence.strength)
+    own = f'{EVIDENCE}{{fault="{fault.slug}", class="{evidence.witness}", signal="{evidence.name}"}}'
+    if evidence.special:
+        now, source = SPECIALS[evidence.special](catalogue, options)
+    else:
+        source = catalogue.signals[evidence.signal].source
+        now = _growth(evidence) if evidence.growth else _level(catalogue, options, evidence, own)
+    key = "node" if fault.scope != "gpu" else GPU
+    expr = f"group by ({key}) (\n{indent(now)}\n) * time()"
+    if source in ("exporter", "dcgm", "ksm"):
+        expr += f"\n  or on ({key})\n  max by ({key}) (\n{indent(bridged(own, source), 4)}\n  )"
+    return Record(name=EVIDENCE, labels=labels, expr=expr)
+
+
+def _level(catalogue: Catalogue, options: Options, evidence: Evidence, own: str) -> str:
+    signal = catalogue.signals[evidence.signal]
+    limit = threshold(evidence.threshold) if evidence.threshold else f"{evidence.value:.12g}"
+    enter = by_target(options, signal, f"{evidence.op} {limit}")
+    if not evidence.leave:
+        return enter
+    # Entered above one limit and left below another, so that a value at the limit does not flap.
+    key = GPU if signal.scope == "gpu" else "node"
+    stay = by_target(options, signal, f"{evidence.op} {threshold(evidence.leave)}")
+    return f"{enter}\nor on ({key}) ({stay} and on ({key}) {own})"
+
+
+def _growth(evidence: Evidence) -> str:
+    limit = threshold(evidence.threshold) if evidence.threshold else f"{evidence.value:.12g}"
+    return promql(f'gpuheal:gpu_counter:growth{evidence.growth}{{signal="{evidence.signal}"}} {evidence.op} {limit}')

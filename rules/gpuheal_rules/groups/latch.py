@@ -1,0 +1,127 @@
+"""Layer 1: Xids as levels. An event becomes a state that holds until a boot, a 154 with value 0, or a settlement.
+
+`increase` and `changes` have no place here: an Xid seen for the first time is a new series with a constant value, on
+which both are silent (dcgm-exporter#190, #500). The exporter keeps the latch; these rules bridge the time when the
+exporter cannot be heard, and build a weaker latch from dcgm-exporter alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpuheal_rules.groups.identity import SOURCE_SEEN, UP
+from gpuheal_rules.model import Catalogue
+from gpuheal_rules.options import Options
+from gpuheal_rules.rule import CLEARED, GPU, Record, gpu_labels, promql, selector, threshold
+
+XID = "gpuheal:xid_latch:last_seconds"
+DCGM_XID = "gpuheal:dcgm_xid_latch:first_seconds"
+LOST = "gpuheal:gpu_lost:since_seconds"
+
+SETTLED_MEMORY_SECONDS = 7 * 86400
+"""How long a settlement is remembered while nobody exports it; the responder exports it again after a restart."""
+
+
+def bridged(series: str, source: str) -> str:
+    """Return `series` of the previous evaluation where its source is silent now but was heard within the hold time.
+
+    The previous value is taken by an instant selector, which honours staleness: what had ended before the source fell
+    silent does not come back, as it would with last_over_time.
+    """
+    heard = f'{SOURCE_SEEN}{{source="{source}"}} > time() - {threshold("hold_seconds")}'
+    if source == "ksm":
+        return f'{series}\n  unless on () {UP}{{source="ksm"}}\n  and on () ({heard})'
+    return f'{series}\n  unless on (node) {UP}{{source="{source}"}}\n  and on (node) ({heard})'
+
+
+def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+    """Yield the latches, the lost GPUs and the settlements."""
+    key = f"{GPU}, xid"
+    yield Record(
+        name=CLEARED,
+        expr=promql(f"""
+            max by (node, gpu_uuid, fault) (
+              label_replace(gpuheal_fault_cleared_timestamp_seconds, "node", "$1", "target_node", "(.+)")
+            )
+              or {CLEARED} > time() - {SETTLED_MEMORY_SECONDS}
+            """),
+    )
+    yield Record(
+        name=XID,
+        expr=promql(f"""
+            max by ({key}) (gpuheal_xid_last_timestamp_seconds and gpuheal_xid_latched == 1)
+              or on ({key})
+              (%s)
+            """) % bridged(XID, "exporter"),
+    )  # fmt: skip
+    yield from _dcgm(catalogue, options, key)
+    yield from _lost(options)
+
+
+def _dcgm(catalogue: Catalogue, options: Options, key: str) -> Iterator[Record]:
+    last = gpu_labels(options, f"{selector(catalogue.signals['dcgm_xid'])} > 0")
+    counted = gpu_labels(options, f'{selector(catalogue.signals["dcgm_xid_count"])}{{xid!=""}} > 0')
+    now = "gpuheal:dcgm_xid:info"
+    # The code as a label comes from the value, which every release has; err_code exists since 3.3.6-3.4.2 only.
+    yield Record(
+        name=now,
+        expr=promql(f"""
+            group by ({key}) (
+              count_values by ({GPU}) ("xid", max by ({GPU}) ({last}))
+              or max by ({key}) ({counted})
+            )
+            """),
+    )
+    # The value is when the code was first seen: the gauge says nothing about repeats. A later code does not end an
+    # earlier one; a GPU that reports and shows no code at all (its exporter or driver restarted) does.
+    yield Record(
+        name=DCGM_XID,
+        expr=promql(f"""
+            {DCGM_XID} and on ({GPU}) {now}
+              or on ({key}) {now} * time()
+              or on ({key})
+              (
+                {DCGM_XID}
+                  unless on ({GPU}) gpuheal:gpu_present:info{{source="dcgm"}}
+                  and on (node) ({SOURCE_SEEN}{{source="dcgm"}} > time() - {threshold("hold_seconds")})
+              )
+            """),
+    )
+
+
+def _lost(options: Options) -> Iterator[Record]:
+    grace = options.scrapes(4)
+    now = {
+        "nvml": promql(f"""
+            max by ({GPU}) (gpuheal_gpu_present == 0)
+              and on (node) {UP}{{source="exporter"}}
+              and on (node) max by (node) (gpuheal_nvml_up == 1)
+            """),
+        # Known here before, not shown now, by a dcgm-exporter that answers and answered a while ago.
+        "dcgm": promql(f"""
+            max by ({GPU}) (gpuheal:gpu_seen:last_seconds{{source="dcgm"}} < time() - {options.scrape_seconds(4)})
+              and on (node) {UP}{{source="dcgm"}}
+              and on (node) ({UP}{{source="dcgm"}} offset {grace})
+            """),
+    }
+    for witness, source in (("nvml", "exporter"), ("dcgm", "dcgm")):
+        own = f'{LOST}{{class="{witness}"}}'
+        yield Record(
+            name="gpuheal:gpu_lost:info",
+            labels={"class": witness},
+            expr=f"group by ({GPU}) (\n{_indent(now[witness])}\n)",
+        )
+        seen = f'gpuheal:gpu_lost:info{{class="{witness}"}}'
+        yield Record(
+            name=LOST,
+            labels={"class": witness},
+            expr=promql(f"""
+                {own} and on ({GPU}) {seen}
+                  or {seen} * time()
+                  or (%s)
+                """) % bridged(own, source),
+        )  # fmt: skip
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

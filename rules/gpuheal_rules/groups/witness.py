@@ -1,0 +1,87 @@
+"""Layer 3: witnesses, confidence and the state of every GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpuheal_rules.groups.identity import UP
+from gpuheal_rules.model import Catalogue
+from gpuheal_rules.options import Options
+from gpuheal_rules.rule import CLEARED, COUNT, EVIDENCE, GPU, WITNESS, Record, by_target, promql
+
+STATE = "gpuheal:gpu_state"
+ACTIVE = "gpuheal:fault_active:count"
+
+
+def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+    """Yield witnesses, their number, the confidence, the faults with topology, and the state."""
+    key = f"{GPU}, fault"
+    yield Record(
+        name=WITNESS,
+        expr=promql(f"""
+            max by ({key}, class) (
+              {EVIDENCE}
+                unless ({EVIDENCE} <= on ({key}) group_left () {CLEARED})
+            )
+            """),
+    )
+    yield _driver(catalogue, options)
+    yield Record(name=COUNT, expr=f"count by ({key}) ({WITNESS})")
+    yield _confidence(key)
+    yield Record(
+        name=ACTIVE,
+        expr=promql(f"""
+            {COUNT} * on (node) group_left (rack, zone, fabric_domain) gpuheal:node_topology:info
+              or on ({key}) {COUNT}
+            """),
+    )
+    yield _state(catalogue)
+
+
+def _driver(catalogue: Catalogue, options: Options) -> Record:
+    hardware = "|".join(f.slug for f in catalogue.faults.values() if f.hardware and f.scope == "gpu")
+    asked = by_target(options, catalogue.signals["recovery_action"], "> 0")
+    asked_dcgm = by_target(options, catalogue.signals["dcgm_recovery_action"], "> 0")
+    # The driver's own verdict confirms a hardware fault that another class sees; alone it is a fault of its own.
+    return Record(
+        name=WITNESS,
+        labels={"class": "driver"},
+        expr=promql(f"""
+            group by ({GPU}, fault) (
+              {WITNESS}{{class!="driver", fault=~"{hardware}"}}
+                and on ({GPU}) ({asked} or on ({GPU}) {asked_dcgm})
+            ) * time()
+            """),
+    )
+
+
+def _confidence(key: str) -> Record:
+    # 0.99 confirmed, 0.9 probable, 0.6 suspect: the numbers of the reference design, for people and dashboards.
+    return Record(
+        name="gpuheal:fault_confidence:ratio",
+        expr=promql(f"""
+            ({COUNT} >= 2) * 0 + 0.99
+              or group by ({key}) ({WITNESS}{{class="driver"}}) * 0.99
+              or group by ({key}) ({COUNT} and on ({key}) {EVIDENCE}{{strength="strong"}}) * 0.9
+              or {COUNT} * 0 + 0.6
+            """),
+    )
+
+
+def _state(catalogue: Catalogue) -> Record:
+    def having(state: str) -> str:
+        return "|".join(f.slug for f in catalogue.faults.values() if f.state == state and f.scope == "gpu")
+
+    levels = [
+        (4, promql(f"""
+            {COUNT}{{fault="gpu-fell-off-bus"}} and on ({GPU}) {EVIDENCE}{{fault="gpu-fell-off-bus", signal=~"lost-.+"}}
+            """)),
+        (3, f'{COUNT}{{fault=~"{having("faulty")}"}}'),
+        (5, f'gpuheal:gpu_identity unless on (node) {UP}{{source=~"exporter|dcgm"}}'),
+    ]  # fmt: skip
+    for value, state in ((2, "suspect"), (1, "degraded")):
+        if having(state):
+            levels.append((value, f'{COUNT}{{fault=~"{having(state)}"}}'))
+    levels.append((0, "gpuheal:gpu_identity"))
+    terms = [f"(group by ({GPU}) ({expr}) * {value})" for value, expr in levels]
+    return Record(name=STATE, expr=f"\nor on ({GPU})\n".join(terms))

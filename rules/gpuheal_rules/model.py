@@ -1,0 +1,151 @@
+"""The catalogue as typed values: labels, thresholds, signals, foreign conditions and faults.
+
+`load_catalogue` is the only way in. It refuses unknown keys, references to things that are not in the catalogue, and
+names that break the alert contract, each with file and path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+SCOPES = ("gpu", "node", "fabric", "domain", "fleet")
+SEVERITIES = ("critical", "warning", "info")
+CLASSES = ("kernel", "nvml", "dcgm", "kubernetes", "driver")
+SOURCES = ("exporter", "dcgm", "ksm", "node", "responder", "prometheus", "alertmanager")
+STATES = ("none", "degraded", "suspect", "faulty")
+STRENGTHS = ("strong", "weak")
+OPERATORS = (">", "<", ">=", "<=", "==", "!=")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """The label contract: what an alert may carry, what it must never carry, and which topology labels exist."""
+
+    alert: tuple[str, ...]
+    annotations: tuple[str, ...]
+    topology: tuple[str, ...]
+    forbidden: tuple[str, ...]
+    own_conditions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """One number rules compare with; it becomes the constant series `gpuheal:threshold{name="..."}`."""
+
+    name: str
+    value: float
+    unit: str
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter:
+    """One line of dcgm-exporter's counters CSV: field name as exporters up to 4.8 know it, type and help."""
+
+    field: str
+    type: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """One thing that can be measured, under all names it has in the field; `counters` make dcgm-exporter export it."""
+
+    name: str
+    source: str
+    scope: str
+    metrics: tuple[str, ...]
+    unit: str
+    meaning: str
+    counters: tuple[Counter, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One way a fault shows: a level (`signal op limit`), a growth of a counter, or a special expression by name.
+
+    Exactly one of `value` and `threshold` is set for levels and growths. `leave` is the threshold or number below
+    (above, for < and <=) which a level that holds lets go; None means the same limit.
+    """
+
+    name: str
+    witness: str
+    strength: str
+    signal: str = ""
+    op: str = ">"
+    value: float | None = None
+    threshold: str = ""
+    leave: str = ""
+    growth: str = ""
+    special: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """One alert of a fault; `expr` names an expression, or is empty when the alert follows from the evidence."""
+
+    name: str
+    severity: str
+    wait: timedelta
+    summary: str
+    description: str
+    expr: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runbook:
+    """The prose of a fault's runbook page."""
+
+    meaning: str
+    impact: str
+    gpuheal: str
+    person: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One kind of fault: the policy key, how it shows, what it does to the GPU's state, and what people are told.
+
+    `hardware` faults count in the health score and may be confirmed by the driver's own verdict.
+    """
+
+    slug: str
+    title: str
+    family: str
+    scope: str
+    state: str
+    hardware: bool
+    xids: tuple[int, ...]
+    evidence: tuple[Evidence, ...]
+    alerts: tuple[Alert, ...]
+    ladder: tuple[str, ...]
+    runbook: Runbook
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignCondition:
+    """A node condition that somebody else writes; `status` is the value that means fault."""
+
+    type: str
+    status: str
+    writer: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """Everything the generator reads, by name and in file order."""
+
+    labels: Labels
+    thresholds: Mapping[str, Threshold]
+    signals: Mapping[str, Signal]
+    conditions: tuple[ForeignCondition, ...]
+    faults: Mapping[str, Fault]
+
+    def alerts(self) -> tuple[tuple[Fault, Alert], ...]:
+        """Return every alert with its fault, in file order."""
+        return tuple((fault, alert) for fault in self.faults.values() for alert in fault.alerts)

@@ -1,0 +1,105 @@
+"""What a site may decide about the rendered rules; every window in an expression is computed from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from gpuheal_rules.reader import format_duration, parse_duration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelProfile:
+    """How dcgm-exporter's series are labelled at this site.
+
+    `node` is the label that holds the node's name: the target label `node` (the default, attached by relabelling), or
+    the exporter's own `Hostname` (releases up to 4.5.3-4.8.2) or `hostname` (later). `gpu` lists the spellings of the
+    GPU's UUID: GPU entities say UUID, NVLink entities gpu_uuid (dcgm-exporter render_metrics.go).
+    """
+
+    name: str = "target"
+    node: str = "node"
+    gpu: tuple[str, ...] = ("UUID", "uuid")
+
+
+PROFILES = {
+    "target": LabelProfile(),
+    "Hostname": LabelProfile(name="Hostname", node="Hostname"),
+    "hostname": LabelProfile(name="hostname", node="hostname"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Render options; the defaults make the committed files."""
+
+    scrape_interval: timedelta = timedelta(seconds=15)
+    """The longest scrape interval among the sources; every window holds at least four of them (Prometheus 3 leaves the
+    left edge of a window out)."""
+
+    interval: timedelta = timedelta(seconds=15)
+    """Evaluation interval of the main group."""
+
+    slow_interval: timedelta = timedelta(minutes=2)
+    """Evaluation interval of the group of slow facts; well below the 5 min lookback, as other rules read them."""
+
+    namespace: str = "gpuheal"
+    """The static `namespace` label of every alert."""
+
+    jobs: dict[str, str] = field(
+        default_factory=lambda: {
+            "exporter": ".*gpuheal-exporter.*",
+            "dcgm": ".*dcgm-exporter.*",
+            "ksm": ".*kube-state-metrics.*",
+            "node": ".*node-exporter.*",
+            "responder": ".*gpuheal-responder.*",
+        }
+    )
+    """Regular expressions on the `job` label of the targets, by source."""
+
+    runbook_base: str = "https://gpu.health/runbooks"
+    """Where runbook pages are served; the alert's name is appended."""
+
+    dashboard_base: str = ""
+    """Where dashboards are served; empty leaves `dashboard_url` out."""
+
+    labels: LabelProfile = PROFILES["target"]
+
+    def __post_init__(self) -> None:
+        for name in ("scrape_interval", "interval", "slow_interval"):
+            if not timedelta(seconds=1) <= getattr(self, name) <= timedelta(minutes=4):
+                raise ValueError(f"{name}: must be from 1s to 4m, else series go stale between two samples")
+
+    def scrapes(self, count: int) -> str:
+        """Return a window that holds `count` scrapes, at least four."""
+        return format_duration(self.scrape_interval * max(count, 4))
+
+    def scrape_seconds(self, count: int) -> str:
+        """Return the same span as a number of seconds for comparisons with time()."""
+        return f"{(self.scrape_interval * max(count, 4)).total_seconds():.12g}"
+
+    def window(self, span: timedelta) -> str:
+        """Return a window of `span`, widened to four scrapes when it would hold fewer."""
+        return format_duration(max(span, self.scrape_interval * 4))
+
+
+def from_arguments(given: Mapping[str, Any]) -> Options:
+    """Return the options that command line arguments (None = default) describe; raise ValueError on a mistake."""
+    changed: dict[str, Any] = {}
+    for name in ("interval", "slow_interval", "scrape_interval"):
+        if given.get(name):
+            changed[name] = parse_duration(given[name])
+    for name in ("namespace", "runbook_base", "dashboard_base"):
+        if given.get(name):
+            changed[name] = given[name]
+    if given.get("label_profile"):
+        changed["labels"] = PROFILES[given["label_profile"]]
+    jobs = Options().jobs
+    for entry in given.get("job") or []:
+        source, found, pattern = entry.partition("=")
+        if not found or source not in jobs:
+            raise ValueError(f"--job: expected SOURCE=REGEX with SOURCE one of {', '.join(jobs)}, got {entry!r}")
+        jobs[source] = pattern
+    return Options(jobs=jobs, **changed)

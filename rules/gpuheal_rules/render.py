@@ -1,0 +1,117 @@
+"""Turns rule groups into the texts that Prometheus and prometheus-operator read; equal input gives equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from gpuheal_rules.groups import alerts, evidence, identity, latch, witness
+from gpuheal_rules.model import Catalogue
+from gpuheal_rules.options import Options
+from gpuheal_rules.reader import format_duration
+from gpuheal_rules.rule import AlertRule, Group, Record
+
+HEADER = (
+    "# Made by `gpuheal rules build` from rules/gpuheal_rules; edit the catalogue or the groups there, not this file.\n"
+)
+OBJECT_LIMIT = 400 * 1024
+"""Bytes of rule text per PrometheusRule; prometheus-operator refuses 512 KiB (pkg/operator/rules.go)."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts with line breaks as blocks, and never uses anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        super().increase_indent(flow, False)
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(document: object) -> str:
+    """Return `document` as YAML with keys in their given order and long lines unbroken."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=100_000, allow_unicode=True)
+
+
+def build_groups(catalogue: Catalogue, options: Options) -> tuple[Group, ...]:
+    """Return all groups; the main group carries a fact from scrape to alert within one evaluation."""
+    main: tuple[Record | AlertRule, ...] = (
+        *identity.rules(catalogue, options),
+        *latch.rules(catalogue, options),
+        *evidence.rules(catalogue, options),
+        *witness.rules(catalogue, options),
+        *alerts.rules(catalogue, options),
+    )
+    return (Group(name="gpuheal", interval=options.interval, rules=main),)
+
+
+def rule_data(rule: Record | AlertRule) -> dict[str, Any]:
+    """Return one rule as the mapping Prometheus reads."""
+    if isinstance(rule, Record):
+        found: dict[str, Any] = {"record": rule.name, "expr": rule.expr}
+        return found | ({"labels": dict(rule.labels)} if rule.labels else {})
+    return {
+        "alert": rule.name,
+        "expr": rule.expr,
+        **({"for": format_duration(rule.wait)} if rule.wait else {}),
+        "labels": dict(rule.labels),
+        "annotations": dict(rule.annotations),
+    }
+
+
+def group_data(group: Group) -> dict[str, Any]:
+    """Return one group as the mapping Prometheus reads."""
+    return {
+        "name": group.name,
+        "interval": format_duration(group.interval),
+        "rules": [rule_data(rule) for rule in group.rules],
+    }
+
+
+def rule_file(groups: Sequence[Group]) -> str:
+    """Return the rule file for a plain Prometheus."""
+    return HEADER + to_yaml({"groups": [group_data(group) for group in groups]})
+
+
+def prometheus_rules(
+    groups: Sequence[Group], options: Options, limit: int = OBJECT_LIMIT
+) -> tuple[dict[str, Any], ...]:
+    """Return PrometheusRule objects, each with less than `limit` bytes of rule text; a group is never split.
+
+    Raises ValueError when one group alone is larger than `limit`.
+    """
+    bins: list[list[dict[str, Any]]] = []
+    sizes: list[int] = []
+    for group in groups:
+        data = group_data(group)
+        size = len(to_yaml(data).encode())
+        if size > limit:
+            raise ValueError(f"group {group.name} has {size} bytes, more than the {limit} of one object")
+        if not bins or sizes[-1] + size > limit:
+            bins.append([])
+            sizes.append(0)
+        bins[-1].append(data)
+        sizes[-1] += size
+    return tuple(
+        {
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "PrometheusRule",
+            "metadata": {
+                "name": "gpuheal" if index == 0 else f"gpuheal-{index + 1}",
+                "namespace": options.namespace,
+                "labels": {"app.kubernetes.io/name": "gpuheal", "app.kubernetes.io/component": "rules"},
+            },
+            "spec": {"groups": found},
+        }
+        for index, found in enumerate(bins)
+    )
