@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
-from enum import Enum
+from enum import StrEnum
 from types import GenericAlias, NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -220,10 +220,6 @@ def _unstructure_tuple(kind: Any) -> Callable[[tuple[Any, ...]], list[Any]]:
     return lambda value: [write(item) for item in value]
 
 
-def _is_enum(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
-
-
 def _structure_enum(value: object, kind: Any) -> Any:
     known = [word.value for word in kind]
     if value not in known:
@@ -249,11 +245,11 @@ def _converter() -> cattrs.Converter:
     made.register_structure_hook(datetime, lambda value, _: load_time(value))
     made.register_unstructure_hook(timedelta, _dump_span)
     made.register_structure_hook(timedelta, _load_span)
-    made.register_structure_hook_func(lambda t: t is str, _exactly(str, "a text"))
-    made.register_structure_hook_func(lambda t: t is int, _exactly(int, "a whole number"))
-    made.register_structure_hook_func(lambda t: t is bool, _exactly(bool, "true or false"))
-    made.register_unstructure_hook_func(_is_enum, lambda word: word.value)
-    made.register_structure_hook_func(_is_enum, _structure_enum)
+    made.register_structure_hook(str, _exactly(str, "a text"))
+    made.register_structure_hook(int, _exactly(int, "a whole number"))
+    made.register_structure_hook(bool, _exactly(bool, "true or false"))
+    made.register_unstructure_hook(StrEnum, lambda word: word.value)
+    made.register_structure_hook(StrEnum, _structure_enum)
     made.register_unstructure_hook_factory(lambda t: _origin(t) is tuple, _unstructure_tuple)
     made.register_structure_hook_factory(lambda t: _origin(t) is tuple, _structure_tuple)
     made.register_structure_hook_factory(lambda t: _origin(t) is Mapping, _structure_mapping)
