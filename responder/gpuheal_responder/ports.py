@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from gpuheal_responder.core.faults import DeadLetter
 from gpuheal_responder.core.model import (
     Case,
     Condition,
@@ -24,6 +25,7 @@ from gpuheal_responder.core.model import (
     Pod,
 )
 from gpuheal_responder.core.undo import Marks
+from gpuheal_responder.core.verdict import Verdict
 
 
 class EvictionResult(StrEnum):
@@ -150,11 +152,8 @@ class Alerts(Protocol):
 class EvidenceSource(Protocol):
     """Prometheus."""
 
-    async def read(self, health_of: Collection[str]) -> Mapping[str, Evidence]:
-        """Return evidence by node name: witnesses and identities of all nodes, recent GPU states only of `health_of`.
-
-        Nodes named in `health_of` are always keys of the answer.
-        """
+    async def read(self, nodes: Collection[str]) -> Mapping[str, Evidence]:
+        """Return witnesses, identities and recent GPU states of these nodes; each of them is a key of the answer."""
         ...
 
 
@@ -163,6 +162,30 @@ class ControlSource(Protocol):
 
     async def controls(self) -> Controls:
         """Return the pause, the mode cap and the freeze in force."""
+        ...
+
+
+class Recorder(Protocol):
+    """Where the engine tells what it saw and did: metrics and audit lines. Never raises, never waits."""
+
+    def decided(self, case: Case, verdict: Verdict) -> None:
+        """Count a verdict that differs from the case's last one, and write its audit line."""
+        ...
+
+    def performed(self, action: str, outcome: str, seconds: float) -> None:
+        """Count one performed step; `outcome` is an attempt state or the reason of an error."""
+        ...
+
+    def looked(self, problems: Sequence[str], dead: Sequence[DeadLetter]) -> None:
+        """Record which sources could not be read (`alertmanager`, `prometheus`, …) and the dead letters."""
+        ...
+
+    def standing(self, open_cases: Sequence[tuple[Case, Verdict]], closed: Sequence[Case]) -> None:
+        """Replace the gauges made from all cases: states, and until when each fault's evidence is settled."""
+        ...
+
+    def ticked(self, seconds: float, ok: bool) -> None:
+        """Record one round of the engine."""
         ...
 
 

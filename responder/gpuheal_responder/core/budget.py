@@ -1,10 +1,15 @@
-"""Budgets: how many nodes of a failure domain may be out at once, and how many we may mark in a while."""
+"""Budgets: how many nodes of a failure domain may be out at once, and how many we may mark in a while.
+
+A node that is contained and waits for its turn is out as well, but it counts only against nodes that came after it:
+were all waiting nodes to count against each other, two faults in a small pool would block each other for good.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from gpuheal_responder.core.model import DomainCount
 from gpuheal_responder.core.policy import Limits
@@ -30,14 +35,28 @@ DEFAULT_KEYS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How one GPU node counts in budgets."""
+    """How one GPU node counts in budgets.
+
+    `queued_at` is when a node was contained that waits for its first disruptive step; it is not `unavailable` then.
+    """
 
     node: str
     domains: Mapping[str, str]
-    unavailable: bool
-    disrupting: bool
-    marked_recently: bool
-    schedulable: bool
+    unavailable: bool = False
+    disrupting: bool = False
+    marked_recently: bool = False
+    schedulable: bool = True
+    queued_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Count:
+    nodes: int = 0
+    unavailable: int = 0
+    disrupting: int = 0
+    marked_recently: int = 0
+    schedulable: int = 0
+    queue: list[tuple[datetime, str]] = field(default_factory=list)
 
 
 def domains_of(labels: Mapping[str, str], keys: Mapping[str, Sequence[str]] = DEFAULT_KEYS) -> Mapping[str, str]:
@@ -58,7 +77,7 @@ class Ledger:
 
     def __init__(self, standings: Iterable[Standing]) -> None:
         self._standing: dict[str, Standing] = {}
-        self._counts: dict[tuple[str, str, str], list[int]] = {}
+        self._counts: dict[tuple[str, str, str], _Count] = {}
         for standing in standings:
             self.put(standing)
 
@@ -77,29 +96,41 @@ class Ledger:
     def _add(self, standing: Standing, sign: int) -> None:
         pool = standing.domains.get(POOL, UNKNOWN)
         for dimension, value in standing.domains.items():
-            counts = self._counts.setdefault((pool, dimension, value), [0, 0, 0, 0, 0])
-            uses = (True, standing.unavailable, standing.disrupting, standing.marked_recently, standing.schedulable)
-            for index, used in enumerate(uses):
-                counts[index] += sign * int(used)
+            count = self._counts.setdefault((pool, dimension, value), _Count())
+            count.nodes += sign
+            count.unavailable += sign * standing.unavailable
+            count.disrupting += sign * standing.disrupting
+            count.marked_recently += sign * standing.marked_recently
+            count.schedulable += sign * standing.schedulable
+            if standing.queued_at is not None:
+                place = (standing.queued_at, standing.node)
+                if sign > 0:
+                    insort(count.queue, place)
+                else:
+                    del count.queue[bisect_left(count.queue, place)]
 
     def domains(self, node: str) -> tuple[DomainCount, ...]:
-        """Return the counts of the node's domains, the node itself left out of every use but the total."""
+        """Return the counts of the node's domains, the node itself left out of every use but the total.
+
+        Of the waiting nodes only those contained before this one are unavailable to it.
+        """
         me = self._standing.get(node)
         if me is None:
             return ()
         pool = me.domains.get(POOL, UNKNOWN)
         found = []
         for dimension, value in sorted(me.domains.items()):
-            nodes, unavailable, disrupting, marked, schedulable = self._counts[(pool, dimension, value)]
+            count = self._counts[(pool, dimension, value)]
+            before = bisect_left(count.queue, (me.queued_at, node)) if me.queued_at else len(count.queue)
             found.append(
                 DomainCount(
                     dimension=dimension,
                     value=value,
-                    nodes=nodes,
-                    unavailable=unavailable - me.unavailable,
-                    disrupting=disrupting - me.disrupting,
-                    marked_recently=marked - me.marked_recently,
-                    schedulable=schedulable - me.schedulable,
+                    nodes=count.nodes,
+                    unavailable=count.unavailable - me.unavailable + before,
+                    disrupting=count.disrupting - me.disrupting,
+                    marked_recently=count.marked_recently - me.marked_recently,
+                    schedulable=count.schedulable - me.schedulable,
                 )
             )
         return tuple(found)

@@ -42,6 +42,9 @@ def _next(case: Case, policy: Policy, world: World, stage: cases.Next) -> Verdic
     repeats = step.spec.effect and not step.spec.once
     if progress.state is ProgressState.RUNNING and not repeats:
         return Wait(step=step, until=world.now + LOOK_AGAIN, reason=progress.reason, message=progress.detail)
+    spent = next((r for r in refusals if r.reason == "attempts-spent"), None)
+    if spent is not None:
+        return Escalate(reason=spent.reason, message=spent.message)
     if refusals:
         return Hold(step=step, refusals=refusals)
     return Act(step=step, reason=progress.reason)

@@ -35,7 +35,7 @@ def _marks(q: Question) -> Iterator[Refusal]:
             yield Refusal(
                 guard=GUARD,
                 reason="mark-budget",
-                message=f"{count.marked_recently} nodes of pool {count.value} were marked within 10 min, {limit} may be",
+                message=f"{count.marked_recently} nodes of pool {count.value} were marked lately, {limit} may be",
                 blockers=(count.value,),
                 retry_in=RETRY,
             )

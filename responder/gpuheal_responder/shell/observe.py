@@ -1,0 +1,216 @@
+"""Looking, in bulk: one list per source for all nodes, then the World of one node cut out of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from gpuheal_responder.core.budget import DEFAULT_KEYS, MARK_WINDOW, Ledger, Standing, domains_of
+from gpuheal_responder.core.cases import started
+from gpuheal_responder.core.faults import Intake, fold
+from gpuheal_responder.core.model import (
+    Case,
+    Controls,
+    Evidence,
+    Fault,
+    Node,
+    NodeLock,
+    OperationState,
+    PastAttempt,
+    Peer,
+    Pod,
+    Result,
+    Severity,
+    World,
+)
+from gpuheal_responder.core.policy import Phase, Policy
+from gpuheal_responder.errors import ObserveError
+from gpuheal_responder.ports import (
+    Alerts,
+    Clock,
+    Cluster,
+    ControlSource,
+    EvidenceSource,
+    Machines,
+    Remediations,
+    Stored,
+)
+
+T = TypeVar("T")
+
+HISTORY = timedelta(hours=24)
+SETTLING = frozenset({Result.RESTORED, Result.TAKEN_OVER, Result.REVERTED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything outside, as the engine holds it."""
+
+    cluster: Cluster
+    remediations: Remediations
+    machines: Machines
+    alerts: Alerts
+    evidence: EvidenceSource
+    controls: ControlSource
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One look at everything; `problems` names the sources that could not be read."""
+
+    now: datetime
+    nodes: Mapping[str, Node]
+    open: Mapping[str, Stored]
+    closed: Sequence[Stored]
+    past: Mapping[str, Sequence[Case]]
+    peers: tuple[Peer, ...]
+    intake: Intake
+    evidence: Mapping[str, Evidence] | None
+    controls: Controls
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What is read for one contained node only."""
+
+    pods: tuple[Pod, ...] | None = None
+    lock: NodeLock | None = None
+    operation: OperationState | None = None
+
+
+async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) -> Look:
+    """Return one look; raise ObserveError when nodes, cases or controls cannot be read: nothing can be decided then.
+
+    Alertmanager or Prometheus out of reach is part of the look: decisions see no peers or no evidence.
+    """
+    nodes, stored, controls, peers = await asyncio.gather(
+        ports.cluster.nodes(), ports.remediations.list(), ports.controls.controls(), ports.alerts.peers()
+    )
+    still_open = {s.case.node: s for s in stored if s.case.closed_at is None}
+    closed = [s for s in stored if s.case.closed_at is not None]
+    past: dict[str, list[Case]] = {}
+    for ended in closed:
+        past.setdefault(ended.case.node, []).append(ended.case)
+    intake = fold(peers, cluster=cluster, known_faults=known_faults, known_nodes=nodes)
+    problems = [f"alertmanager {p.name}: {p.problem}" for p in peers if not p.answered]
+    interest = {name for name, node in nodes.items() if node.undo is not None} | intake.faults.keys()
+    evidence: Mapping[str, Evidence] | None = None
+    try:
+        evidence = await ports.evidence.read(interest)
+    except ObserveError as problem:
+        problems.append(str(problem))
+    return Look(
+        now=ports.clock.now(),
+        nodes=nodes,
+        open=still_open,
+        closed=closed,
+        past=past,
+        peers=peers,
+        intake=intake,
+        evidence=evidence,
+        controls=controls,
+        problems=tuple(problems),
+    )
+
+
+async def details(ports: Ports, case: Case, policy: Policy, node: Node) -> Details:
+    """Return pods, lock and the state of an open cure for one contained node; what could not be read stays None."""
+    for step in policy.of(Phase.CURE):
+        attempt = case.latest(step.key)
+        if attempt is not None and attempt.open:
+            lookup = ports.machines.lookup(node, attempt.operation, step.params.provider)
+            return Details(operation=await _or_none(lookup))
+    pods, lock = await asyncio.gather(
+        _or_none(ports.cluster.pods_on(node.name)), _or_none(ports.cluster.lock_of(node.name))
+    )
+    return Details(pods=pods, lock=lock)
+
+
+async def _or_none(reading: Awaitable[T]) -> T | None:
+    try:
+        return await reading
+    except ObserveError:
+        return None
+
+
+def world_of(look: Look, node: str, *, domains: Ledger, seen: Details, gangs: Sequence[str]) -> World:
+    """Return everything a decision about this node may look at."""
+    past = look.past.get(node, ())
+    found = look.nodes.get(node)
+    machine = found.system_uuid if found is not None else ""
+    return World(
+        now=look.now,
+        node=found,
+        faults=look.intake.faults.get(node, ()),
+        peers_answering=sum(1 for p in look.peers if p.answered and not p.settling),
+        peers_silent=tuple(f"{p.name}: {p.problem or 'settling'}" for p in look.peers if not p.answered or p.settling),
+        evidence=_evidence(look, node),
+        pods=seen.pods,
+        operation=seen.operation,
+        domains=domains.domains(node),
+        history=history_of(past, machine, look.now),
+        watermark=watermark_of(past, machine),
+        lock=seen.lock,
+        controls=replace(look.controls, gangs_in_flight=tuple(gangs)),
+    )
+
+
+def _evidence(look: Look, node: str) -> Evidence | None:
+    if look.evidence is None:
+        return None
+    return look.evidence.get(node)
+
+
+def watermark_of(past: Sequence[Case], machine: str) -> datetime | None:
+    """Return until when this machine's evidence is settled: when we or a person last gave it back."""
+    ends = (c.closed_at for c in past if c.result in SETTLING and c.system_uuid in {"", machine})
+    return max((end for end in ends if end is not None), default=None)
+
+
+def history_of(past: Sequence[Case], machine: str, now: datetime) -> tuple[PastAttempt, ...]:
+    """Return the cures that earlier cases of this machine ended within the last day."""
+    found = [
+        PastAttempt(action=a.action, ended_at=a.ended_at)
+        for c in past
+        if c.system_uuid in {"", machine}
+        for a in c.attempts
+        if a.cure and a.ended_at is not None and now - a.ended_at < HISTORY
+    ]
+    return tuple(sorted(found, key=lambda p: p.ended_at))
+
+
+def standing_of(
+    node: Node,
+    case: Case | None,
+    faults: Sequence[Fault],
+    now: datetime,
+    keys: Mapping[str, Sequence[str]] = DEFAULT_KEYS,
+) -> Standing:
+    """Return how a node counts in budgets: out when in flight, escalated, cordoned by others, NotReady or faulty."""
+    domains = domains_of(node.labels, keys)
+    ours = node.undo is not None
+    schedulable = node.ready and not node.unschedulable
+    if case is not None and started(case):
+        return Standing(node=node.name, domains=domains, unavailable=True, disrupting=True, schedulable=schedulable)
+    marked = node.undo is not None and now - node.undo.at < MARK_WINDOW
+    if ours and case is not None and not case.escalated:
+        return Standing(
+            node=node.name,
+            domains=domains,
+            marked_recently=marked,
+            schedulable=schedulable,
+            queued_at=node.undo.at if node.undo else None,
+        )
+    faulty = any(f.severity is Severity.CRITICAL for f in faults)
+    return Standing(
+        node=node.name,
+        domains=domains,
+        unavailable=ours or not schedulable or faulty,
+        marked_recently=marked,
+        schedulable=schedulable and not faulty,
+    )
