@@ -36,6 +36,18 @@ STATE_OF_CODE: Mapping[int, NvmlState] = MappingProxyType(
 """NVML return codes (nvml.h nvmlReturn_t) that say why NVML as a whole is unusable; others are FAILED."""
 
 
+AWAY = frozenset(
+    {
+        NvmlState.LIBRARY_MISSING,
+        NvmlState.DRIVER_MISSING,
+        NvmlState.VERSION_MISMATCH,
+        NvmlState.NO_PERMISSION,
+        NvmlState.STOPPED,
+    }
+)
+"""States in which nothing can be said of a GPU, not even that it is lost."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """The last answer of one probe group for one GPU. `observed_at` is unix seconds; values NVML lacks are missing."""
@@ -157,3 +169,14 @@ class NvmlSnapshot:
     @property
     def up(self) -> bool:
         return self.state is NvmlState.OK
+
+    @property
+    def serving(self) -> bool:
+        """What is known of the GPUs still means something: NVML answers, or is only stuck, released or between two
+        children.
+        """
+        return self.state not in AWAY
+
+    def served(self) -> tuple[Gpu, ...]:
+        """The GPUs whose readings still mean something: not those lost, none while NVML is away."""
+        return tuple(gpu for gpu in self.gpus if gpu.present) if self.serving else ()

@@ -21,6 +21,7 @@ from gpuheal_exporters.nvml_snapshot import (
 )
 
 MAX_GPUS = 64
+LOAD_PERCENT = 10
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:
@@ -43,6 +44,17 @@ def _instances(raw: object) -> tuple[MigInstance, ...]:
         )
         for each in found
     )
+
+
+def under_load(values: Mapping[str, Any], before: Reading) -> Mapping[str, Any]:
+    """The PCIe answer with `generation_under_load`: this one's when the GPU works, else the one before it, if any.
+
+    An idle GPU lowers its link generation to save power, so only a working one shows what the link can do.
+    """
+    utilization = _whole(values, "utilization")
+    if utilization is not None and utilization >= LOAD_PERCENT:
+        return {**values, "generation_under_load": values.get("generation")}
+    return {**values, "generation_under_load": before.values.get("generation_under_load")}
 
 
 @dataclass(slots=True)
@@ -97,6 +109,8 @@ class NvmlLearned:
             return
         gpu = self.gpus.get(self.uuid_at.get(index, ""))
         if gpu is not None:
+            if group == "pcie":
+                values = under_load(values, gpu.reading(group))
             reading = Reading(observed_at=at, values=values)
             self.gpus[gpu.uuid] = replace(gpu, present=True, observed_at=at, readings={**gpu.readings, group: reading})
 

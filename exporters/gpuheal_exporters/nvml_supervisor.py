@@ -1,6 +1,6 @@
 """Keeps one NVML child at work and publishes what it says; whatever the child does, `snapshot()` returns at once.
 
-    supervisor = NvmlSupervisor()
+    supervisor = NvmlSupervisor(listener=inventory.update)   # called in the thread after each change
     supervisor.start()                       # a thread; nothing blocks
     supervisor.wait_complete(10)             # for --once: all groups asked once, or NVML known to be unusable
     supervisor.snapshot().gpus[0].reading("thermal").number("temperature")
@@ -51,12 +51,14 @@ class NvmlSupervisor:
         env: Mapping[str, str] | None = None,
         killer: Callable[[subprocess.Popen[bytes]], None] = kill,
         now: Callable[[], float] = time.time,
+        listener: Callable[[NvmlSnapshot], None] | None = None,
     ) -> None:
         self._settings = settings or NvmlSettings()
         self._root = root
         self._env = env
         self._killer = killer
         self._now = now
+        self._listener = listener
         self._learned = NvmlLearned()
         self._child: Child | None = None
         self._abandoned: list[Child] = []
@@ -129,11 +131,13 @@ class NvmlSupervisor:
 
     def _publish(self, state: NvmlState) -> None:
         self._learned.state = state
-        if state not in (NvmlState.STARTING, NvmlState.OK) or self._asked >= set(GROUPS):
+        known = state not in (NvmlState.STARTING, NvmlState.OK) or self._asked >= set(GROUPS)
+        complete = known or self._complete.is_set()
+        self._published = self._learned.snapshot(complete=complete, abandoned=len(self._abandoned), at=self._now())
+        if self._listener is not None:
+            self._listener(self._published)
+        if complete:
             self._complete.set()
-        self._published = self._learned.snapshot(
-            complete=self._complete.is_set(), abandoned=len(self._abandoned), at=self._now()
-        )
 
     def _run(self) -> None:
         while not self._stopping:

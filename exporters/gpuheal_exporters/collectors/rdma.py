@@ -1,0 +1,62 @@
+"""InfiniBand and RoCE ports, as the kernel shows them under /sys/class/infiniband (rdma core,
+Documentation/ABI/stable/sysfs-class-infiniband).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from gpuheal_exporters.collectors.driver import read_text
+from gpuheal_exporters.metrics_nvml import Families
+
+ERRORS = (
+    "excessive_buffer_overrun_errors",
+    "link_error_recovery",
+    "local_link_integrity_errors",
+    "port_rcv_errors",
+    "port_xmit_discards",
+    "symbol_error",
+)
+MAX_PORTS = 128
+_CODE = re.compile(r"(\d+):")
+_RATE = re.compile(r"(\d+(?:\.\d+)?) Gb/sec")
+
+
+def _code(path: Path) -> int | None:
+    """The number in `4: ACTIVE`."""
+    match = _CODE.match(read_text(path, 64))
+    return int(match[1]) if match else None
+
+
+def _count(path: Path) -> int | None:
+    text = read_text(path, 64).strip()
+    return int(text) if text.isdigit() else None
+
+
+class RdmaCollector(Collector):
+    """State, rate and error counters of each port below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def collect(self) -> Iterable[Metric]:
+        """The families of now; none on a node without such ports."""
+        out = Families()
+        for port in sorted((self._root / "sys/class/infiniband").glob("*/ports/*"))[:MAX_PORTS]:
+            labels = (port.parent.parent.name, port.name)
+            out.add("gpuheal_rdma_port_state", _code(port / "state"), *labels)
+            out.add("gpuheal_rdma_port_physical_state", _code(port / "phys_state"), *labels)
+            layer = read_text(port / "link_layer", 64).strip()
+            device = read_text(port / "gid_attrs/ndevs/0", 64).strip()
+            out.add("gpuheal_rdma_port_info", 1, *labels, layer, device)
+            rate = _RATE.match(read_text(port / "rate", 64))
+            out.add("gpuheal_rdma_port_rate_bits_per_second", float(rate[1]) * 1e9 if rate else None, *labels)
+            out.add("gpuheal_rdma_port_link_downed_total", _count(port / "counters/link_downed"), *labels)
+            for kind in ERRORS:
+                out.add("gpuheal_rdma_port_errors_total", _count(port / "counters" / kind), *labels, kind)
+        return out.all()
