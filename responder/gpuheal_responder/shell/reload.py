@@ -1,0 +1,83 @@
+"""Values made from files that change under us: policies, tokens, certificates.
+
+Kubernetes swaps a mounted ConfigMap or Secret by a symbolic link, so a changed inode counts as well as a changed time.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from gpuheal_responder.errors import ConfigError
+
+LONGEST_SECRET = 64 * 1024
+
+T = TypeVar("T")
+_Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
+class Watched(Generic[T]):
+    """A value made from files, made anew when one of them changes; a change that can't be used keeps the old value."""
+
+    def __init__(self, files: Sequence[Path], make: Callable[[], T], on_problem: Callable[[ConfigError], None]) -> None:
+        """Make the value for the first time; ConfigError when that fails. Later problems go to `on_problem`, once."""
+        self._files = tuple(files)
+        self._make = make
+        self._on_problem = on_problem
+        self._lock = threading.Lock()
+        self._stamp = self._look()
+        self._value = make()
+
+    def current(self) -> T:
+        """Return the value of the files as they are now, or the last usable one."""
+        with self._lock:
+            stamp = self._look()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                try:
+                    self._value = self._make()
+                except ConfigError as problem:
+                    self._on_problem(problem)
+            return self._value
+
+    def _look(self) -> _Stamp:
+        return tuple(_stamp(file) for file in self._files)
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def read_secret(file: Path) -> str:
+    """Return the secret that a file holds, white space around it left off; ConfigError when there is none."""
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(LONGEST_SECRET).decode("utf-8").strip()
+    except OSError as problem:
+        raise ConfigError(str(file), "", f"cannot be read: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(str(file), "", "not UTF-8") from None
+    if not text or not text.isprintable():
+        raise ConfigError(str(file), "", "holds no secret: empty, or not one line")
+    return text
+
+
+class Tokens:
+    """Bearer tokens from files; all are valid, so that one can be rotated without a gap."""
+
+    def __init__(self, files: Sequence[Path], on_problem: Callable[[ConfigError], None]) -> None:
+        """Read all files; ConfigError when one can't be used."""
+        self._tokens = Watched(files, lambda: tuple(read_secret(f).encode() for f in files), on_problem)
+
+    def admit(self, token: str) -> bool:
+        """Return whether the token is one of ours; takes the same time for every wrong token of one length."""
+        shown = token.encode(errors="surrogateescape")
+        verdicts = [hmac.compare_digest(shown, ours) for ours in self._tokens.current()]
+        return any(verdicts)
