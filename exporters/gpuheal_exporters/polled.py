@@ -4,12 +4,15 @@ waits.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+
+log = logging.getLogger(__name__)
 
 
 class Polled(Collector):
@@ -66,7 +69,10 @@ class Polled(Collector):
     def _run(self) -> None:
         while not self._stop.is_set():
             began = self._began = time.monotonic()
-            self._families = tuple(self._inner.collect())
+            try:
+                self._families = tuple(self._inner.collect())
+            except (OSError, ValueError):
+                log.exception("collector %s failed; its last values are kept", self.name)
             self._began = None
             self.duration_seconds = time.monotonic() - began
             self.observed_at = self._now()

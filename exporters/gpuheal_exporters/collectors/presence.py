@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -11,16 +11,18 @@ from gpuheal_exporters.inventory import NodeInventory
 from gpuheal_exporters.metrics_nvml import Families
 from gpuheal_exporters.nvml_schedule import PROBES
 from gpuheal_exporters.nvml_snapshot import Gpu, NvmlSnapshot
+from gpuheal_exporters.polled import Polled
 
 
 class SourceCollector(Collector):
     """The condition of NVML and of the child that asks it."""
 
-    def __init__(self, snapshot: Callable[[], NvmlSnapshot]) -> None:
+    def __init__(self, snapshot: Callable[[], NvmlSnapshot], polled: Sequence[Polled] = ()) -> None:
         self._snapshot = snapshot
+        self._polled = polled
 
     def collect(self) -> Iterable[Metric]:
-        """The families of one snapshot."""
+        """The families of one snapshot; polled collectors are groups beside the NVML probes."""
         now, out = self._snapshot(), Families()
         out.add("gpuheal_nvml_up", now.up)
         out.add("gpuheal_nvml_state_info", 1, now.state.value)
@@ -33,6 +35,10 @@ class SourceCollector(Collector):
         stuck = {each.group for each in now.stuck}
         for group in PROBES:
             out.add("gpuheal_probe_stuck", group in stuck, group)
+        for polled in self._polled:
+            out.add("gpuheal_probe_stuck", polled.stuck, polled.name)
+            out.add("gpuheal_probe_duration_seconds", polled.duration_seconds, polled.name)
+            out.add("gpuheal_probe_last_round_timestamp_seconds", polled.observed_at or None, polled.name)
         for each in now.stuck:
             if each.gpu_uuid:
                 out.add("gpuheal_gpu_probe_stuck", 1, each.gpu_uuid, each.group)

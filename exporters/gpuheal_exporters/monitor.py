@@ -1,0 +1,86 @@
+"""The hardware half of the exporter in one object: NVML, inventory, software health, attribution, and their collectors.
+
+    monitor = GpuMonitor(root=Path("/"), boot_id=boot.boot_id, state_dir=Path("/var/lib/gpuheal"))
+    state = NodeExporterState(inventory=monitor.inventory, attribution=monitor.attribution, ...)
+    monitor.start()                    # threads; returns at once
+    monitor.wait_first(10)             # for --once: every source was asked once, or the time is over
+    parts += monitor.collectors        # they replace nothing but the families named in metrics_nvml
+    monitor.stop()                     # NVML is shut down cleanly
+
+`monitor.supervisor` has `recheck()`, `release(seconds)` and `resume()` for the time around a GPU reset.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from prometheus_client.registry import Collector
+
+from gpuheal_exporters.attribution import NodeAttribution
+from gpuheal_exporters.collectors.driver import DriverCollector
+from gpuheal_exporters.collectors.link import LinkCollector
+from gpuheal_exporters.collectors.memory import MemoryCollector
+from gpuheal_exporters.collectors.pcie import PcieCollector
+from gpuheal_exporters.collectors.presence import PresenceCollector, SourceCollector
+from gpuheal_exporters.collectors.rdma import RdmaCollector
+from gpuheal_exporters.collectors.software import SoftwareCollector
+from gpuheal_exporters.collectors.thermal import ThermalCollector
+from gpuheal_exporters.inventory import NAME, NodeInventory
+from gpuheal_exporters.nvml_schedule import NvmlSettings
+from gpuheal_exporters.nvml_supervisor import NvmlSupervisor
+from gpuheal_exporters.polled import Polled
+
+
+class GpuMonitor:
+    """See the module. Without a state directory the inventory lives in memory only."""
+
+    def __init__(
+        self,
+        *,
+        boot_id: str,
+        root: Path = Path("/"),
+        state_dir: Path | None = None,
+        pod_resources: Path | None = None,
+        settings: NvmlSettings | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        path = None if state_dir is None else state_dir / NAME
+        self.inventory = NodeInventory(boot_id=boot_id, path=path, root=root)
+        self.supervisor = NvmlSupervisor(settings, root=str(root), env=env, listener=self.inventory.update)
+        self.attribution = NodeAttribution(self.inventory, root=root, socket_path=pod_resources)
+        snapshot = self.supervisor.snapshot
+        self.polled = (
+            Polled("driver", DriverCollector(root, snapshot)),
+            Polled("software", SoftwareCollector(root, snapshot), interval_seconds=30.0),
+            Polled("rdma", RdmaCollector(root)),
+            Polled("pods", self.attribution),
+        )
+        self.collectors: tuple[Collector, ...] = (
+            SourceCollector(snapshot, self.polled),
+            PresenceCollector(snapshot, self.inventory),
+            MemoryCollector(snapshot),
+            LinkCollector(snapshot, self.inventory),
+            PcieCollector(snapshot),
+            ThermalCollector(snapshot),
+            *self.polled,
+        )
+
+    def start(self) -> None:
+        """NVML and the other sources are asked from now on, each by a thread of its own."""
+        self.supervisor.start()
+        for polled in self.polled:
+            polled.start()
+
+    def wait_first(self, timeout_seconds: float) -> bool:
+        """Every source has been asked once, or found unusable; False when the time was over first."""
+        until = time.monotonic() + timeout_seconds
+        complete = self.supervisor.wait_complete(timeout_seconds).complete
+        done = [polled.wait_first(max(until - time.monotonic(), 0.0)) for polled in self.polled]
+        return complete and all(done)
+
+    def stop(self) -> bool:
+        """The GPUs are let go of; False if a probe was stuck and left behind."""
+        stopped = [self.supervisor.stop(), *(polled.stop() for polled in self.polled)]
+        return all(stopped)
