@@ -33,6 +33,8 @@ def progress(step: Step, case: Case, world: World) -> Progress:
     attempt = case.latest(step.key)
     if attempt is not None and attempt.state is AttemptState.FAILED:
         return Progress(state=ProgressState.FAILED, reason=attempt.reason, detail=attempt.detail)
+    if world.pods is None and attempt is not None and attempt.state is AttemptState.SUCCEEDED:
+        return Progress(state=ProgressState.DONE, reason="empty")
     if world.pods is None:
         running = attempt is not None and attempt.open
         return Progress(state=ProgressState.RUNNING if running else ProgressState.TODO, reason="pods-unknown")

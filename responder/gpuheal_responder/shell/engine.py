@@ -18,6 +18,7 @@ from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.budget import DEFAULT_KEYS, Ledger
 from gpuheal_responder.core.cases import started
 from gpuheal_responder.core.decide import decide
+from gpuheal_responder.core.guards.workload import UNREAD
 from gpuheal_responder.core.model import Case, World
 from gpuheal_responder.core.policy import Phase, Policy, match
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
@@ -192,7 +193,7 @@ class Engine:
         node = work.world.node
         if node is None or node.undo is None or isinstance(work.verdict, Done | Escalate):
             return
-        if isinstance(work.verdict, Hold) and any(r.reason != "pods-unknown" for r in work.verdict.refusals):
+        if isinstance(work.verdict, Hold) and any(r.reason != UNREAD for r in work.verdict.refusals):
             return
         seen = await details(self.ports, work.case, work.policy, node)
         again = self._decide(look, board, (work.node, work.case, work.policy, work.stored), seen)

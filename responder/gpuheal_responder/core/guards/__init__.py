@@ -13,5 +13,9 @@ FAMILIES = (signal.check, budget.check, history.check, workload.check, permissio
 
 
 def check(question: Question) -> tuple[Refusal, ...]:
-    """Return every refusal of every family, in family order; empty means the step may be performed."""
-    return tuple(refusal for family in FAMILIES for refusal in family(question))
+    """Return every refusal of every family, in family order; empty means the step may be performed.
+
+    Pods are only read when nothing else refuses, so that they are unknown is told only when it alone stands in the way.
+    """
+    refusals = tuple(refusal for family in FAMILIES for refusal in family(question))
+    return tuple(r for r in refusals if r.reason != workload.UNREAD) or refusals

@@ -8,6 +8,7 @@ from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "workload"
+UNREAD = "pods-unknown"
 CONTROL_PLANE_LABELS = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 
 
@@ -25,7 +26,7 @@ def check(q: Question) -> Iterator[Refusal]:
             )
             break
     if q.world.pods is None:
-        yield Refusal(guard=GUARD, reason="pods-unknown", message="the pods of the node could not be listed")
+        yield Refusal(guard=GUARD, reason=UNREAD, message="the pods of the node could not be listed")
         return
     for pod in q.world.pods:
         if pod.protected and pod.evictable:
