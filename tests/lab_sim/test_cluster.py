@@ -182,7 +182,7 @@ async def test_replacement_waits_until_a_node_takes_it() -> None:
     assert node is not None
     await sim.cluster.mark(node, mark(node, undo_record(sim)))
     (pod,) = await sim.cluster.pods_on(ONE)
-    assert pod.gang == "default/train"
+    assert pod.gang == "JobSet/default/train"
     await sim.cluster.evict(pod)
     sim.settle()
     assert await sim.cluster.pods_on(ONE) == ()
@@ -190,7 +190,7 @@ async def test_replacement_waits_until_a_node_takes_it() -> None:
     assert node is not None
     await sim.cluster.mark(node, release(node))
     sim.settle()
-    assert [p.gang for p in await sim.cluster.pods_on(ONE)] == ["default/train"]
+    assert [p.gang for p in await sim.cluster.pods_on(ONE)] == ["JobSet/default/train"]
 
 
 async def test_stuck_pod_stays_until_its_finalizer_goes() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
@@ -166,11 +166,11 @@ def test_events_run_at_their_own_time_in_order() -> None:
     def note(name: str) -> None:
         seen.append((name, schedule.now() - start))
 
-    def first(_: datetime) -> None:
+    def first() -> None:
         note("first")
-        schedule.after(SECOND / 2, lambda _: note("between"))
+        schedule.after(SECOND / 2, lambda: note("between"))
 
-    schedule.after(2 * SECOND, lambda _: note("later"))
+    schedule.after(2 * SECOND, lambda: note("later"))
     schedule.after(SECOND, first)
     clock.move(timedelta(minutes=1))
     assert seen == []
