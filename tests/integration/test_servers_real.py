@@ -16,8 +16,9 @@ import pytest
 from tests.integration.webhook import Target, Webhook
 
 from gpuheal_lab.process import LabError
-from gpuheal_lab.servers import Generation, Server, find
-from gpuheal_lab.stack import Alertmanager, Stack, prometheus_config, wait_for, webhook_config
+from gpuheal_lab.servers import Generation, Server, find, search_for
+from gpuheal_lab.sources import from_docker
+from gpuheal_lab.stack import Alertmanager, Prometheus, Stack, prometheus_config, wait_for, webhook_config
 
 pytestmark = pytest.mark.servers
 
@@ -173,6 +174,66 @@ def test_a_server_that_cannot_start_says_why(stack: Stack) -> None:
     with pytest.raises(LabError, match=r"(?s)status 2.*field bogus") as caught:
         stack.prometheus(config="bogus: 1\n")
     assert "prometheus" in str(caught.value)
+
+
+def test_prometheus_runs_through_docker(
+    tmp_path: Path, prometheus_binaries: Mapping[Generation, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Prometheus found as an image is started, queried, reloaded, killed (its container removed) and stopped.
+
+    The stand-in `docker` refuses every call that the real one would not serve so, then runs the local binary.
+    """
+    binary = prometheus_binaries[Generation.CURRENT].path
+    notes = tmp_path / "calls"
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(DOCKER.replace("BINARY", binary).replace("NOTES", str(notes)), encoding="utf-8")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}{os.pathsep}{os.environ['PATH']}")
+    search = search_for("prometheus", Generation.CURRENT)
+    server = from_docker(search)
+    prometheus = Prometheus(server, tmp_path / "data", config=prometheus_config(), rules={"a.yml": RULES})
+    try:
+        prometheus.start()
+        assert prometheus.query("vector(3)")[0][1] == 3.0
+        prometheus.reload(rules={"b.yml": "groups: [{name: b, rules: [{record: lab_two, expr: vector(2)}]}]"})
+        wait_for(lambda: prometheus.query("lab_two"), "the recorded series")
+        prometheus.kill()
+        prometheus.start()
+    finally:
+        prometheus.stop()
+    calls = notes.read_text(encoding="utf-8").split()
+    assert calls == ["version", "image", "pull", "run", "rm", "run"]
+
+
+DOCKER = """#!/bin/sh
+echo "$1" >> NOTES
+refuse() { echo "stand-in docker: $*" >&2; exit 125; }
+case "$1" in
+  version) echo 28.0.0;;
+  image) [ "$2 $3" = "inspect prom/prometheus:v3.13.5" ] || refuse "image $*"; exit 1;;
+  pull) [ "$2" = prom/prometheus:v3.13.5 ] || refuse "pull $*";;
+  rm) [ "$2" = --force ] && case "$3" in gpuheal-prometheus-*) exit 0;; esac; refuse "rm $*";;
+  run)
+    shift
+    while true; do
+      case "$1" in
+        --rm|--init) seen="$seen $1"; shift;;
+        --name|--network|--user|--volume|--workdir|--entrypoint) seen="$seen $1=$2"; shift 2;;
+        -*) refuse "flag $1";;
+        *) break;;
+      esac
+    done
+    for wanted in --rm --init --network=host "--user=$(id -u):$(id -g)" --entrypoint=/bin/prometheus \\
+        "--volume=$PWD:$PWD" "--workdir=$PWD" --name=gpuheal-prometheus-; do
+      case "$seen" in *" $wanted"*) ;; *) refuse "no $wanted in $seen";; esac
+    done
+    [ "$1" = prom/prometheus:v3.13.5 ] || refuse "image $1"
+    shift
+    exec BINARY "$@";;
+  *) refuse "$*";;
+esac
+"""
 
 
 def _stamp(seconds: float) -> str:

