@@ -74,15 +74,18 @@ class ApiServer:
         for tell in self.on_node:
             tell(name)
 
-    def change_node(self, name: str, change: Callable[[Json], None], *, version: str | None = None) -> Json:
+    def change_node(
+        self, name: str, change: Callable[[Json], None], *, uid: str = "", version: str | None = None
+    ) -> Json:
         """The node as `change` left its copy; a change of nothing keeps the version, as the API server does.
 
-        Raises Missing, or Conflict when `version` is given and not the stored one.
+        Raises Missing, or Conflict when `uid` or `version` is given and not the stored one.
         """
         old = self.nodes.get(name)
         if old is None:
             raise Missing(f'nodes "{name}" not found')
-        if version is not None and old["metadata"]["resourceVersion"] != version:
+        meta = old["metadata"]
+        if uid not in {"", meta["uid"]} or version not in {None, meta["resourceVersion"]}:
             raise Conflict(
                 f'Operation cannot be fulfilled on nodes "{name}": the object has been modified; '
                 "please apply your changes to the latest version and try again"

@@ -54,15 +54,15 @@ class Schedule:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self._count = 0
-        self._queue: list[tuple[datetime, int, Callable[[datetime], None]]] = []
+        self._queue: list[tuple[datetime, int, Callable[[], None]]] = []
         self._running: datetime | None = None
 
     def now(self) -> datetime:
         """The time of the event that runs at this moment, else the clock's."""
         return self._running or self.clock.now()
 
-    def after(self, delay: timedelta, run: Callable[[datetime], None]) -> None:
-        """`run(at)` is called once `delay` has gone by, counted from the event that runs now, else from now."""
+    def after(self, delay: timedelta, run: Callable[[], None]) -> None:
+        """`run()` is called once `delay` has gone by, counted from the event that runs now, else from now."""
         self._count += 1
         heapq.heappush(self._queue, (self.now() + delay, self._count, run))
 
@@ -77,7 +77,7 @@ class Schedule:
             at, _number, run = heapq.heappop(self._queue)
             self._running = at
             try:
-                run(at)
+                run()
             finally:
                 self._running = None
         raise RuntimeError(f"more than {MOST_EVENTS} events were due at once")

@@ -22,19 +22,22 @@ from gpuheal_lab.machine import GpuFault, Machine, Power, Timings
 from gpuheal_lab.mishap import Gate
 from gpuheal_lab.nodeagent import NodeAgent
 from gpuheal_lab.objects import Json, canonical, essence, node_object, put_condition, set_or_drop
-from gpuheal_lab.view import node_of, pod_of, raw_taint
 from gpuheal_lab.workload import Evicted, Workloads
 from gpuheal_responder.core.model import Case, Condition, Controls, Node, NodeLock, OperationState, Pod
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, dump
 from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Eviction, EvictionResult, Note, Stored
 from gpuheal_responder.shell import record
+from gpuheal_responder.shell.kube_read import read_node, read_pod, write_taint
 
 HOLDER = "gpuheal"
 
 
 class SimulatedCluster:
-    """The port Cluster. `protect` names pods that must not be moved; a frozen cache keeps telling what it last saw."""
+    """The port Cluster; `protect` says of pods (`namespace/name`) why they must not be moved.
+
+    Objects are read by the same functions as those of a real API server.
+    """
 
     def __init__(self, api: ApiServer, workloads: Workloads, gate: Gate, *, holder: str = HOLDER) -> None:
         self._api = api
@@ -62,7 +65,7 @@ class SimulatedCluster:
         """The node with taints, cordon and undo record as `marks` says, written at once at its version."""
 
         def change(raw: Json) -> None:
-            set_or_drop(raw["spec"], "taints", [raw_taint(t) for t in marks.taints])
+            set_or_drop(raw["spec"], "taints", [write_taint(t) for t in marks.taints])
             if marks.unschedulable is not None:
                 set_or_drop(raw["spec"], "unschedulable", marks.unschedulable)
             annotations = dict(raw["metadata"].get("annotations", {}))
@@ -84,8 +87,7 @@ class SimulatedCluster:
             for c in put:
                 put_condition(raw, kind=c.type, status=c.status, reason=c.reason, message=c.message, at=at)
 
-        unversioned = replace(node, resource_version="")
-        await self._gate.cross("set_conditions", node.name, lambda: self._change(unversioned, change))
+        await self._gate.cross("set_conditions", node.name, lambda: self._change(node, change, versioned=False))
 
     async def evict(self, pod: Pod) -> Eviction:
         """What the Eviction API made of it."""
@@ -95,12 +97,10 @@ class SimulatedCluster:
             match answer.status:
                 case Evicted.CREATED:
                     return Eviction(result=EvictionResult.ACCEPTED)
-                case Evicted.BLOCKED:
-                    return Eviction(result=EvictionResult.BLOCKED, blocker=f"{answer.budget}: {answer.cause}")
+                case Evicted.BLOCKED | Evicted.TWO_BUDGETS:
+                    return Eviction(result=EvictionResult.BLOCKED, blocker=answer.cause)
                 case Evicted.NOT_FOUND | Evicted.OTHER_UID:
                     return Eviction(result=EvictionResult.GONE)
-                case Evicted.TWO_BUDGETS:
-                    raise Transient("server-error", "500: this pod has more than one PodDisruptionBudget")
 
         return await self._gate.cross("evict", pod.ref, effect, detail=pod.uid)
 
@@ -163,16 +163,17 @@ class SimulatedCluster:
             return None
         view = self._views.get(name)
         if view is None or view.resource_version != raw["metadata"]["resourceVersion"]:
-            view = self._views[name] = node_of(raw)
+            view = self._views[name] = read_node(raw)
         return view
 
     def _pod(self, raw: Json) -> Pod:
         ref = f"{raw['metadata']['namespace']}/{raw['metadata']['name']}"
-        return pod_of(raw, protected=self.protect.get(ref, ""))
+        return replace(read_pod(raw), protected=self.protect.get(ref, ""))
 
-    def _change(self, node: Node, change: Callable[[Json], None]) -> Node:
+    def _change(self, node: Node, change: Callable[[Json], None], *, versioned: bool = True) -> Node:
+        version = node.resource_version if versioned else None
         try:
-            return node_of(self._api.change_node(node.name, change, version=node.resource_version or None))
+            return read_node(self._api.change_node(node.name, change, uid=node.uid, version=version))
         except (Conflict, Missing) as problem:
             _refuse(problem)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from gpuheal_lab.clock import Schedule
 from gpuheal_lab.fleet import Gpu, NodeSpec
@@ -103,16 +104,16 @@ class GpuState:
 class Watcher:
     """Who wants to know what happens to a machine; every method may be left as it is."""
 
-    def gpus_changed(self, machine: Machine) -> None:
+    def gpus_changed(self, machine: Machine, /) -> None:
         """A GPU broke or was cured."""
 
-    def line(self, machine: Machine, line: KernelLine) -> None:
+    def line(self, machine: Machine, line: KernelLine, /) -> None:
         """The kernel logged a line."""
 
-    def went_down(self, machine: Machine) -> None:
+    def went_down(self, machine: Machine, /) -> None:
         """The machine stopped."""
 
-    def came_up(self, machine: Machine) -> None:
+    def came_up(self, machine: Machine, /) -> None:
         """The machine runs a new kernel."""
 
 
@@ -187,7 +188,7 @@ class Machine:
         if self.power is not Power.UP:
             return
         self.power = Power.STOPPING
-        self._schedule.after(self._timings.shutdown, lambda _: self._down(then_boot=not self.hang_at_boot))
+        self._schedule.after(self._timings.shutdown, lambda: self._down(then_boot=not self.hang_at_boot))
 
     def cut_power(self) -> None:
         """The machine is down at once and stays so until `switch_on`."""
@@ -196,7 +197,7 @@ class Machine:
     def switch_on(self) -> None:
         """The machine boots if it was down."""
         if self.power is Power.DOWN:
-            self._schedule.after(self._timings.boot, lambda _: self._up())
+            self._schedule.after(self._timings.boot, self._up)
 
     def _down(self, *, then_boot: bool) -> None:
         if self.power is Power.DOWN:
@@ -224,11 +225,11 @@ class Machine:
             for fault in list(state.faults.values()):
                 self.break_gpu(gpu, fault)
         boots = self.boots
-        self._schedule.after(self._timings.kubelet_ready + self._timings.gpus_ready, lambda _: self._gpus_up(boots))
+        self._schedule.after(self._timings.kubelet_ready + self._timings.gpus_ready, partial(self._gpus_up, boots))
         relapses, self._relapses = self._relapses, []
         for gpu, fault in relapses:
             delay = fault.relapse_after or timedelta(0)
-            self._schedule.after(delay, lambda _, gpu=gpu, fault=fault: self.break_gpu(gpu, fault))
+            self._schedule.after(delay, partial(self.break_gpu, gpu, fault))
 
     def _gpus_up(self, boots: int) -> None:
         if self.power is Power.UP and self.boots == boots:

@@ -52,12 +52,12 @@ def throttled() -> GpuhealError:
 
 def server_error() -> GpuhealError:
     """HTTP 500."""
-    return Transient("server-error", "500 Internal Server Error")
+    return Transient("api-unavailable", "500 Internal Server Error")
 
 
 def timeout() -> GpuhealError:
     """No answer within the deadline; whether the call took effect is not known."""
-    return Transient("timeout", "no answer in time")
+    return Transient("api-unavailable", "no answer in time")
 
 
 def forbidden() -> GpuhealError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from functools import partial
 
 from gpuheal_lab.apiserver import ApiServer, Missing
 from gpuheal_lab.clock import Schedule
@@ -37,18 +37,18 @@ class NodeAgent(Watcher):
             machine.watchers.append(self)
         api.on_node.append(self._node_changed)
 
-    def gpus_changed(self, machine: Machine) -> None:
+    def gpus_changed(self, machine: Machine, /) -> None:
         """The allocatable GPUs follow a moment later."""
-        self._schedule.after(self._timings.device_plugin, lambda _: self._report_gpus(machine))
+        self._schedule.after(self._timings.device_plugin, partial(self._report_gpus, machine))
 
-    def went_down(self, machine: Machine) -> None:
+    def went_down(self, machine: Machine, /) -> None:
         """The node turns Unknown when its heartbeats have been missed long enough."""
-        self._schedule.after(self._timings.not_ready_after, lambda at: self._lost(machine, at))
+        self._schedule.after(self._timings.not_ready_after, partial(self._lost, machine))
 
-    def came_up(self, machine: Machine) -> None:
+    def came_up(self, machine: Machine, /) -> None:
         """The kubelet reports the new boot, and its pods start again."""
         boots = machine.boots
-        self._schedule.after(self._timings.kubelet_ready, lambda at: self._registered(machine, boots, at))
+        self._schedule.after(self._timings.kubelet_ready, partial(self._registered, machine, boots))
 
     def _report_gpus(self, machine: Machine) -> None:
         if machine.power is Power.DOWN:
@@ -60,7 +60,7 @@ class NodeAgent(Watcher):
 
         self._change(machine, change)
 
-    def _lost(self, machine: Machine, at: datetime) -> None:
+    def _lost(self, machine: Machine) -> None:
         if machine.power is not Power.DOWN:
             return
 
@@ -71,14 +71,14 @@ class NodeAgent(Watcher):
                 status="Unknown",
                 reason="NodeStatusUnknown",
                 message="Kubelet stopped posting node status.",
-                at=at,
+                at=self._schedule.now(),
             )
 
         self._change(machine, change)
         for pod in self._api.pods_on(machine.spec.name):
             self._api.change_pod(pod, lambda p: set_pod_ready(p, False))
 
-    def _registered(self, machine: Machine, boots: int, at: datetime) -> None:
+    def _registered(self, machine: Machine, boots: int) -> None:
         if machine.power is not Power.UP or machine.boots != boots:
             return
 
@@ -92,14 +92,14 @@ class NodeAgent(Watcher):
                 status="True",
                 reason="KubeletReady",
                 message="kubelet is posting ready status",
-                at=at,
+                at=self._schedule.now(),
             )
 
         self._change(machine, change)
         name = machine.spec.name
         message = f"Node {name} has been rebooted, boot id: {machine.boot_id}"
         self._api.record(node=name, reason="Rebooted", message=message, warning=True, source="kubelet")
-        self._schedule.after(self._timings.pod_start, lambda _: self._start_pods(machine))
+        self._schedule.after(self._timings.pod_start, partial(self._start_pods, machine))
 
     def _start_pods(self, machine: Machine) -> None:
         if machine.power is not Power.UP:
@@ -117,9 +117,9 @@ class NodeAgent(Watcher):
     def _node_changed(self, name: str) -> None:
         node = self._api.nodes.get(name)
         if node is not None and _wrong_taints(node):
-            self._schedule.after(self._timings.controllers, lambda at: self._taint(name, at))
+            self._schedule.after(self._timings.controllers, partial(self._taint, name))
 
-    def _taint(self, name: str, at: datetime) -> None:
+    def _taint(self, name: str) -> None:
         node = self._api.nodes.get(name)
         if node is None:
             return
@@ -127,7 +127,7 @@ class NodeAgent(Watcher):
         def change(node: Json) -> None:
             for (key, effect), wanted in _wrong_taints(node).items():
                 if wanted:
-                    put_taint(node, {"key": key, "effect": effect, "timeAdded": stamp(at)})
+                    put_taint(node, {"key": key, "effect": effect, "timeAdded": stamp(self._schedule.now())})
                 else:
                     remove_taint(node, key, effect)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 
 from gpuheal_lab.apiserver import ApiServer
 from gpuheal_lab.clock import Schedule
@@ -24,6 +25,8 @@ from gpuheal_lab.objects import (
     stamp,
 )
 
+TWO_BUDGETS = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+
 
 class Evicted(StrEnum):
     """Answers of the Eviction API, by status code."""
@@ -37,10 +40,9 @@ class Evicted(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvictionAnswer:
-    """What the Eviction API said; `budget` and `cause` are those of the budget that refused."""
+    """What the Eviction API said, with its words about the budget that refused."""
 
     status: Evicted
-    budget: str = ""
     cause: str = ""
 
 
@@ -144,19 +146,19 @@ class Workloads(Watcher):
         free = pod_over(pod) or pod["status"]["phase"] == "Pending" or "deletionTimestamp" in pod["metadata"]
         budgets = [] if free else [b for b in self._api.budgets if b.covers(pod)]
         if len(budgets) > 1:
-            return EvictionAnswer(status=Evicted.TWO_BUDGETS)
+            return EvictionAnswer(status=Evicted.TWO_BUDGETS, cause=TWO_BUDGETS)
         for budget in budgets:
             healthy, wanted, allowed = budget.standing(list(self._api.pods.values()))
             unhealthy_and_enough = not pod_ready(pod) and healthy >= wanted > 0
             if allowed < 1 and not unhealthy_and_enough:
                 cause = f"The disruption budget {budget.name} needs {wanted} healthy pods and has {healthy} currently"
-                return EvictionAnswer(status=Evicted.BLOCKED, budget=f"{namespace}/{budget.name}", cause=cause)
+                return EvictionAnswer(status=Evicted.BLOCKED, cause=cause)
         self._terminate(pod)
         return EvictionAnswer(status=Evicted.CREATED)
 
-    def came_up(self, machine: Machine) -> None:
+    def came_up(self, machine: Machine, /) -> None:
         """Pods that were going away when the machine stopped are gone now: their kubelet is back."""
-        self._schedule.after(self._timings.kubelet_ready, lambda _: self._sweep(machine.spec.name))
+        self._schedule.after(self._timings.kubelet_ready, partial(self._sweep, machine.spec.name))
 
     def _start(
         self, owner: Owner, namespace: str, labels: Mapping[str, str], size: int, gpus: int, nodes: tuple[str, ...]
@@ -208,7 +210,7 @@ class Workloads(Watcher):
             pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}, reason]
 
         self._api.change_pod(pod, change)
-        self._schedule.after(self._timings.pod_grace, lambda _: self._remove(pod))
+        self._schedule.after(self._timings.pod_grace, partial(self._remove, pod))
 
     def _remove(self, pod: Json) -> None:
         meta = pod["metadata"]
@@ -238,9 +240,7 @@ class Workloads(Watcher):
                 continue
             node = old["spec"].get("nodeName") if reference["kind"] == "DaemonSet" else None
             if node is None or node in self._api.nodes:
-                self._schedule.after(
-                    self._timings.controllers, lambda _, made=made, node=node: self._remake(made, node)
-                )
+                self._schedule.after(self._timings.controllers, partial(self._remake, made, node))
 
     def _remake(self, made: Replicas, node: str | None) -> None:
         name = self._replica(made, node)
@@ -253,7 +253,7 @@ class Workloads(Watcher):
             self._placing = True
             self._schedule.after(self._timings.controllers, self._place_now)
 
-    def _place_now(self, _at: datetime) -> None:
+    def _place_now(self) -> None:
         self._placing = False
         self._place()
 
@@ -269,7 +269,7 @@ class Workloads(Watcher):
                 continue
             name = fitting[0][1]
             free[name] -= wanted
-            self._api.change_pod(pod, lambda p, name=name: p["spec"].__setitem__("nodeName", name))
+            self._api.change_pod(pod, partial(_bind, name))
             self._start_later(pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     def _free_gpus(self, name: str) -> int | None:
@@ -282,7 +282,7 @@ class Workloads(Watcher):
         return int(node["status"]["allocatable"].get(GPU_RESOURCE, 0)) - used
 
     def _start_later(self, namespace: str, name: str) -> None:
-        self._schedule.after(self._timings.pod_start, lambda _: self._run_pod(namespace, name))
+        self._schedule.after(self._timings.pod_start, partial(self._run_pod, namespace, name))
 
     def _run_pod(self, namespace: str, name: str) -> None:
         pod = self._api.pods.get((namespace, name))
@@ -296,3 +296,7 @@ class Workloads(Watcher):
 def _running(pod: Json) -> None:
     pod["status"]["phase"] = "Running"
     set_pod_ready(pod, True)
+
+
+def _bind(node: str, pod: Json) -> None:
+    pod["spec"]["nodeName"] = node
