@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
 from gpuheal_exporters import nvlink4, nvlink5
-from gpuheal_exporters.resolution import ACTIONS, Resolution
+from gpuheal_exporters.resolution import ACTIONS, Resolution, worse
 from gpuheal_exporters.sxid import Sxid
 from gpuheal_exporters.table import rows
-from gpuheal_exporters.xid import RECOVERY_XID, Xid
+from gpuheal_exporters.xid import NVLINK5_XIDS, RECOVERY_XID, Xid
 
 # Xid 154: numbers of NVML's recovery action (field 230); 5 from driver 595, 6 and 7 from nvidia-ml-py 13.615.
 RECOVERY_ACTIONS = {
@@ -22,6 +23,7 @@ RECOVERY_ACTIONS = {
     6: "gpu_reset",
     7: "reboot",
 }
+_FATAL = re.compile(r"\bFatal\b")
 _SEVERITY = {"fatal": "fatal", "degraded": "non_fatal", "warning": "non_fatal", "info": "non_fatal"}
 
 
@@ -62,6 +64,7 @@ def sxid_rows() -> dict[int, SxidRow]:
     }
 
 
+@lru_cache(maxsize=512)
 def _from_table(code: int) -> Resolution:
     row = xid_rows().get(code)
     if row is None:
@@ -101,6 +104,8 @@ def resolve_xid(message: Xid, driver_version: str = "", *, drill: bool = False) 
         decided = nvlink5.decode(message.xid, message.nvlink5, driver_version, drill=drill).resolution
     elif message.xid == 74 and message.regs:
         decided = nvlink4.decode(message.regs)
+    elif message.xid in NVLINK5_XIDS and _FATAL.search(message.text):
+        decided = worse(_from_table(message.xid), nvlink5.by_word(fatal=True, what="text of unknown shape"))
     return decided or _from_table(message.xid)
 
 

@@ -44,14 +44,14 @@ class EventRing:
 
     def __init__(self, limit: int = 512) -> None:
         self._entries: deque[Event] = deque(maxlen=limit)
-        self._latest: dict[tuple[str, ...], Event] = {}
+        self._latest: dict[tuple[object, ...], Event] = {}
         self._limit = limit
         self._number = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def repeat(self, key: tuple[str, ...], at: float) -> bool:
+    def repeat(self, key: tuple[object, ...], at: float) -> bool:
         """True if the event was counted into the entry it repeats; then no new one is needed."""
         entry = self._latest.get(key)
         if entry is None or not 0 <= at - entry.last_at <= COALESCE_SECONDS:
@@ -60,7 +60,7 @@ class EventRing:
         entry.last_at = at
         return True
 
-    def add(self, key: tuple[str, ...], event: Event) -> None:
+    def add(self, key: tuple[object, ...], event: Event) -> None:
         """The event is the newest entry; the oldest one may be gone."""
         self._number += 1
         event.number = self._number
@@ -71,7 +71,7 @@ class EventRing:
         if len(self._latest) > self._limit:
             self._latest.pop(next(iter(self._latest)))
 
-    def newest(self, key: tuple[str, ...]) -> Event | None:
+    def newest(self, key: tuple[object, ...]) -> Event | None:
         """The newest entry with this key still remembered."""
         return self._latest.get(key)
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ _PCI = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([0-9a-fA-F]{2})(?:
 _FIELDS = ("gpu_uuid", "pci_bus_id", "serial", "slot", "product")
 
 
+@lru_cache(maxsize=512)
 def normalise_pci(text: str) -> str:
     """The address as `dddd:bb:dd` in lower case, without the function digit; ValueError if it is none.
 

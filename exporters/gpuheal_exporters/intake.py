@@ -73,7 +73,8 @@ def _group(state: NodeExporterState, pci: str, at: float) -> Group:
         if len(groups) >= MAX_OPEN:
             groups.pop(next(iter(groups)))
         group = groups[pci] = Group(last=at)
-    group.last = max(group.last, at)
+    if at > group.last:
+        group.last = at
     return group
 
 
@@ -109,7 +110,7 @@ def _xid(state: NodeExporterState, message: Xid, record: KernelRecord, at: float
         state.recovery[pci] = recovery.now
         if recovery.now == 0:
             state.recovered(pci)
-    ring_key = ("xid", key.xid, pci, str(message.link), str(recovery and recovery.now))
+    ring_key = ("xid", key.xid, pci, message.link, recovery and recovery.now)
     if not state.events.repeat(ring_key, at):
         pod = state.attribution(pid=message.pid, gpu_uuid=uuid, pci_bus_id=pci) if state.attribution else {}
         event = _event(state, "xid", key.xid, (uuid, pci), record, at, resolution)

@@ -7,7 +7,7 @@ dictionary lines that begin with a blank. Unprintable bytes and the backslash ar
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 # Any line the parsers recognise contains one of these; a cheap test that keeps ordinary traffic away from the regexes.
 TOKENS = (b"NVRM:", b"SXid", b"AER:", b"PCIe Bus Error:", b": Link Down")
@@ -28,9 +28,11 @@ MAX_RECORD = 8192  # bytes; the kernel's own limit for one formatted record (CON
 MAX_FRAGMENTS = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelRecord:
-    """One log message. `prio`, `seq` and `usec` (microseconds since boot) are None for text that did not carry them."""
+class KernelRecord(NamedTuple):
+    """One log message. `prio`, `seq` and `usec` (microseconds since boot) are None for text that did not carry them.
+
+    A named tuple, because a flood makes tens of thousands of them a second.
+    """
 
     text: str
     prio: int | None = None
@@ -66,12 +68,15 @@ def parse_raw(raw: bytes) -> KernelRecord | None:
     if match is None:
         return None
     prio, seq, usec, flags, extra = match.groups()
-    body = raw[match.end() : match.end() + MAX_RECORD].split(b"\n", 1)[0]
+    body = raw[match.end() : match.end() + MAX_RECORD].partition(b"\n")[0]
+    text = unescape(body)
+    if extra is None and flags == b"-":
+        return KernelRecord(text, int(prio), int(seq), int(usec))
     caller = ""
     if extra and b"caller=" in extra:
         caller = extra.split(b"caller=", 1)[1].split(b",", 1)[0].decode("ascii", "replace")
     return KernelRecord(
-        text=unescape(body),
+        text=text,
         prio=int(prio),
         seq=int(seq),
         usec=int(usec),
@@ -117,7 +122,7 @@ class Assembler:
         fragment = "+" in record.flags or ("c" in record.flags and not _starts_message(record.text))
         if fragment and held is not None and held.caller == record.caller and self._fragments < MAX_FRAGMENTS:
             self._fragments += 1
-            self._held = replace(held, text=(held.text + record.text)[:MAX_RECORD])
+            self._held = held._replace(text=(held.text + record.text)[:MAX_RECORD])
             return None
         self._held = record
         self._fragments = 0

@@ -103,9 +103,12 @@ class LatchStore(Generic[KeyT]):
             entry.latched, entry.count, entry.first, entry.last = True, 0, at, at
             entry.resolution, entry.cause = None, ""
         entry.count += 1
-        entry.first = min(entry.first, at)
-        entry.last = max(entry.last, at)
-        entry.resolution = worse(entry.resolution, resolution)
+        if at > entry.last:
+            entry.last = at
+        elif at < entry.first:
+            entry.first = at
+        if resolution is not entry.resolution:
+            entry.resolution = worse(entry.resolution, resolution)
         entry.cause = entry.cause or cause
         return entry
 

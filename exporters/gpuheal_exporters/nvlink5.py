@@ -125,13 +125,13 @@ def _by_status(candidates: Iterable[Row], status: int) -> tuple[tuple[Row, ...],
     return tuple(matched), rest if matched else status
 
 
-def _by_word(coded: Nvlink5) -> Resolution:
-    fatal = coded.severity == "Fatal"
+def by_word(*, fatal: bool, what: str) -> Resolution:
+    """The resolution of a message that no row explains: Fatal fails closed, Nonfatal is an alert."""
     return Resolution(
         action="gpu_reset" if fatal else "alert",
         basis="message",
         severity="fatal" if fatal else "non_fatal",
-        detail=f"{coded.unit}: no row of the decode table; judged by the word {coded.severity}",
+        detail=f"{what}: no row of the decode table; judged by the word {'Fatal' if fatal else 'Nonfatal'}",
     )
 
 
@@ -172,6 +172,6 @@ def _judge(coded: Nvlink5, matched: tuple[Row, ...], unexplained: int, reason: i
         )
         worst = worse(worst, judged)
     if worst is None or unexplained:
-        worst = worse(worst, _by_word(coded))
+        worst = worse(worst, by_word(fatal=coded.severity == "Fatal", what=coded.unit))
     assert worst is not None
     return worst

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpuheal_exporters.identity import normalise_pci
 
@@ -72,9 +73,11 @@ class Nvlink5:
     words: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Xid:
-    """One Xid headline; None where the line says nothing. `pci` is normalised, `text` is what follows pid and name."""
+class Xid(NamedTuple):
+    """One Xid headline; None where the line says nothing. `pci` is normalised, `text` is what follows pid and name.
+
+    A named tuple, because a flood makes tens of thousands of them a second.
+    """
 
     xid: int
     text: str
@@ -129,7 +132,7 @@ def _nvlink5(text: str) -> Nvlink5 | None:
 def _details(code: int, text: str) -> dict[str, object]:
     """The fields that depend on the code; only what is anchored in the driver's own text is believed."""
     if code == CLEANUP_XID:
-        match = _CAUSED_BY.search(text)
+        match = _CAUSED_BY.search(text) if "caused by" in text else None
         return {"caused_by": int(match[1])} if match else {}
     if code == RECOVERY_XID:
         match = _RECOVERY.search(text)
@@ -154,19 +157,18 @@ def parse_xid(message: str) -> Xid | None:
     head = _HEAD.match(message)
     if head is None:
         return None
-    code = int(head["xid"])
-    rest = head["rest"]
+    pci, gi, ci, uuid, number, rest = head.groups()
+    code = int(number)
     pid_match = _PID.match(rest)
     pid = name = None
     if pid_match is not None:
         pid = int(pid_match[1]) if pid_match[1] else None
         name, rest = _split_name(rest[pid_match.end() :])
-    pci, gi, ci = head["pci"], head["gi"], head["ci"]
     return Xid(
         xid=code,
         text=rest.rstrip(),
         pci=normalise_pci(pci) if pci else None,
-        uuid=head["uuid"],
+        uuid=uuid,
         gi=int(gi) if gi else None,
         ci=int(ci) if ci else None,
         pid=pid,
