@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from gpuheal_exporters.inventory import NodeInventory
 from gpuheal_exporters.metrics_nvml import Families
 from gpuheal_exporters.podresources import SOCKET, HeldDevice, PodResourcesError, list_devices
+from gpuheal_exporters.procfs import host_pids_visible, read_text
 
 _UID = r"[0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32}"
 _POD = re.compile(rf"(?:^|[/-])pod({_UID})(?:\.slice|/|$|:)")
@@ -68,12 +69,12 @@ def parse_cgroup(text: str) -> CgroupOwner | None:
 
 
 def process_owner(root: Path, pid: int) -> CgroupOwner | None:
-    """The pod of a running process of the host, or None when it is gone or in no pod."""
-    try:
-        with (root / "proc" / str(pid) / "cgroup").open(encoding="utf-8", errors="replace") as file:
-            return parse_cgroup(file.read(MAX_TEXT))
-    except OSError:
+    """The pod of a running process, or None when it is gone, in no pod, or pids here are not those of the kernel
+    log.
+    """
+    if not host_pids_visible(root):
         return None
+    return parse_cgroup(read_text(root / "proc" / str(pid) / "cgroup", MAX_TEXT))
 
 
 def pod_names(root: Path) -> dict[str, tuple[str, str]]:

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from gpuheal_exporters.bootinfo import read_driver_version
 from gpuheal_exporters.metrics_nvml import Families
 from gpuheal_exporters.nvml_snapshot import NvmlSnapshot, NvmlState
+from gpuheal_exporters.procfs import read_text
 
 REQUIRED = ("nvidia", "nvidia_uvm")
 OPTIONAL = ("gdrdrv", "nvidia_drm", "nvidia_fs", "nvidia_modeset", "nvidia_peermem")
@@ -20,15 +21,6 @@ NVIDIA = "0x10de"
 GPU_CLASSES = ("0x0300", "0x0302")  # PCI display controllers: VGA, 3D
 SWITCH_CLASS = "0x0680"  # an NVSwitch is a "bridge, other"
 MAX_DEVICES = 4096
-
-
-def read_text(path: Path, limit: int = 65536) -> str:
-    """The first `limit` characters of a file of the kernel, or an empty text when it is not there."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(limit)
-    except OSError:
-        return ""
 
 
 def nvidia_devices(root: Path, classes: tuple[str, ...]) -> int:

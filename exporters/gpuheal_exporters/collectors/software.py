@@ -11,9 +11,10 @@ from pathlib import Path
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.collectors.driver import SWITCH_CLASS, nvidia_devices, read_text
+from gpuheal_exporters.collectors.driver import SWITCH_CLASS, nvidia_devices
 from gpuheal_exporters.metrics_nvml import Families
 from gpuheal_exporters.nvml_snapshot import NvmlSnapshot
+from gpuheal_exporters.procfs import host_pids_visible, read_text
 
 PROCESSES = {
     # component -> /proc/<pid>/comm, which the kernel cuts at 15 characters
@@ -35,12 +36,9 @@ _LISTEN = "0A"
 
 
 def processes(root: Path) -> set[str] | None:
-    """Names of all processes, or None when the host's are not visible (another PID namespace, or hidepid).
-
-    The host's PID namespace is the one where process 2 is the kernel's kthreadd.
-    """
+    """Names of all processes, or None when the host's are not visible (another PID namespace, or hidepid)."""
     proc = root / "proc"
-    if read_text(proc / "2/comm").strip() != "kthreadd":
+    if not host_pids_visible(root):
         return None
     names = set()
     with os.scandir(proc) as entries:
