@@ -1,0 +1,227 @@
+"""Metrics and audit lines: the port Recorder, and what the web layer counts. Every name is explained in METRICS.md.
+
+Each application has a registry of its own. Gauges about cases are made from the last round's cases as a whole, so a
+closed case leaves no series behind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TextIO
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from gpuheal_responder import __version__
+from gpuheal_responder.core.faults import DeadLetter
+from gpuheal_responder.core.model import Case
+from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
+from gpuheal_responder.ports import Clock
+from gpuheal_responder.shell.record import dump_time, dump_verdict
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+STEP_BUCKETS = (0.1, 1, 10, 60, 300, 900, 1800, 3600, 7200)
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 10)
+ROUND_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+PENDING = "pending"
+APPROVAL = "approval-needed"
+_STATES = {Act: "acting", Wait: "waiting", Hold: "held", Escalate: "escalated", Done: "closing"}
+
+
+class Telemetry:
+    """The port Recorder on Prometheus metrics and JSON lines."""
+
+    def __init__(self, *, cluster: str, clock: Clock, audit: TextIO) -> None:
+        """Register every metric; audit lines go to `audit`, one per verdict that is news and per act of a person."""
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._cluster = cluster
+        self._clock = clock
+        self._audit = audit
+        self._standing = _Standing()
+        self._seen: frozenset[tuple[str, str]] = frozenset()
+        registry = self.registry
+        registry.register(self._standing)
+        Info("gpuheal_responder", "Version of this responder.", registry=registry).info({"version": __version__})
+        self._verdicts = Counter(
+            "gpuheal_verdicts",
+            "Verdicts that differed from the case's last one.",
+            ("verdict", "reason"),
+            registry=registry,
+        )
+        self._steps = Histogram(
+            "gpuheal_step_duration_seconds",
+            "Time one performance of a step took.",
+            ("action", "outcome"),
+            buckets=STEP_BUCKETS,
+            registry=registry,
+        )
+        self._rounds = Histogram(
+            "gpuheal_tick_duration_seconds", "Time one round took.", ("ok",), buckets=ROUND_BUCKETS, registry=registry
+        )
+        self._problems = Counter(
+            "gpuheal_observe_errors", "Looks at a source that failed.", ("source",), registry=registry
+        )
+        self._dead_total = Counter(
+            "gpuheal_dead_letters", "Alerts and deliveries that could not be used.", ("reason",), registry=registry
+        )
+        self._ignored = Counter(
+            "gpuheal_evidence_ignored", "Series that broke the evidence contract.", ("reason",), registry=registry
+        )
+        self._deliveries = Counter(
+            "gpuheal_deliveries", "Webhook deliveries by HTTP answer.", ("answer",), registry=registry
+        )
+        self._latency = Histogram(
+            "gpuheal_delivery_duration_seconds",
+            "Time from a delivery's head to its answer.",
+            buckets=REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self._config = Counter(
+            "gpuheal_config_errors", "Changed files that could not be used; the old ones stay.", registry=registry
+        )
+        self._leader = Gauge("gpuheal_leader", "1 while this replica is the one that acts.", registry=registry)
+        self._frozen = Gauge(
+            "gpuheal_frozen",
+            "1 while nothing disruptive starts because the alert pipeline is not well.",
+            registry=registry,
+        )
+
+    def decided(self, case: Case, verdict: Verdict) -> None:
+        """Count a verdict that differs from the case's last one, and write its audit line."""
+        said = dump_verdict(verdict)
+        self._verdicts.labels(said["verdict"], said["reason"]).inc()
+        faults = [
+            {"fault": f.slug, **({"gpuUUID": f.target.gpu_uuid} if f.target.gpu_uuid else {})} for f in case.faults
+        ]
+        self.audit("verdict", {"case": case.name, "node": case.node, "policy": case.policy, "faults": faults, **said})
+
+    def performed(self, action: str, outcome: str, seconds: float) -> None:
+        """Count one performed step."""
+        self._steps.labels(action, outcome).observe(seconds)
+
+    def looked(self, problems: Sequence[str], dead: Sequence[DeadLetter]) -> None:
+        """Count the sources that could not be read, and the dead letters that are new."""
+        for problem in problems:
+            self._problems.labels(problem.split(maxsplit=1)[0].rstrip(":") if problem.strip() else "unknown").inc()
+        now = {(letter.fingerprint, letter.reason): letter for letter in dead}
+        for key in now.keys() - self._seen:
+            letter = now[key]
+            self._dead_total.labels(letter.reason).inc()
+            told = {"alertname": letter.alertname, "fingerprint": letter.fingerprint, "message": letter.detail}
+            self.audit("dead-letter", {"reason": letter.reason, **told})
+        self._seen = frozenset(now)
+        self._standing.dead = [letter.reason for letter in now.values()]
+
+    def standing(self, open_cases: Sequence[tuple[Case, Verdict]], closed: Sequence[Case]) -> None:
+        """Replace the gauges made from all cases: states, and until when each fault's evidence is settled."""
+        self._standing.open = tuple(open_cases)
+        self._standing.closed = tuple(closed)
+
+    def ticked(self, seconds: float, ok: bool) -> None:
+        """Record one round of the engine."""
+        self._rounds.labels(str(ok).lower()).observe(seconds)
+
+    def verdict_of(self, case: str) -> Verdict | None:
+        """Return the last round's verdict on an open case, or None."""
+        return next((verdict for held, verdict in self._standing.open if held.name == case), None)
+
+    def delivered(self, answer: int, seconds: float) -> None:
+        """Count one delivery to the webhook."""
+        self._deliveries.labels(str(answer)).inc()
+        self._latency.observe(seconds)
+
+    def dead_letter(self, reason: str, message: str) -> None:
+        """Count a delivery that is Alertmanager's but cannot be used."""
+        self._dead_total.labels(reason).inc()
+        self.audit("dead-letter", {"reason": reason, "message": message[:1000]})
+
+    def ignored(self, reason: str) -> None:
+        """Count a series that broke the evidence contract."""
+        self._ignored.labels(reason).inc()
+
+    def config_error(self, problem: Exception) -> None:
+        """Count a changed file that could not be used."""
+        self._config.inc()
+        self.audit("config-error", {"message": str(problem)})
+
+    def leading(self, leader: bool) -> None:
+        """Record whether this replica acts; one that does not has no cases to show."""
+        self._leader.set(leader)
+        if not leader:
+            self.standing((), ())
+
+    def frozen(self, reason: str) -> None:
+        """Record whether the pipeline keeps disruptive steps from starting; an empty reason says it does not."""
+        self._frozen.set(bool(reason))
+
+    def audit(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Write one audit line: a JSON object on one line, with time, cluster and event first."""
+        head = {"at": dump_time(self._clock.now()), "cluster": self._cluster, "event": event}
+        self._audit.write(json.dumps({**head, **fields}, separators=(",", ":"), default=str) + "\n")
+        self._audit.flush()
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format (content type CONTENT_TYPE)."""
+        return generate_latest(self.registry)
+
+
+class _Standing(Collector):
+    """Gauges that are made from the last round's cases at scrape time."""
+
+    def __init__(self) -> None:
+        self.open: Sequence[tuple[Case, Verdict]] = ()
+        self.closed: Sequence[Case] = ()
+        self.dead: Sequence[str] = ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families; each is there even without a series."""
+        state = GaugeMetricFamily(
+            "gpuheal_case_state",
+            "1 for the state each fault of an open case is in.",
+            labels=("target_node", "fault", "state", "step", "reason"),
+        )
+        opened = GaugeMetricFamily(
+            "gpuheal_case_opened_timestamp_seconds",
+            "When the open case of a node was opened.",
+            labels=("target_node", "case"),
+        )
+        for case, verdict in self.open:
+            opened.add_metric((case.node, case.name), case.opened_at.timestamp())
+            said = dump_verdict(verdict)
+            for fault in sorted({f.slug for f in case.faults}):
+                state.add_metric((case.node, fault, state_of(verdict), said.get("step", ""), said["reason"]), 1)
+        cleared = GaugeMetricFamily(
+            "gpuheal_fault_cleared_timestamp_seconds",
+            "Until when evidence of this fault is settled by a closed case.",
+            labels=("target_node", "gpu_uuid", "fault"),
+        )
+        for key, at in settled(self.closed).items():
+            cleared.add_metric(key, at.timestamp())
+        letters = GaugeMetricFamily(
+            "gpuheal_dead_letters_current", "Alerts now firing that cannot be used.", labels=("reason",)
+        )
+        for reason in sorted(set(self.dead)):
+            letters.add_metric((reason,), self.dead.count(reason))
+        return (state, opened, cleared, letters)
+
+
+def state_of(verdict: Verdict) -> str:
+    """Return the word for what a verdict means to people; what waits only for their approval is `pending`."""
+    if isinstance(verdict, Hold) and verdict.reason == APPROVAL:
+        return PENDING
+    return _STATES[type(verdict)]
+
+
+def settled(closed: Iterable[Case]) -> Mapping[tuple[str, str, str], datetime]:
+    """Return by (node, GPU, fault) when the newest closed case that had the fault ended."""
+    found: dict[tuple[str, str, str], datetime] = {}
+    for case in closed:
+        for fault in case.faults if case.closed_at is not None else ():
+            key = (case.node, fault.target.gpu_uuid or "", fault.slug)
+            assert case.closed_at is not None
+            found[key] = max(case.closed_at, found.get(key, case.closed_at))
+    return found
