@@ -36,8 +36,9 @@ def progress(step: Step, case: Case, world: World) -> Progress:
     if world.pods is None and attempt is not None and attempt.state is AttemptState.SUCCEEDED:
         return Progress(state=ProgressState.DONE, reason="empty")
     if world.pods is None:
-        running = attempt is not None and attempt.open
-        return Progress(state=ProgressState.RUNNING if running else ProgressState.TODO, reason="pods-unknown")
+        if attempt is not None and attempt.open:
+            return Progress(state=ProgressState.RUNNING, reason=attempt.reason or "draining", detail=attempt.detail)
+        return Progress(state=ProgressState.TODO, reason="pods-unknown")
     left = [p.ref for p in world.pods if p.evictable]
     if not left:
         return Progress(state=ProgressState.DONE, reason="empty")

@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from gpuheal_responder.core import evidence as ev
-from gpuheal_responder.core.model import Attempt, AttemptState, Case, Fault, Node, UndoRecord, World
+from gpuheal_responder.core.model import (
+    Attempt,
+    AttemptState,
+    Case,
+    Fault,
+    Node,
+    OperationState,
+    UndoRecord,
+    World,
+)
 from gpuheal_responder.core.policy import Phase, Policy, Progress, ProgressState, Step
 
 
@@ -60,22 +69,8 @@ def open_case(
     )
 
 
-def case_from_undo(node_name: str, record: UndoRecord, contain: Sequence[Step]) -> Case:
+def case_from_undo(node_name: str, record: UndoRecord) -> Case:
     """Return the case that a node's undo record tells of, for when its Remediation was never written."""
-    attempts = tuple(
-        Attempt(
-            step=step.key,
-            action=step.action,
-            operation=f"{record.case}-{step.key}-1",
-            state=AttemptState.SUCCEEDED,
-            started_at=record.at,
-            ended_at=record.at,
-            reason="marked",
-            boot_id=record.boot_id,
-        )
-        for step in contain
-        if step.action in {"taint", "cordon"}
-    )
     return Case(
         name=record.case,
         node=node_name,
@@ -84,7 +79,6 @@ def case_from_undo(node_name: str, record: UndoRecord, contain: Sequence[Step]) 
         node_uid=record.node_uid,
         system_uuid=record.system_uuid,
         gpus=record.gpus,
-        attempts=attempts,
     )
 
 
@@ -115,9 +109,14 @@ def update(case: Case, attempt: Attempt) -> Case:
 
 
 def settle(case: Case, policy: Policy, world: World) -> Case:
-    """Return the case with every open attempt moved on to what the world shows: running, succeeded or failed."""
+    """Return the case with every open attempt moved on to what the world shows: running, succeeded or failed.
+
+    The intent of a call that must not be repeated stays an intent until the other side says that it got the call.
+    """
     for step in policy.steps:
         attempt = case.latest(step.key)
+        if attempt is None and step.spec.phase is Phase.CONTAIN:
+            case = _recognise(case, step, world)
         if attempt is None or not attempt.open:
             continue
         progress = step.spec.progress(step, case, world)
@@ -129,7 +128,9 @@ def settle(case: Case, policy: Policy, world: World) -> Case:
                     attempt, state=ended, ended_at=world.now, reason=progress.reason, detail=progress.detail
                 )
             case ProgressState.RUNNING:
-                attempt = replace(attempt, state=AttemptState.RUNNING, reason=progress.reason, detail=progress.detail)
+                sure = not step.spec.once or world.operation is OperationState.ACCEPTED
+                state = AttemptState.RUNNING if sure else attempt.state
+                attempt = replace(attempt, state=state, reason=progress.reason, detail=progress.detail)
             case ProgressState.TODO:
                 continue
         case = update(case, attempt)
@@ -138,6 +139,19 @@ def settle(case: Case, policy: Policy, world: World) -> Case:
     if world.pods:
         case = replace(case, gangs=tuple(sorted({*case.gangs, *(p.gang for p in world.pods if p.gang)})))
     return case
+
+
+def _recognise(case: Case, step: Step, world: World) -> Case:
+    """Return the case with a mark of ours on the node counted as made: its answer was lost, or its maker died."""
+    progress = step.spec.progress(step, case, world)
+    undo = world.node.undo if world.node else None
+    if progress.state is not ProgressState.DONE or undo is None or undo.case != case.name:
+        return case
+    case, attempt = begin(case, step, world)
+    made = replace(
+        attempt, state=AttemptState.SUCCEEDED, started_at=undo.at, ended_at=world.now, reason=progress.reason
+    )
+    return update(case, made)
 
 
 def _joined(known: Sequence[Fault], seen: Sequence[Fault]) -> tuple[Fault, ...]:

@@ -18,6 +18,7 @@ from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.budget import DEFAULT_KEYS, Ledger
 from gpuheal_responder.core.cases import started
 from gpuheal_responder.core.decide import decide
+from gpuheal_responder.core.guards.permission import APPROVALS
 from gpuheal_responder.core.guards.workload import UNREAD
 from gpuheal_responder.core.model import Case, World
 from gpuheal_responder.core.policy import Phase, Policy, match
@@ -53,6 +54,7 @@ class Work:
     """One node's part of a round."""
 
     node: str
+    origin: Case
     case: Case
     policy: Policy
     stored: Stored | None
@@ -193,10 +195,10 @@ class Engine:
         node = work.world.node
         if node is None or node.undo is None or isinstance(work.verdict, Done | Escalate):
             return
-        if isinstance(work.verdict, Hold) and any(r.reason != UNREAD for r in work.verdict.refusals):
+        if isinstance(work.verdict, Hold) and any(r.reason not in {UNREAD, *APPROVALS} for r in work.verdict.refusals):
             return
         seen = await details(self.ports, work.case, work.policy, node)
-        again = self._decide(look, board, (work.node, work.case, work.policy, work.stored), seen)
+        again = self._decide(look, board, (work.node, work.origin, work.policy, work.stored), seen)
         if again is not None:
             work.case, work.world, work.verdict, work.record = again.case, again.world, again.verdict, again.record
 
@@ -222,9 +224,8 @@ class Engine:
                 continue
             if node.undo is not None and node.undo.owner == self.owner:
                 policy = by_name.get(node.undo.policy)
-                contain = policy.of(Phase.CONTAIN) if policy else ()
                 closed = next((s for s in look.closed if s.case.name == node.undo.case), None)
-                case = closed.case if closed else cases.case_from_undo(name, node.undo, contain)
+                case = closed.case if closed else cases.case_from_undo(name, node.undo)
                 found.append((name, replace(case, closed_at=None, result=None), policy, closed))
             elif name in look.intake.faults:
                 opened = self._open(look, name)
@@ -261,7 +262,16 @@ class Engine:
         record = decision(world.now, verdict, world, settled)
         if isinstance(verdict, Escalate) and not settled.escalated:
             settled = replace(settled, escalated=verdict.reason)
-        work = Work(node=node, case=settled, policy=policy, stored=stored, world=world, verdict=verdict, record=record)
+        work = Work(
+            node=node,
+            origin=case,
+            case=settled,
+            policy=policy,
+            stored=stored,
+            world=world,
+            verdict=verdict,
+            record=record,
+        )
         self._count(board, work)
         return work
 

@@ -120,15 +120,17 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
 
 async def details(ports: Ports, case: Case, policy: Policy, node: Node) -> Details:
     """Return pods, lock and the state of an open cure for one contained node; what could not be read stays None."""
+    operation: OperationState | None = None
     for step in policy.of(Phase.CURE):
         attempt = case.latest(step.key)
         if attempt is not None and attempt.open:
-            lookup = ports.machines.lookup(node, attempt.operation, step.params.provider)
-            return Details(operation=await _or_none(lookup))
+            operation = await _or_none(ports.machines.lookup(node, attempt.operation, step.params.provider))
+            if operation is not OperationState.NOT_FOUND:
+                return Details(operation=operation)
     pods, lock = await asyncio.gather(
         _or_none(ports.cluster.pods_on(node.name)), _or_none(ports.cluster.lock_of(node.name))
     )
-    return Details(pods=pods, lock=lock)
+    return Details(pods=pods, lock=lock, operation=operation)
 
 
 async def _or_none(reading: Awaitable[T]) -> T | None:

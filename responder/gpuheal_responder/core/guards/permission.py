@@ -11,6 +11,7 @@ from gpuheal_responder.core.undo import HOLD_ANNOTATION
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "permission"
+APPROVALS = frozenset({"approval-needed", "approval-mismatch", "approval-expired"})
 OPT_OUT_LABELS = ("gpu.health/ignore", "remediation.medik8s.io/exclude-from-remediation")
 OPT_OUT_ANNOTATIONS = (
     "cluster.x-k8s.io/paused",
@@ -78,14 +79,14 @@ def _approval(q: Question) -> Iterator[Refusal]:
     if any(a.evidence == wanted and a.expires_at > q.world.now for a in mine):
         return
     if any(a.evidence != wanted for a in mine):
-        problem = "the approval was for other evidence"
+        reason, problem = "approval-mismatch", "the approval was for other evidence"
     elif mine:
-        problem = "the approval has expired"
+        reason, problem = "approval-expired", "the approval has expired"
     else:
-        problem = "a person has to approve"
+        reason, problem = "approval-needed", "a person has to approve"
     yield Refusal(
         guard=GUARD,
-        reason="approval-needed",
+        reason=reason,
         message=f"{problem}: gpuheal approve {q.case.name} --step {q.step.key} --evidence {wanted}",
         blockers=(wanted,),
     )

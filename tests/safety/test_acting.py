@@ -1,0 +1,384 @@
+"""Invariants of acting: S13 to S19, S21."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from tests.responder.stage import FAULTS, LADDER, Stage, policies
+
+from gpuheal_lab import mishap
+from gpuheal_lab.machine import fell_off_bus
+from gpuheal_responder.actions import SPECS
+from gpuheal_responder.core import evidence as ev
+from gpuheal_responder.core import guards
+from gpuheal_responder.core.cases import open_case
+from gpuheal_responder.core.guards.question import Question
+from gpuheal_responder.core.model import Approval, Mode, Node, NodeLock, Result, World
+from gpuheal_responder.core.policy import parse_policies
+from gpuheal_responder.errors import ConfigError
+from gpuheal_responder.ports import Stored
+
+
+async def test_s13_all_guards_run_and_all_refusals_are_told() -> None:
+    """One bad world is refused by every family at once, in family order; none hides another."""
+    stage = Stage(mode="observe")
+    name = stage.names[0]
+    node = await stage.sim.cluster.node(name)
+    assert node is not None
+    node = replace(node, labels={**node.labels, "node-role.kubernetes.io/control-plane": ""})
+    policy = stage.policies[0]
+    case = open_case(name="c-1", node=node, faults=(), policy=policy, gpus=(), now=stage.sim.now())
+    drain = next(s for s in policy.steps if s.action == "drain")
+    world = World(now=stage.sim.now(), node=node, pods=())
+    found = guards.check(Question(case=case, policy=policy, step=drain, world=world))
+    assert [r.guard for r in found] == ["signal", "workload", "permission"]
+    assert len(guards.FAMILIES) == 5
+
+
+@pytest.mark.parametrize(
+    ("limits", "path"),
+    [
+        ({"pool_percent": 50}, "policies[0].limits.pool_percent"),
+        ({"attempts": 9}, "policies[0].limits.attempts"),
+        ({"cooldown": "1m"}, "policies[0].limits.cooldown"),
+        ({"mark_percent": 11}, "policies[0].limits.mark_percent"),
+    ],
+)
+def test_s13_a_policy_may_only_tighten(limits: dict[str, object], path: str) -> None:
+    """A looser limit is refused with its path."""
+    raw = {
+        "policies": [
+            {"name": "p", "match": {"faults": ["gpu-fell-off-bus"]}, "limits": limits, "steps": ["taint"]},
+        ]
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_policies(raw, file="p.yaml", actions=SPECS, faults=FAULTS)
+    assert caught.value.path == path
+
+
+async def test_s14_marks_are_budgeted() -> None:
+    """Of three nodes that break at once in a pool of eight, one is marked; the others wait for the window."""
+    stage = Stage()
+    for index in range(3):
+        stage.break_gpu(index)
+    await stage.play(5)
+    marked = {c.target for c in stage.sim.gate.made("mark")}
+    assert len(marked) == 1
+    assert sum("mark-budget" in w for w in stage.heard.words()) == 2
+
+
+async def test_s14_one_node_of_a_small_pool_at_a_time_and_the_queue_moves() -> None:
+    """Two faulty nodes of a pool of eight are healed one after the other: never two in flight, none blocked."""
+    stage = Stage()
+    stage.break_gpu(0)
+    await stage.play(until="Act condition")
+    stage.advance(601)
+    stage.break_gpu(1)
+    most = 0
+    for _ in range(200):
+        await stage.round()
+        most = max(most, sum(any(a.cure or a.action == "drain" for a in c.attempts) for c in stage.heard.open_cases))
+        if len([w for w in stage.heard.words() if w == "Done restored"]) == 2:
+            break
+        stage.advance()
+    assert most == 1
+    assert len(stage.sim.machines.reboots) == 2
+
+
+async def test_s14_an_unhealthy_neighbour_counts() -> None:
+    """A NotReady node of the same pool uses up the budget of a small pool."""
+    stage = Stage()
+    stage.sim.fleet[stage.names[5]].cut_power()
+    stage.advance(5)
+    stage.break_gpu(0)
+    said = await stage.play(20)
+    assert said[-1].startswith("Hold drain")
+    assert said[-1].endswith("-budget")
+
+
+async def test_s14_the_last_schedulable_node_of_a_pool_needs_a_person() -> None:
+    """A pool of one is never emptied unasked."""
+    stage = Stage(nodes=1)
+    stage.break_gpu()
+    said = await stage.play(20)
+    assert said[-1] == "Hold drain last-of-pool"
+
+
+async def test_s15_one_operation_per_node_for_two_faulty_gpus() -> None:
+    """Two GPUs of one node are one case, one drain and one reboot."""
+    stage = Stage()
+    stage.break_gpu(0, 2)
+    stage.break_gpu(0, 5)
+    await stage.play(until="Done")
+    assert len(stage.only_case().faults) == 2
+    assert len(stage.sim.machines.reboots) == 1
+
+
+async def test_s15_attempts_are_bounded_then_people() -> None:
+    """With two reboots in the policy but one allowed a day, the second fault calls people."""
+    ladder = [*LADDER[:4], {"reboot": {"provider": "lab"}}, *LADDER[4:]]
+    stage = Stage(steps=ladder, limits={"attempts": 1})
+    stage.break_gpu(fault=fell_off_bus(cured_by=frozenset()))
+    said = await stage.play(60)
+    assert said[-1] == "Escalate attempts-spent"
+    assert len(stage.sim.machines.reboots) == 1
+
+
+async def test_s15_the_same_cure_waits_for_its_cooldown() -> None:
+    """A second reboot comes no sooner than 30 minutes after the first."""
+    ladder = [*LADDER[:4], {"reboot": {"provider": "lab", "deadline": "2m"}}, *LADDER[4:]]
+    stage = Stage(steps=ladder)
+    stage.break_gpu(fault=fell_off_bus(cured_by=frozenset()))
+    said = await stage.play(60)
+    assert said[-1] == "Hold reboot-2 cooldown"
+    stage.advance(1800)
+    said = await stage.play(60)
+    assert len(stage.sim.machines.reboots) == 2
+    assert said[-1] == "Escalate fault-again"
+
+
+async def test_s15_two_members_of_a_gang_are_not_taken_at_once() -> None:
+    """While one node of a gang is in remediation, another node that runs the same gang is not emptied."""
+    stage = Stage(nodes=32)
+    first, second = stage.names[0], stage.names[1]
+    stage.sim.workloads.gang("train", size=2, nodes=(first, second))
+    stage.advance(3)
+    stage.break_gpu(0)
+    stage.break_gpu(1)
+    for _ in range(6):
+        await stage.round()
+        stage.advance()
+    evicted_from = {c.node for c in stage.heard.open_cases if any(a.action == "drain" for a in c.attempts)}
+    assert len(evicted_from) == 1
+
+
+async def test_s16_intent_stands_before_the_call() -> None:
+    """When the reboot is asked for, the store already says that we intend to."""
+    stage = Stage()
+    stage.break_gpu()
+    await stage.play(until="Act reboot")
+    order = [c.method for c in stage.sim.gate.calls if c.method in {"save", "reboot", "create"}]
+    assert order.index("reboot") > order.index("save")
+    attempt = stage.only_case().latest("reboot")
+    assert attempt is not None
+    assert attempt.operation == stage.sim.machines.reboots[0][1]
+
+
+async def test_s16_a_lost_answer_is_looked_up_not_repeated() -> None:
+    """A reboot call that took effect but whose answer was lost is found again under its operation id."""
+    stage = Stage()
+    stage.break_gpu()
+    stage.sim.gate.fail_next("reboot", mishap.timeout(), applied=True)
+    said = await stage.play(until="Done")
+    assert said[-1] == "Done restored"
+    assert len(stage.sim.machines.reboots) == 1
+    assert len(stage.sim.gate.made("reboot")) == 1
+
+
+async def test_s16_an_outcome_nobody_knows_goes_to_people() -> None:
+    """A provider that cannot tell whether it got the call is not asked again."""
+    stage = Stage()
+    stage.break_gpu()
+    stage.sim.gate.fail_next("reboot", mishap.timeout())
+    stage.sim.machines.forgets = True
+    said = await stage.play(30)
+    assert said[-1] == "Escalate outcome-unknown"
+    assert stage.sim.machines.reboots == []
+
+
+async def test_s16_a_stale_executor_loses_the_compare_and_swap() -> None:
+    """Whoever saves a case at an old version is refused, before anything disruptive is called."""
+    stage = Stage()
+    stage.break_gpu()
+    await stage.play(until="Act condition")
+    (stored,) = await stage.sim.remediations.list()
+    stage.sim.gate.fail_next("save", mishap.conflict())
+    await stage.round()
+    assert stage.sim.machines.reboots == []
+    assert isinstance(stored, Stored)
+    assert (await stage.play(until="Done"))[-1] == "Done restored"
+
+
+async def test_s17_propose_contains_and_waits_for_a_person() -> None:
+    """In propose mode the node is contained, then a bound approval is asked for; with it the case goes on."""
+    stage = Stage(mode="propose")
+    stage.break_gpu()
+    said = await stage.play(10)
+    assert said[-1] == "Hold reboot approval-needed"
+    _, hold = stage.heard.verdicts[-1]
+    evidence = hold.refusals[0].blockers[0]  # type: ignore[union-attr]
+    await approve(stage, "reboot", evidence)
+    assert (await stage.play(until="Done"))[-1] == "Done restored"
+
+
+async def test_s17_an_approval_for_other_evidence_or_expired_counts_for_nothing() -> None:
+    """An approval binds step, evidence and time."""
+    stage = Stage(mode="propose")
+    stage.break_gpu()
+    await stage.play(10)
+    evidence = stage.heard.verdicts[-1][1].refusals[0].blockers[0]  # type: ignore[union-attr]
+    await approve(stage, "reboot", evidence, lasts=timedelta(seconds=-1))
+    assert (await stage.play(5))[-1] == "Hold reboot approval-expired"
+    await approve(stage, "reboot", "0123456789ab")
+    assert (await stage.play(5))[-1] == "Hold reboot approval-mismatch"
+    assert stage.sim.machines.reboots == []
+
+
+async def test_s17_observe_writes_nothing_but_the_remediation() -> None:
+    """In observe mode the only changing calls are those on the Remediation."""
+    stage = Stage(mode="observe")
+    before = stage.sim.snapshot(stage.names[0])
+    stage.break_gpu()
+    said = await stage.play(20)
+    assert said == ["Hold taint mode-observe"]
+    assert {c.method for c in stage.sim.gate.calls} == {"create"}
+    stage.latch.latched.clear()
+    stage.sim.fleet[stage.names[0]].cure("reboot")
+    said = await stage.play(5)
+    assert said[-1] == "Done cleared"
+    stage.advance(2)
+    assert stage.sim.snapshot(stage.names[0]) == before
+
+
+async def test_s17_the_mode_cap_of_the_controls_holds_an_enforcing_policy() -> None:
+    """People can cap every policy at run time."""
+    stage = Stage()
+    stage.cap(mode=Mode.OBSERVE)
+    stage.break_gpu()
+    assert await stage.play(5) == ["Hold taint mode-observe"]
+
+
+def test_s17_the_default_mode_is_observe() -> None:
+    """A policy that says nothing only looks."""
+    raw = {"policies": [{"name": "p", "match": {"faults": ["gpu-fell-off-bus"]}, "steps": ["taint"]}]}
+    (policy,) = parse_policies(raw, file="p.yaml", actions=SPECS, faults=FAULTS)
+    assert policy.mode is Mode.OBSERVE
+
+
+async def test_s18_a_foreign_cordon_and_foreign_taints_stay() -> None:
+    """A node that a person had cordoned before is given back cordoned, with their taint."""
+    stage = Stage()
+    name = stage.names[0]
+
+    def cordon(raw: dict) -> None:  # type: ignore[type-arg]
+        raw["spec"]["unschedulable"] = True
+        raw["spec"]["taints"] = [{"key": "team", "value": "a", "effect": "NoSchedule"}]
+
+    stage.sim.edit(name, cordon)
+    stage.advance(1)
+    before = stage.sim.snapshot(name)
+    stage.break_gpu()
+    assert (await stage.play(until="Done"))[-1] == "Done restored"
+    assert stage.sim.snapshot(name) == before
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        {"gpu.health/ignore": "true"},
+        {"remediation.medik8s.io/exclude-from-remediation": "true"},
+        {"nvidia.com/gpu-driver-upgrade-state": "drain-required"},
+    ],
+)
+async def test_s18_nodes_of_other_tools_are_left_alone(label: dict[str, str]) -> None:
+    """An opt-out or a driver upgrade keeps the node untouched."""
+    stage = Stage()
+    stage.sim.edit(stage.names[0], lambda raw: raw["metadata"]["labels"].update(label))
+    stage.break_gpu()
+    assert await stage.play(5) == ["Hold taint left-alone"]
+
+
+async def test_s18_a_foreign_lock_holds_and_is_named() -> None:
+    """Whoever holds the node's Lease is waited for."""
+    stage = Stage()
+    name = stage.names[0]
+    stage.sim.cluster.locks[name] = NodeLock(
+        holder="NodeHealthCheck-x", expires_at=stage.sim.now() + timedelta(hours=1)
+    )
+    stage.break_gpu()
+    said = await stage.play(10)
+    assert said[-1] == "Hold reboot node-locked"
+    del stage.sim.cluster.locks[name]
+    assert (await stage.play(until="Done"))[-1] == "Done restored"
+    assert name not in stage.sim.cluster.locks
+
+
+async def test_s19_a_budget_blocks_the_drain_and_the_deadline_names_it() -> None:
+    """A PodDisruptionBudget that allows nothing stops the drain; at the deadline people learn its name."""
+    stage = Stage()
+    name = stage.names[0]
+    stage.sim.workloads.deployment("web", replicas=1, nodes=(name,))
+    stage.sim.workloads.budget("web-pdb", selector={"app": "web"}, min_available=1)
+    stage.advance(3)
+    stage.break_gpu()
+    said = await stage.play(320)
+    assert said[-1] == "Escalate drain-deadline"
+    assert "web-pdb" in stage.heard.verdicts[-1][1].message  # type: ignore[union-attr]
+    assert stage.sim.machines.reboots == []
+
+
+async def test_s19_control_plane_nodes_are_held_by_name() -> None:
+    """A control-plane node is never emptied."""
+    stage = Stage()
+    name = stage.names[0]
+    stage.sim.edit(name, lambda raw: raw["metadata"]["labels"].update({"node-role.kubernetes.io/control-plane": ""}))
+    stage.break_gpu()
+    assert (await stage.play(10))[-1] == "Hold drain control-plane"
+
+
+async def test_s19_a_protected_pod_is_held_by_name() -> None:
+    """A pod that must not be moved holds the drain, and its name is told."""
+    stage = Stage()
+    name = stage.names[0]
+    stage.sim.workloads.deployment("prometheus", replicas=1, nodes=(name,))
+    stage.advance(3)
+    pod = next(p for p in await stage.sim.cluster.pods_on(name) if p.evictable)
+    stage.sim.cluster.protect[pod.ref] = "last replica of Prometheus"
+    stage.break_gpu()
+    said = await stage.play(10)
+    assert said[-1] == "Hold drain protected-pod"
+    assert stage.heard.verdicts[-1][1].refusals[0].blockers == (pod.ref,)  # type: ignore[union-attr]
+
+
+async def test_s19_pods_leave_by_eviction_with_their_uid() -> None:
+    """Every pod that goes, goes through the Eviction API, with its UID as precondition."""
+    stage = Stage()
+    name = stage.names[0]
+    stage.sim.workloads.deployment("web", replicas=3, nodes=(name,))
+    stage.advance(3)
+    uids = {p.uid for p in await stage.sim.cluster.pods_on(name) if p.evictable}
+    stage.break_gpu()
+    await stage.play(until="Done")
+    assert {c.detail for c in stage.sim.gate.made("evict")} == uids
+
+
+async def test_s21_a_deleted_node_ends_the_case_without_failure() -> None:
+    """A node that is gone ends its case as gone."""
+    stage = Stage()
+    name = stage.break_gpu()
+    await stage.play(until="Act condition")
+    del stage.sim.api.nodes[name]
+    await stage.round()
+    assert stage.only_case().result is Result.GONE
+
+
+async def approve(stage: Stage, step: str, evidence: str, lasts: timedelta = timedelta(hours=1)) -> None:
+    """Store a person's approval, as the HTTP route does."""
+    (stored,) = await stage.sim.remediations.list()
+    approval = Approval(step=step, evidence=evidence, by="ann", expires_at=stage.sim.now() + lasts)
+    case = replace(stored.case, approvals=(*stored.case.approvals, approval))
+    await stage.sim.remediations.save(Stored(case=case, version=stored.version), None)
+
+
+def test_s17_the_digest_changes_with_the_evidence() -> None:
+    """Another boot of the machine is other evidence."""
+    stage = Stage()
+    node = stage.sim.specs[stage.names[0]]
+    (policy,) = policies()
+    seen = Node(name=node.name, uid="u", boot_id="a")
+    case = open_case(name="c-1", node=seen, faults=(), policy=policy, gpus=(), now=stage.sim.now())
+    one = ev.digest(case, "reboot", World(now=stage.sim.now(), node=seen))
+    two = ev.digest(case, "reboot", World(now=stage.sim.now(), node=replace(seen, boot_id="b")))
+    assert one != two
