@@ -10,65 +10,111 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.bootinfo import read_boot, read_driver_version
+from gpuheal_exporters.bootinfo import BootInfo, read_boot, read_driver_version
 from gpuheal_exporters.collector import InventoryCollector, KernelCollector
+from gpuheal_exporters.condition import SelfCollector
+from gpuheal_exporters.errors import ConfigError
 from gpuheal_exporters.follower import Follower, OpenSource
-from gpuheal_exporters.identity import Inventory, StaticInventory, load_inventory
-from gpuheal_exporters.journal import JournalSource
-from gpuheal_exporters.metrics import Collectors, family, render, single
+from gpuheal_exporters.identity import Inventory, JoinedInventory, StaticInventory, load_inventory
+from gpuheal_exporters.metrics import Collectors, render, single
 from gpuheal_exporters.node import NodeExporterState
+from gpuheal_exporters.pcitree import ports_above
 from gpuheal_exporters.persist import NAME
 from gpuheal_exporters.server import App, serve
 from gpuheal_exporters.source import Cursor, FileSource, KmsgSource, LogSource
 from gpuheal_exporters.tally import Tally
 
+if TYPE_CHECKING:
+    from gpuheal_exporters.monitor import GpuMonitor
+
 log = logging.getLogger(__name__)
 
 HEARTBEAT_LIMIT_SECONDS = 30.0  # /healthz: the loop turns at least once a second
+FIRST_NVML_SECONDS = 5.0  # so long the log waits for NVML to name the GPUs, so that levels begin under their UUID
+ONCE_SECONDS = 10.0
 
 
-def _version() -> str:
-    try:
-        return version("gpuheal")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-class SelfCollector(Collector):
-    """The exporter's own condition: log source, heartbeat, state file, acknowledgements."""
-
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
-        self._version = _version()
-        self.outcomes: dict[str, int] = {}
+class WithoutNvml(Collector):
+    """gpuheal_nvml_up 0, for an exporter that was told not to ask NVML."""
 
     def collect(self) -> Iterable[Metric]:
-        """One consistent enough look; no locks."""
-        follower, tally = self._follower, self._follower.tally
-        yield single("gpuheal_kmsg_up", float(tally.up))
-        yield single("gpuheal_kmsg_source_info", 1.0, tally.source)
-        yield single("gpuheal_kmsg_records_total", tally.records)
-        yield single("gpuheal_kmsg_overruns_total", tally.overruns)
-        yield single("gpuheal_kmsg_sequence_gaps_total", tally.gaps)
-        yield single("gpuheal_kmsg_lost_records_total", tally.lost)
-        if tally.last_record_at:
-            yield single("gpuheal_kmsg_last_record_timestamp_seconds", tally.last_record_at)
-        if follower.heartbeat_at:
-            yield single("gpuheal_exporter_heartbeat_timestamp_seconds", follower.heartbeat_at)
-        yield single("gpuheal_exporter_build_info", 1.0, self._version)
-        yield single("gpuheal_state_write_errors_total", follower.write_errors)
-        yield single("gpuheal_state_load_errors_total", follower.load_errors)
-        outcomes = family("gpuheal_acknowledge_requests_total")
-        for outcome, count in self.outcomes.items():
-            outcomes.add_metric((outcome,), count)
-        yield outcomes
+        """One family."""
+        return [single("gpuheal_nvml_up", 0.0)]
+
+
+class Exporter:
+    """Every part of one running exporter, built and wired but not started."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.state_dir: Path | None = None if options.once else options.state_dir
+        boot = read_boot(options.root)
+        self.monitor = None if options.no_nvml else _monitor(options, boot, self.state_dir)
+        inventory: Inventory = load_inventory(options.inventory) if options.inventory else StaticInventory()
+        if self.monitor is not None:
+            inventory = JoinedInventory(inventory, self.monitor.inventory)
+        self.state = NodeExporterState(
+            inventory=inventory,
+            boot_id=boot.boot_id,
+            boot_time=boot.boot_time,
+            clock=time.time,
+            drill=options.drill,
+            attribution=self.monitor.attribution if self.monitor else None,
+        )
+        self.follower = Follower(
+            state=self.state,
+            openers=openers(options),
+            state_file=self.state_dir / NAME if self.state_dir else None,
+            clock=time.time,
+            time_base=_time_base(options, boot),
+            refresh=self.refresh,
+        )
+        self.outcomes = {"accepted": 0, "unauthorized": 0, "invalid": 0}
+        self.collectors: list[Collector] = [
+            KernelCollector(self.state),
+            InventoryCollector(self.state),
+            SelfCollector(self.follower, self.outcomes),
+            *(self.monitor.collectors if self.monitor else (WithoutNvml(),)),
+        ]
+
+    def start_monitor(self, wait_seconds: float) -> None:
+        """NVML and the other sources are asked; returns when each has answered once, at the latest after the wait."""
+        if self.monitor is not None:
+            self.monitor.start()
+            self.monitor.supervisor.wait_complete(wait_seconds)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """What may change while the exporter runs is read again: boot, driver version, PCIe ports above the GPUs."""
+        root = self.options.root
+        boot = read_boot(root)
+        if boot.boot_id and boot.boot_id != self.state.boot_id:
+            self.state.reboot(boot.boot_id, boot.boot_time)
+        told = self.monitor.supervisor.snapshot().driver_version if self.monitor else ""
+        self.state.driver_version = told or read_driver_version(root)
+        self.state.upstream = ports_above(root, [gpu.pci_bus_id for gpu in self.state.inventory.gpus()])
+
+    def healthy(self) -> bool:
+        """The loop turned within the last half minute."""
+        return time.time() - self.follower.heartbeat_at < HEARTBEAT_LIMIT_SECONDS
+
+    def stop_monitor(self) -> None:
+        """NVML is shut down cleanly."""
+        if self.monitor is not None:
+            self.monitor.stop()
+
+
+def _monitor(options: argparse.Namespace, boot: BootInfo, state_dir: Path | None) -> GpuMonitor:
+    from gpuheal_exporters.monitor import GpuMonitor
+
+    return GpuMonitor(boot_id=boot.boot_id, root=options.root, state_dir=state_dir)
 
 
 def _open_path(path: Path, tally: Tally, cursor: Cursor) -> LogSource:
@@ -82,13 +128,19 @@ def _open_file(path: Path, tally: Tally, cursor: Cursor) -> LogSource:
     return FileSource(path, tally, cursor, sleep=time.sleep)
 
 
+def _open_journal(tally: Tally, cursor: Cursor) -> LogSource:
+    from gpuheal_exporters.journal import JournalSource
+
+    return JournalSource(tally, cursor)
+
+
 def openers(options: argparse.Namespace) -> list[OpenSource]:
     """The sources to try, in order."""
     kmsg = options.kmsg or options.root / "dev/kmsg"
     log_file = options.log_file or options.root / "var/log/kern.log"
     ways: dict[str, OpenSource] = {
         "kmsg": functools.partial(_open_path, kmsg),
-        "journal": JournalSource,
+        "journal": _open_journal,
         "file": functools.partial(_open_file, log_file),
     }
     if options.source != "auto":
@@ -98,67 +150,50 @@ def openers(options: argparse.Namespace) -> list[OpenSource]:
     return [ways[name] for name in order]
 
 
-def _time_base(options: argparse.Namespace, boot_time: float) -> float:
+def _time_base(options: argparse.Namespace, boot: BootInfo) -> float:
     """Unix time of the kernel log's zero: exact for this machine's own clock, the boot time otherwise."""
     if options.root == Path("/") and options.kmsg is None:
         return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
-    return boot_time
+    return boot.boot_time
 
 
 def run(options: argparse.Namespace) -> int:
     """The exporter ran until a signal ended it (or once, with --once); the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    inventory: Inventory = load_inventory(options.inventory) if options.inventory else StaticInventory()
-    boot = read_boot(options.root)
-    state = NodeExporterState(
-        inventory=inventory,
-        boot_id=boot.boot_id,
-        boot_time=boot.boot_time,
-        clock=time.time,
-        driver_version=read_driver_version(options.root),
-        drill=options.drill,
-    )
-    follower = Follower(
-        state=state,
-        openers=openers(options),
-        state_file=None if options.once else options.state_dir / NAME,
-        clock=time.time,
-        time_base=_time_base(options, boot.boot_time),
-        read_boot=functools.partial(read_boot, options.root),
-    )
-    own = SelfCollector(follower)
-    parts: list[Collector] = [KernelCollector(state), InventoryCollector(state), own]
-    if options.once:
-        return _once(follower, parts)
-    return _serve(options, follower, own, parts)
+    if not options.once:
+        try:
+            options.state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(str(options.state_dir), "", f"cannot be made: {error.strerror}", "--state-dir") from None
+    exporter = Exporter(options)
+    return _once(exporter) if options.once else _serve(exporter)
 
 
-def _once(follower: Follower, parts: list[Collector]) -> int:
-    deadline = time.monotonic() + 10.0
-    follower.heartbeat_at = time.time()
-    while follower.drain() and time.monotonic() < deadline:
+def _once(exporter: Exporter) -> int:
+    until = time.monotonic() + ONCE_SECONDS
+    exporter.start_monitor(ONCE_SECONDS)
+    if exporter.monitor is not None:
+        exporter.monitor.wait_first(max(until - time.monotonic(), 0.1))
+    exporter.follower.heartbeat_at = time.time()
+    while exporter.follower.drain() and time.monotonic() < until:
         pass
-    sys.stdout.write(render(*parts).decode())
-    follower.close()
+    sys.stdout.write(render(*exporter.collectors).decode())
+    exporter.stop_monitor()
+    exporter.follower.close()
     return 0
 
 
-def _serve(options: argparse.Namespace, follower: Follower, own: SelfCollector, parts: list[Collector]) -> int:
-    options.state_dir.mkdir(parents=True, exist_ok=True)
+def _serve(exporter: Exporter) -> int:
+    options, follower = exporter.options, exporter.follower
     follower.load()
-    parts.append(ProcessCollector(registry=None))
-
-    def healthy() -> bool:
-        return time.time() - follower.heartbeat_at < HEARTBEAT_LIMIT_SECONDS
-
     app = App(
-        state=follower.state,
-        collector=Collectors(parts),
+        state=exporter.state,
+        collector=Collectors([*exporter.collectors, ProcessCollector(registry=None)]),
         token_file=options.token_file,
         persist=follower.persist,
-        healthy=healthy,
+        healthy=exporter.healthy,
+        outcomes=exporter.outcomes,
     )
-    own.outcomes = app.outcomes
     try:
         server = serve(app, options.host, options.port)
     except OSError as error:
@@ -167,10 +202,11 @@ def _serve(options: argparse.Namespace, follower: Follower, own: SelfCollector, 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    web = threading.Thread(target=server.serve_forever, name="web", daemon=True)
-    web.start()
+    exporter.start_monitor(FIRST_NVML_SECONDS)
+    threading.Thread(target=server.serve_forever, name="web", daemon=True).start()
     log.info("serving on http://%s:%d/metrics", options.host, server.server_port)
     follower.run(stop)
     server.shutdown()
     server.server_close()
+    exporter.stop_monitor()
     return 0

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gpuheal_exporters.bootinfo import BootInfo
 from gpuheal_exporters.kmsg import KernelRecord
 from gpuheal_exporters.node import NodeExporterState
 from gpuheal_exporters.persist import read_state, write_atomic
@@ -21,13 +20,15 @@ BATCH = 256  # records taken while the state is locked; a scrape waits for one b
 WRITE_SECONDS = 1.0  # the state file is written at most this often
 CURSOR_SECONDS = 60.0  # and at least this often while the log moves
 RETRY_SECONDS = 15.0
+REFRESH_SECONDS = 10.0
 
 
 class Follower:
     """Reads the first source of `openers` that works; `step` is one cycle, `run` cycles until `stop` is set.
 
     Restart: the state file holds levels and cursor of the same instant, so no record is lost or counted twice.
-    `time_base` is the unix time of the boot's first microsecond, for records that waited in the ring.
+    `time_base` is the unix time of the boot's first microsecond, for records that waited in the ring. `refresh` is
+    called every few seconds.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Follower:
         state_file: Path | None,
         clock: Callable[[], float],
         time_base: float = 0.0,
-        read_boot: Callable[[], BootInfo] | None = None,
+        refresh: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = state
         self.tally = Tally()
@@ -49,7 +50,7 @@ class Follower:
         self._state_file = state_file
         self._clock = clock
         self._time_base = time_base
-        self._read_boot = read_boot
+        self._refresh = refresh
         self._source: LogSource | None = None
         self._retry_at = 0.0
         self._written_changes = 0
@@ -136,18 +137,13 @@ class Follower:
 
     def run(self, stop: threading.Event) -> None:
         """Cycles until `stop` is set, then releases the source and writes the state."""
-        boot_checked = self._clock()
+        refreshed = self._clock()
         while not stop.is_set():
             self.step(sleep=stop.wait)
-            if self._read_boot is not None and self._clock() - boot_checked >= CURSOR_SECONDS:
-                boot_checked = self._clock()
-                self._check_boot(self._read_boot())
+            if self._clock() - refreshed >= REFRESH_SECONDS:
+                refreshed = self._clock()
+                self._refresh()
         self.close()
-
-    def _check_boot(self, boot: BootInfo) -> None:
-        """A checkpointed or migrated process may wake up in another boot."""
-        if boot.boot_id and boot.boot_id != self.state.boot_id:
-            self.state.reboot(boot.boot_id, boot.boot_time)
 
     def _persist_if_due(self) -> None:
         age = self._clock() - self._written_at

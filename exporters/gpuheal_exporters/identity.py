@@ -67,6 +67,23 @@ class StaticInventory:
         return self._by_pci.get(pci_bus_id)
 
 
+class JoinedInventory:
+    """Two inventories as one; the first outranks the second where both know an address."""
+
+    def __init__(self, first: Inventory, second: Inventory) -> None:
+        self._first, self._second = first, second
+
+    def gpus(self) -> Sequence[GpuIdentity]:
+        """Every GPU either knows; one UUID or address only once."""
+        first = list(self._first.gpus())
+        taken = {gpu.gpu_uuid for gpu in first} | {gpu.pci_bus_id for gpu in first}
+        return first + [gpu for gpu in self._second.gpus() if gpu.gpu_uuid not in taken and gpu.pci_bus_id not in taken]
+
+    def by_pci(self, pci_bus_id: str) -> GpuIdentity | None:
+        """The GPU at this address, or None."""
+        return self._first.by_pci(pci_bus_id) or self._second.by_pci(pci_bus_id)
+
+
 def _entry(file: str, path: str, raw: object) -> GpuIdentity:
     if not isinstance(raw, Mapping):
         raise ConfigError(file, path, "not a mapping", f"expected keys {', '.join(_FIELDS)}")

@@ -59,6 +59,7 @@ class App:
         token_file: Path | None = None,
         persist: Callable[[], bool] = lambda: True,
         healthy: Callable[[], bool] = lambda: True,
+        outcomes: dict[str, int] | None = None,
     ) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(collector)
@@ -67,7 +68,7 @@ class App:
         self._token_file = token_file
         self._persist = persist
         self._healthy = healthy
-        self.outcomes = {"accepted": 0, "unauthorized": 0, "invalid": 0}
+        self.outcomes = {} if outcomes is None else outcomes
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answers one request."""
@@ -106,6 +107,9 @@ class App:
                 return 200, {"boot_id": self._state.boot_id, "events": self._state.events.dump()}
         return self._acknowledge(environ)
 
+    def _count(self, outcome: str) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
     def _authenticate(self, environ: Environ) -> None:
         if self._token_file is None:
             raise Refused(403, "acknowledgement is switched off: the exporter was started without --token-file")
@@ -125,15 +129,15 @@ class App:
         try:
             self._authenticate(environ)
         except Refused:
-            self.outcomes["unauthorized"] += 1
+            self._count("unauthorized")
             raise
         try:
             wanted = parse_acknowledgement(_body(environ), self._state.clock())
         except Refused:
-            self.outcomes["invalid"] += 1
+            self._count("invalid")
             raise
         cleared = self._state.acknowledge(**wanted)
-        self.outcomes["accepted"] += 1
+        self._count("accepted")
         return 200, {"cleared": cleared, "persisted": self._persist()}
 
 
