@@ -152,7 +152,7 @@ class NodeInventory:
     def _merge(self, snapshot: NvmlSnapshot) -> None:
         seen = {gpu.uuid: gpu for gpu in snapshot.gpus}
         for gpu in snapshot.gpus:
-            if gpu.present:
+            if gpu.present or gpu.uuid not in self._records:
                 self._seen(gpu)
         for proc in snapshot.proc_gpus:
             if proc.uuid and proc.pci:
