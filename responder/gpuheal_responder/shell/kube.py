@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from gpuheal_responder.core.model import Condition, Node, NodeLock, Pod
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, dump
+from gpuheal_responder.errors import Transient
 from gpuheal_responder.ports import Clock, Eviction, EvictionResult, Note
 from gpuheal_responder.shell.kube_api import (
     MERGE_PATCH,
@@ -32,6 +33,8 @@ PODS_PAGE = 250
 MAX_POD_PAGES = 100
 BUDGET_CAUSE = "DisruptionBudget"
 """Cause of a 429 that a budget gave, not the server's own throttling: kubernetes/api, policy/v1/types.go."""
+OTHER_UID = ("UID in the precondition", "UID in precondition")
+"""A 409 with these words means that a pod of this name has another UID (k8s.io/apiserver, storage errors)."""
 NAMESPACE_GOING_CAUSE = "NamespaceTerminating"
 SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
 """The Eviction API answers 500 for such a pod: https://github.com/kubernetes/kubernetes/issues/75957"""
@@ -136,13 +139,18 @@ class KubeCluster:
         listed += [{"type": kind, "$patch": "delete"} for kind in remove]
         body = {"metadata": {"uid": node.uid}, "status": {"conditions": listed}}
         with changing(f"conditions of node {node.name}"):
-            await self._api.call(
-                "PATCH",
-                f"{NODES}/{quote(node.name)}/status",
-                body=body,
-                content_type=STRATEGIC_MERGE_PATCH,
-                accept=METADATA_ONLY,
-            )
+            try:
+                await self._api.call(
+                    "PATCH",
+                    f"{NODES}/{quote(node.name)}/status",
+                    body=body,
+                    content_type=STRATEGIC_MERGE_PATCH,
+                    accept=METADATA_ONLY,
+                )
+            except ApiError as problem:
+                if problem.status == 422 and "metadata.uid" in problem.message:
+                    raise Transient("conflict", f"{node.name} is another Node object now") from problem
+                raise
 
     async def evict(self, pod: Pod) -> Eviction:
         """Ask for the eviction of exactly this pod; a budget that refuses is named in the API server's words."""
@@ -230,7 +238,7 @@ def _refused_eviction(problem: ApiError) -> Eviction | None:
         return Eviction(result=EvictionResult.BLOCKED, blocker=budget.message or problem.message)
     if problem.status == 500 and SEVERAL_BUDGETS in problem.message:
         return Eviction(result=EvictionResult.BLOCKED, blocker=problem.message)
-    other_uid = problem.status == 409 and "UID in precondition" in problem.message
+    other_uid = problem.status == 409 and any(words in problem.message for words in OTHER_UID)
     going = problem.status == 403 and problem.cause(NAMESPACE_GOING_CAUSE) is not None
     if problem.status == 404 or other_uid or going:
         return Eviction(result=EvictionResult.GONE)

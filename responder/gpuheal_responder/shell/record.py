@@ -114,7 +114,10 @@ def load_time(value: object) -> datetime:
         raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, got {value!r}")
     if value.tzinfo is None:
         raise ValueError(f"expected a time with its zone, got {value.isoformat()}")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{value.isoformat()} is out of range") from None
 
 
 def _dump(value: object) -> dict[str, Any]:

@@ -1,0 +1,234 @@
+"""Cases as objects on a real API server: one write per transition, compare-and-swap, columns, bounded history."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.cluster.conftest import SYNC, Eventually
+
+from gpuheal_lab.controlplane import ControlPlane
+from gpuheal_lab.kubeapi import ApiRefused
+from gpuheal_lab.process import run
+from gpuheal_lab.servers import find
+from gpuheal_responder.core.model import (
+    Approval,
+    Attempt,
+    AttemptState,
+    Case,
+    Fault,
+    Node,
+    Pod,
+    Result,
+    Severity,
+    Target,
+    World,
+)
+from gpuheal_responder.core.verdict import Done, Escalate
+from gpuheal_responder.errors import Permanent, Transient
+from gpuheal_responder.ports import Stored
+from gpuheal_responder.shell import remediations as module
+from gpuheal_responder.shell.kube_api import Api
+from gpuheal_responder.shell.record import decision, load_case, load_world
+from gpuheal_responder.shell.remediations import KubeRemediations
+
+pytestmark = pytest.mark.cluster
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+TARGET = Target(node="gpu-1", gpu_uuid="GPU-7")
+CASE = Case(
+    name="gpu-1-1",
+    node="gpu-1",
+    opened_at=NOW,
+    policy="hgx",
+    faults=(Fault(slug="gpu-fell-off-bus", target=TARGET, severity=Severity.CRITICAL, since=NOW, xid="79"),),
+    node_uid="u-1",
+    system_uuid="s-1",
+    gpus=("GPU-7",),
+    gangs=("Job/ml/llama",),
+    attempts=(
+        Attempt(
+            step="taint",
+            action="taint",
+            operation="gpu-1-1-taint-1",
+            state=AttemptState.SUCCEEDED,
+            started_at=NOW,
+            ended_at=NOW,
+            reason="marked",
+            boot_id="b",
+        ),
+    ),
+    approvals=(Approval(step="reboot", evidence="abc", by="ann", expires_at=NOW + timedelta(hours=1)),),
+    escalated="drain-deadline",
+)
+WORLD = World(now=NOW, node=Node(name="gpu-1", uid="u-1", labels={"rack": "r1"}), peers_answering=1)
+
+
+def record(after_s: float = 0, case: Case = CASE, world: World = WORLD) -> dict[str, Any]:
+    """A decision record, some seconds later."""
+    verdict = Escalate(reason="drain-deadline", message="m")
+    return decision(NOW + timedelta(seconds=after_s), verdict, world, case)
+
+
+async def raw(plane: ControlPlane, name: str = CASE.name) -> dict[str, Any]:
+    """The object as the API server has it."""
+    return await asyncio.to_thread(plane.admin.get, f"{module.PATH}/{name}")
+
+
+async def test_a_case_is_stored_whole_and_listed_at_once(plane: ControlPlane, remediations: KubeRemediations) -> None:
+    """Every field of a case survives the API server's pruning; our own write is in the list without waiting."""
+    for info in fields(CASE):
+        if info.name not in {"closed_at", "result"}:
+            assert getattr(CASE, info.name), f"the example must fill {info.name}"
+    stored = await remediations.create(CASE, record())
+    assert stored.case == CASE
+    assert [s.case for s in await remediations.list()] == [CASE]
+    closed = replace(CASE, closed_at=NOW, result=Result.RESTORED)
+    saved = await remediations.save(Stored(case=closed, version=stored.version), None)
+    read = module.KubeRemediations(remediations._api)
+    read.start()
+    await read.mirror.wait_synced(SYNC)
+    assert list(await read.list()) == [saved]
+    await read.stop()
+
+
+async def test_a_second_case_of_the_same_name_is_a_conflict(remediations: KubeRemediations) -> None:
+    """Creating a name that exists is Transient `conflict` and leaves the first one."""
+    await remediations.create(CASE, record())
+    with pytest.raises(Transient) as caught:
+        await remediations.create(replace(CASE, policy="other"), record())
+    assert caught.value.reason == "conflict"
+    assert [s.case.policy for s in await remediations.list()] == ["hgx"]
+
+
+async def test_s16_of_two_writers_of_one_version_one_wins(remediations: KubeRemediations, api: Api) -> None:
+    """A save that names an old version is Transient `conflict` and changes nothing, also from another replica."""
+    stored = await remediations.create(CASE, record())
+    other = KubeRemediations(api)
+    won = await other.save(Stored(case=replace(CASE, escalated="first"), version=stored.version), record(1))
+    with pytest.raises(Transient) as caught:
+        await remediations.save(Stored(case=replace(CASE, escalated="second"), version=stored.version), record(1))
+    assert caught.value.reason == "conflict"
+    again = await remediations.save(Stored(case=replace(CASE, escalated="third"), version=won.version), None)
+    assert again.case.escalated == "third"
+
+
+async def test_saving_removes_what_the_case_has_no_more(plane: ControlPlane, remediations: KubeRemediations) -> None:
+    """Fields that are back at their default vanish from the object instead of staying behind."""
+    stored = await remediations.create(CASE, record())
+    bare = Case(name=CASE.name, node=CASE.node, opened_at=NOW, policy="hgx")
+    await remediations.save(Stored(case=bare, version=stored.version), None)
+    found = await raw(plane)
+    assert set(found["spec"]) == {"node", "policy", "openedAt"}
+    assert not {"faults", "gpus", "gangs", "attempts", "escalated"} & set(found["status"])
+
+
+async def test_the_last_ten_decisions_are_kept_whole(plane: ControlPlane, remediations: KubeRemediations) -> None:
+    """After 14 decisions, two of them at the same instant, the newest ten are there in order, each loadable."""
+    pods = (Pod(namespace="ml", name="p", uid="x", gpus=8),)
+    world = replace(WORLD, pods=pods)
+    stored = await remediations.create(CASE, record(0, world=world))
+    for number in range(1, 14):
+        stored = await remediations.save(stored, record(min(number, 12), world=world))
+    found = await remediations.decisions(CASE.name)
+    assert [r["at"] for r in found] == [record(s)["at"] for s in (4, 5, 6, 7, 8, 9, 10, 11, 12, 12)]
+    assert all(load_world(r["world"]) == world and load_case(r["case"]) == CASE for r in found)
+    assert len((await raw(plane))["status"]["decisions"]) == module.DECISIONS
+
+
+async def test_a_decision_too_large_to_keep_loses_its_world_not_its_verdict(remediations: KubeRemediations) -> None:
+    """A world of 4,000 pods is left out and says so; reason and time stay."""
+    pods = tuple(Pod(namespace="ml", name=f"pod-{i}", uid=f"uid-{i}") for i in range(4000))
+    await remediations.create(CASE, record(world=replace(WORLD, pods=pods)))
+    (kept,) = await remediations.decisions(CASE.name)
+    assert "world" not in kept
+    assert "larger than" in kept["omitted"]
+    assert kept["verdict"]["reason"] == "drain-deadline"
+
+
+async def test_people_see_the_case_in_columns(
+    plane: ControlPlane, remediations: KubeRemediations, tmp_path: Path
+) -> None:
+    """`kubectl get remediations` shows target, fault, state and what is next; since moves only when they do."""
+    stored = await remediations.create(CASE, record())
+    stored = await remediations.save(stored, record(60))
+    assert (await raw(plane))["status"]["since"] == "2026-01-31T12:00:00Z"
+    kubectl = find("kubectl")
+    argv = kubectl.command(f"--kubeconfig={plane.kubeconfig()}", "get", "remediations", folder=tmp_path)
+    header, line = (await asyncio.to_thread(run, argv, deadline_s=30)).splitlines()
+    assert header.split() == ["NAME", "TARGET", "FAULT", "STEP", "STATE", "NEXT", "BLOCKED-BY", "SINCE"]
+    assert line.split()[:4] == ["gpu-1-1", "gpu-1/GPU-7", "gpu-fell-off-bus", "escalated"]
+    assert "people: drain-deadline" in line
+    closed = replace(stored.case, closed_at=NOW, result=Result.GONE)
+    verdict = Done(result=Result.GONE, reason="node-gone")
+    await remediations.save(
+        Stored(case=closed, version=stored.version), decision(NOW + timedelta(minutes=2), verdict, WORLD, CASE)
+    )
+    status = (await raw(plane))["status"]
+    assert (status["state"], status["since"]) == ("gone", "2026-01-31T12:02:00Z")
+    assert "next" not in status
+
+
+async def test_deleting_is_repeatable_and_saving_the_deleted_is_for_people(remediations: KubeRemediations) -> None:
+    """A case is gone after delete, also from the list; deleting again is no error; saving it is Permanent."""
+    stored = await remediations.create(CASE, record())
+    await remediations.delete(CASE.name)
+    await remediations.delete(CASE.name)
+    assert await remediations.list() == []
+    with pytest.raises(Permanent) as caught:
+        await remediations.save(stored, None)
+    assert caught.value.reason == "not-found"
+
+
+async def test_an_object_that_is_no_case_is_left_alone_and_named(
+    plane: ControlPlane, remediations: KubeRemediations, eventually: Eventually
+) -> None:
+    """A Remediation that people broke is not listed, its problem is told, and the others are still listed."""
+    await remediations.create(CASE, record())
+    broken = {
+        "apiVersion": "gpu.health/v1alpha1",
+        "kind": "Remediation",
+        "metadata": {"name": "by-hand"},
+        "spec": {"node": "n", "policy": "p", "openedAt": "2026-01-31T12:00:00Z", "approvals": []},
+        "status": {
+            "attempts": [],
+            "faults": [],
+            "result": "gone",
+            "escalated": "x",
+            "closedAt": "9999-12-31T23:00:00-05:00",
+        },
+    }
+    await asyncio.to_thread(plane.admin.create, module.PATH, broken)
+    await eventually(lambda: "by-hand" in remediations.unreadable, "the broken object")
+    assert "closedAt" in remediations.unreadable["by-hand"]
+    assert [s.case for s in await remediations.list()] == [CASE]
+    await asyncio.to_thread(plane.admin.delete, f"{module.PATH}/by-hand")
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("spec", {"node": "x" * 300}),
+        ("spec", {"openedAt": "yesterday"}),
+        ("status", {"result": "healed"}),
+        ("status", {"attempts": [{"step": "x"}]}),
+        ("status", {"decisions": {f"k{i}": {} for i in range(11)}}),
+    ],
+)
+async def test_the_schema_bounds_what_may_be_stored(plane: ControlPlane, part: str, change: dict[str, Any]) -> None:
+    """Too long, too many, unknown words and half attempts are refused by the API server itself."""
+    body: dict[str, Any] = {
+        "apiVersion": "gpu.health/v1alpha1",
+        "kind": "Remediation",
+        "metadata": {"name": "bad"},
+        "spec": {"node": "n", "policy": "p", "openedAt": "2026-01-31T12:00:00Z"},
+        "status": {},
+    }
+    body[part] |= change
+    with pytest.raises(ApiRefused) as caught:
+        await asyncio.to_thread(plane.admin.create, module.PATH, body)
+    assert caught.value.status == 422
