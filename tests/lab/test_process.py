@@ -148,6 +148,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     parent = Child("parent", [sys.executable, "-c", script, str(tmp_path)], log_path=log, ready=ready, env=env)
     parent.start()
     inner = int(log.read_text().split()[0])
+    _wait_for_text(tmp_path / "inner", "up\n")  # past the trampoline, which would notice a dead parent by itself
     os.kill(parent.pid, signal.SIGKILL)
     _wait_until_gone(inner)
     parent.kill()

@@ -38,6 +38,7 @@ ADMIN = "admin"
 KUBELETS = "lab-kubelets"
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 START_DEADLINE_S = 90.0
+NODES_DEADLINE_S = 120.0
 PROBE_DEADLINE_S = 3.0
 STOP_DEADLINE_S = 2.0  # the API server would wait a minute for open watches to end
 CREATORS = 8
@@ -177,8 +178,8 @@ class ControlPlane:
             list(pool.map(lambda body: self.admin.create("/api/v1/nodes", body), bodies))
         names = [str(body["metadata"]["name"]) for body in bodies]
         if wait:
-            for name in names:
-                self.wait_until_ready(name)
+            wanted = set(names)
+            wait_for(lambda: wanted <= self._settled(), f"{count} nodes to be Ready", NODES_DEADLINE_S)
         return names
 
     def delete_nodes(self, names: Sequence[str]) -> None:
@@ -213,12 +214,15 @@ class ControlPlane:
         """The node is Ready and without node.kubernetes.io/ taints, or with ready=False is not Ready."""
 
         def check() -> bool:
-            node = self.node(name)
-            state = {item["type"]: item["status"] for item in node["status"].get("conditions", ())}.get("Ready")
-            bad = [t for t in node["spec"].get("taints", ()) if t["key"] in NOT_READY_TAINTS]
-            return (state == "True" and not bad) if ready else (state is not None and state != "True" and bool(bad))
+            found, tainted = readiness(self.node(name))
+            return (found == "True" and not tainted) if ready else (found in ("False", "Unknown") and tainted)
 
         wait_for(check, f"node {name} to be {'Ready' if ready else 'NotReady'}", deadline_s)
+
+    def _settled(self) -> set[str]:
+        return {
+            node["metadata"]["name"] for node in self.admin.list("/api/v1/nodes") if readiness(node) == ("True", False)
+        }
 
     def _set_left(self, left: set[str]) -> None:
         self._left = left
@@ -343,6 +347,13 @@ class ControlPlane:
 
 # What the node lifecycle controller sets: k8s.io/api/core/v1, well_known_taints.go.
 NOT_READY_TAINTS = frozenset({"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"})
+
+
+def readiness(node: Json) -> tuple[str, bool]:
+    """The status of the node's Ready condition (empty when it has none), and whether it is tainted for it."""
+    ready = [item["status"] for item in node["status"].get("conditions", ()) if item["type"] == "Ready"]
+    tainted = any(taint["key"] in NOT_READY_TAINTS for taint in node["spec"].get("taints", ()))
+    return (ready[0] if ready else ""), tainted
 
 
 def _probe(url: str, ca_file: Path, token: str) -> str | None:

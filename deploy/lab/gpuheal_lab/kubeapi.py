@@ -14,6 +14,7 @@ from gpuheal_lab.process import LabError
 Json = dict[str, Any]
 
 DEADLINE_S = 15.0
+PAGE = 500
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 
@@ -62,6 +63,17 @@ class KubeApi:
     def get(self, path: str) -> Json:
         """The object or list at the path."""
         return self.request("GET", path)
+
+    def list(self, path: str) -> list[Json]:
+        """All objects of a collection, read page by page."""
+        found: list[Json] = []
+        more = ""
+        while True:
+            page = self.get(f"{path}?limit={PAGE}" + (f"&continue={more}" if more else ""))
+            found += page["items"]
+            more = page["metadata"].get("continue", "")
+            if not more:
+                return found
 
     def create(self, path: str, body: Json) -> Json:
         """The object as created in the collection at the path."""
