@@ -241,7 +241,7 @@ class Stage:
                 controls=self.sim.controls,
                 clock=self.sim.clock,
             ),
-            policies=self.policies,
+            policies=lambda: self.policies,
             cluster=CLUSTER,
             owner="gpuheal",
             known_faults=FAULTS,

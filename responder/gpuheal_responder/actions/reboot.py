@@ -23,9 +23,9 @@ from gpuheal_responder.core.policy import ActionSpec, Phase, Progress, ProgressS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    """`provider` names who reboots: `job` (a privileged Job on the node) or another that the site has configured."""
+    """`provider` names who reboots: `job` (a privileged Job on the node) or another; absent = the site's default."""
 
-    provider: str = "job"
+    provider: str = ""
 
 
 def progress(step: Step, case: Case, world: World) -> Progress:

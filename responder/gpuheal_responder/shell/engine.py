@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from gpuheal_responder.core import cases
@@ -79,14 +79,17 @@ class Engine:
     """Holds the ports and policies; all it remembers is what it said last, so a restart repeats nothing but words."""
 
     ports: Ports
-    policies: tuple[Policy, ...]
+    policies: Callable[[], Sequence[Policy]]
     cluster: str
     owner: str
     known_faults: frozenset[str]
     recorder: Recorder
     may_act: Callable[[], bool]
+    heartbeat: Callable[[datetime], None] = lambda _: None
     pace: Pace = field(default_factory=Pace)
     budget_keys: Mapping[str, Sequence[str]] = field(default_factory=lambda: DEFAULT_KEYS)
+    looked_at: datetime | None = None
+    """When the last round ended well."""
     _stored: dict[str, tuple[object, ...]] = field(default_factory=dict)
     _told: dict[str, tuple[object, ...]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -125,6 +128,7 @@ class Engine:
             log.exception("round failed")
             self._soon = True
             return False
+        self.looked_at = self.ports.clock.now()
         return True
 
     async def round(self) -> tuple[Work, ...]:
@@ -135,6 +139,8 @@ class Engine:
             return ()
         look = await observe(self.ports, cluster=self.cluster, known_faults=self.known_faults)
         self.recorder.looked(look.problems, look.intake.dead)
+        if look.intake.watchdog_at is not None:
+            self.heartbeat(look.intake.watchdog_at)
         board = self._board(look)
         works = [w for s in self._subjects(look) if (w := self._decide(look, board, s, Details())) is not None]
         urgent = [w for w in works if _contains(w.verdict)]
@@ -215,7 +221,7 @@ class Engine:
 
     def _subjects(self, look: Look) -> list[Subject]:
         """Return what to decide about: open cases, marks without a stored case, and faults without a case."""
-        by_name = {p.name: p for p in self.policies}
+        by_name = {p.name: p for p in self.policies()}
         found: list[Subject] = []
         for name, stored in look.open.items():
             found.append((name, stored.case, by_name.get(stored.case.policy), stored))
@@ -235,7 +241,7 @@ class Engine:
 
     def _open(self, look: Look, name: str) -> Subject | None:
         node, faults = look.nodes[name], look.intake.faults[name]
-        policy = match(self.policies, faults, node)
+        policy = match(self.policies(), faults, node)
         if policy is None:
             return None
         evidence = (look.evidence or {}).get(name)

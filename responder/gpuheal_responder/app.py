@@ -1,0 +1,191 @@
+"""The responder as a whole: builds its parts from settings, starts and stops them. No decision is made here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from aiohttp import web
+
+from gpuheal_responder.core.policy import Policy
+from gpuheal_responder.errors import ConfigError
+from gpuheal_responder.settings import Listen, ServerTls, Settings
+from gpuheal_responder.shell.caseapi import CaseApi
+from gpuheal_responder.shell.desk import Holds
+from gpuheal_responder.shell.engine import Engine, Pace
+from gpuheal_responder.shell.observe import Ports
+from gpuheal_responder.shell.people import People
+from gpuheal_responder.shell.pipeline import Pipeline, ping_while_well
+from gpuheal_responder.shell.reload import Tokens
+from gpuheal_responder.shell.telemetry import Telemetry
+from gpuheal_responder.shell.web import Intake, Web
+
+OWNER = "gpuheal"
+STALE_LOOKS = 4
+SHUTDOWN = timedelta(seconds=10)
+CERTIFICATE_CHECK = timedelta(minutes=1)
+
+
+class Service(Protocol):
+    """Something that runs beside the engine."""
+
+    def start(self) -> None:
+        """Begin."""
+        ...
+
+    async def stop(self) -> None:
+        """End; repeatable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything outside, and who we are among the replicas."""
+
+    ports: Ports
+    policies: Callable[[], Sequence[Policy]]
+    faults: frozenset[str]
+    people: People
+    holds: Holds
+    telemetry: Telemetry
+    pipeline: Pipeline
+    may_act: Callable[[], bool] = lambda: True
+    services: Sequence[Service] = ()
+    close: Callable[[], object] = lambda: None
+
+
+@dataclass(slots=True, kw_only=True)
+class App:
+    """One responder. `start` returns once it listens; `port` is the port it got."""
+
+    settings: Settings
+    parts: Parts
+    engine: Engine
+    port: int = 0
+    _runner: web.AppRunner | None = None
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Start the services, the engine and the web server."""
+        for service in self.parts.services:
+            service.start()
+        self._tasks.append(asyncio.create_task(self.engine.run(self._stop), name="engine"))
+        watchdog = self.settings.watchdog
+        if watchdog.url_file is not None:
+            ping = ping_while_well(watchdog.url_file, self.parts.pipeline, watchdog.interval, self._stop)
+            self._tasks.append(asyncio.create_task(ping, name="dead man"))
+        listen = self.settings.listen
+        self._runner = web.AppRunner(self._web(listen), access_log=None, shutdown_timeout=SHUTDOWN.total_seconds())
+        await self._runner.setup()
+        tls = server_tls(listen.tls) if listen.tls is not None else None
+        site = web.TCPSite(self._runner, listen.host, listen.port, ssl_context=tls)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        if tls is not None and listen.tls is not None:
+            self._tasks.append(asyncio.create_task(self._renew(tls, listen.tls), name="certificate"))
+
+    async def stop(self) -> None:
+        """Stop after the round that is under way, and give the Lease back; repeatable."""
+        self._stop.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        tasks, self._tasks = self._tasks, []
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=SHUTDOWN.total_seconds())
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for service in reversed(self.parts.services):
+            await service.stop()
+
+    def _web(self, listen: Listen) -> web.Application:
+        app = web.Application()
+        complain = self.parts.telemetry.config_error
+        intake = Intake(
+            wake=self._woken,
+            refusing=self._refusing,
+            unready=self._unready,
+            telemetry=self.parts.telemetry,
+            people=self.parts.people,
+            webhook_tokens=Tokens(listen.webhook_token_files, complain) if listen.webhook_token_files else None,
+            metrics_tokens=Tokens(listen.metrics_token_files, complain) if listen.metrics_token_files else None,
+            client_names=frozenset(listen.tls.client_names) if listen.tls is not None else frozenset(),
+        )
+        Web(intake).add_to(app)
+        ports = self.parts.ports
+        CaseApi(
+            people=self.parts.people,
+            remediations=ports.remediations,
+            holds=self.parts.holds,
+            telemetry=self.parts.telemetry,
+            clock=ports.clock,
+        ).add_to(app)
+        return app
+
+    def _woken(self, nodes: frozenset[str], watchdog: bool) -> None:
+        if watchdog:
+            self.parts.pipeline.beat()
+        self.engine.wake(nodes)
+
+    def _refusing(self) -> str:
+        return "" if self.engine.looked_at is not None else "starting"
+
+    def _unready(self) -> str:
+        looked_at = self.engine.looked_at
+        if looked_at is None:
+            return "starting: nothing has been looked at yet"
+        age = self.parts.ports.clock.now() - looked_at
+        if age > STALE_LOOKS * self.settings.engine.tick:
+            return f"the last good look was {age.total_seconds():.0f} s ago"
+        return ""
+
+    async def _renew(self, context: ssl.SSLContext, tls: ServerTls) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), CERTIFICATE_CHECK.total_seconds())
+            try:
+                context.load_cert_chain(tls.cert_file, tls.key_file)
+            except (OSError, ssl.SSLError) as problem:
+                complaint = ConfigError(str(tls.cert_file), "", f"cannot be used: {problem}")
+                self.parts.telemetry.config_error(complaint)
+
+
+def build(settings: Settings, parts: Parts) -> App:
+    """Return a responder made of these parts; nothing is started."""
+    engine = Engine(
+        ports=parts.ports,
+        policies=parts.policies,
+        cluster=settings.cluster,
+        owner=OWNER,
+        known_faults=parts.faults,
+        recorder=parts.telemetry,
+        may_act=parts.may_act,
+        heartbeat=parts.pipeline.beat,
+        pace=Pace(
+            tick=settings.engine.tick,
+            poll=min(Pace().poll, settings.engine.tick),
+            concurrency=settings.engine.cases,
+        ),
+        budget_keys=settings.budgets.keys(),
+    )
+    return App(settings=settings, parts=parts, engine=engine)
+
+
+def server_tls(tls: ServerTls) -> ssl.SSLContext:
+    """Return the server's TLS context; client certificates are asked for, not demanded, when a CA is named."""
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+        if tls.client_ca_file is not None:
+            context.load_verify_locations(tls.client_ca_file)
+            context.verify_mode = ssl.CERT_OPTIONAL
+    except (OSError, ssl.SSLError) as problem:
+        raise ConfigError(str(tls.cert_file), "", f"TLS files cannot be used: {problem}") from None
+    return context

@@ -1,0 +1,40 @@
+"""`gpuheal serve`: run the responder until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the responder as the settings file says; return 0 after a clean stop, ConfigError for a bad file."""
+    parser = argparse.ArgumentParser(prog="gpuheal serve", description="Run the responder.")
+    parser.add_argument("--config", type=Path, required=True, help="settings file (YAML); see responder/SETTINGS.md")
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return asyncio.run(_serve(args.config))
+
+
+async def _serve(config: Path) -> int:
+    from gpuheal_responder.app import build
+    from gpuheal_responder.settings import load
+    from gpuheal_responder.shell.build import parts_of
+
+    settings = load(config)
+    app = build(settings, await parts_of(settings))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await app.start()
+        logging.getLogger("gpuheal").info("listening on %s:%d", settings.listen.host, app.port)
+        await stop.wait()
+    finally:
+        await app.stop()
+    return 0

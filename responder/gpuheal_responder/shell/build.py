@@ -1,0 +1,155 @@
+"""The parts on real servers: Kubernetes, Alertmanager and Prometheus as the settings name them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gpuheal_responder.app import Parts
+from gpuheal_responder.ports import Machines
+from gpuheal_responder.providers import Providers
+from gpuheal_responder.providers.job import NAME as JOB
+from gpuheal_responder.providers.job import JobReboot, JobSettings
+from gpuheal_responder.settings import Kubernetes, Settings
+from gpuheal_responder.shell.alerts import AlertmanagerAlerts
+from gpuheal_responder.shell.controls import KubeControls
+from gpuheal_responder.shell.desk import KubeHolds
+from gpuheal_responder.shell.evidence import PrometheusEvidence
+from gpuheal_responder.shell.kube import ClusterSettings, KubeCluster
+from gpuheal_responder.shell.kube_api import Api, connect, reading
+from gpuheal_responder.shell.kube_job import KubeJobs
+from gpuheal_responder.shell.lease import Election
+from gpuheal_responder.shell.observe import Ports
+from gpuheal_responder.shell.people import KubePeople
+from gpuheal_responder.shell.pipeline import Pipeline
+from gpuheal_responder.shell.policies import fault_slugs, watched_policies
+from gpuheal_responder.shell.remediations import KubeRemediations
+from gpuheal_responder.shell.telemetry import Telemetry
+from gpuheal_responder.shell.watch import WatchSettings
+
+IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
+class WallClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the current time in UTC."""
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class KubeReviewer:
+    """Asks the API server for TokenReviews and SubjectAccessReviews."""
+
+    api: Api
+
+    async def review(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the answered review; ObserveError when it cannot be had."""
+        with reading(path.rpartition("/")[2]):
+            answer: Mapping[str, Any] = await self.api.call("POST", path, body=body)
+            return answer
+
+
+@dataclass(slots=True)
+class Closing:
+    """A service that only has to be closed."""
+
+    close: Any
+
+    def start(self) -> None:
+        """Nothing to begin."""
+
+    async def stop(self) -> None:
+        """Close it."""
+        await self.close()
+
+
+async def api_of(kubernetes: Kubernetes) -> Api:
+    """Return a connection as the settings say: the named kubeconfig, else the pod's account, else the user's own."""
+    kubeconfig = kubernetes.kubeconfig or default_kubeconfig()
+    return await connect(kubeconfig, kubernetes.context, kubernetes.concurrency + 8)
+
+
+def default_kubeconfig() -> Path | None:
+    """Return where the user's kubeconfig is, or None inside a pod."""
+    if IN_CLUSTER.exists():
+        return None
+    return Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+
+
+def machines_of(settings: Settings, api: Api) -> Machines:
+    """Return the configured providers; without an image for Jobs there is no provider `job`."""
+    named: dict[str, Machines] = {}
+    job = settings.providers.job
+    if job.image:
+        kept = JobSettings(image=job.image, namespace=job.namespace, service_account=job.service_account)
+        named[JOB] = JobReboot(KubeJobs(api), kept)
+    return Providers(default=settings.providers.default, by_name=named)
+
+
+async def parts_of(settings: Settings, *, machines: Machines | None = None) -> Parts:
+    """Return all parts on real servers; ConfigError when a file they need cannot be used. Nothing is started.
+
+    `machines` stands in for the configured providers (the lab's simulated machines).
+    """
+    clock = WallClock()
+    telemetry = Telemetry(cluster=settings.cluster, clock=clock, audit=sys.stdout)
+    policies = watched_policies(settings.policies, telemetry.config_error)
+    api = await api_of(settings.kubernetes)
+    watching = WatchSettings(page=settings.kubernetes.page_size)
+    cluster = KubeCluster(api, clock, ClusterSettings(watch=watching))
+    remediations = KubeRemediations(api, watching)
+    alerts = AlertmanagerAlerts(settings.alertmanagers, on_problem=telemetry.config_error, clock=clock)
+    evidence = PrometheusEvidence(
+        settings.prometheus,
+        window=settings.engine.health_window,
+        on_problem=telemetry.config_error,
+        on_ignored=telemetry.ignored,
+    )
+    pipeline = Pipeline(
+        clock=clock,
+        interval=settings.watchdog.interval,
+        thaw=settings.watchdog.thaw,
+        prometheus=lambda: evidence.pipeline(clock),
+    )
+    election = Election(
+        api,
+        clock,
+        namespace=settings.namespace,
+        name=settings.kubernetes.lease,
+        identity=f"{socket.gethostname()}-{os.getpid()}",
+        changed=telemetry.leading,
+    )
+    controls = KubeControls(
+        api=api,
+        namespace=settings.namespace,
+        name=settings.kubernetes.controls,
+        mode=settings.engine.mode,
+        pipeline=pipeline,
+    )
+    return Parts(
+        ports=Ports(
+            cluster=cluster,
+            remediations=remediations,
+            machines=machines or machines_of(settings, api),
+            alerts=alerts,
+            evidence=evidence,
+            controls=controls,
+            clock=clock,
+        ),
+        policies=policies.current,
+        faults=fault_slugs(),
+        people=KubePeople(reviewer=KubeReviewer(api), clock=clock),
+        holds=KubeHolds(api),
+        telemetry=telemetry,
+        pipeline=pipeline,
+        may_act=lambda: election.is_leader,
+        services=(Closing(api.close), Closing(alerts.close), Closing(evidence.close), cluster, remediations, election),
+    )
