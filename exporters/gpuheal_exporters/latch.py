@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -153,7 +153,7 @@ class LatchStore(Generic[KeyT]):
         """The content as JSON-ready objects."""
         return [{"key": list(key), **asdict(entry)} for key, entry in self._latches.items()]
 
-    def load(self, dumped: list[Mapping[str, Any]]) -> None:
+    def load(self, dumped: Sequence[Mapping[str, Any]]) -> None:
         """The content is what `dump` gave; raises KeyError, TypeError or ValueError on anything else."""
         latches: dict[KeyT, Latch] = {}
         names = {field.name for field in fields(Latch)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import json
 import math
+import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -202,6 +204,12 @@ class _Server(ThreadingWSGIServer):
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(*args, **kwargs)
 
+    def server_bind(self) -> None:
+        """Binds without the reverse look-up of the base class, which can take seconds where DNS is slow."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
@@ -220,4 +228,5 @@ class _Server(ThreadingWSGIServer):
 
 def serve(app: App, host: str, port: int) -> WSGIServer:
     """A bound server that `serve_forever` runs; port 0 picks a free one. OSError if the address is taken."""
-    return make_server(host, port, app, _Server, _Handler)
+    kind = type("_Server", (_Server,), {"address_family": socket.AF_INET6}) if ":" in host else _Server
+    return make_server(host, port, app, kind, _Handler)

@@ -44,7 +44,7 @@ PIECES = [
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
     """A sample line with a few cuts, swaps, repeats and insertions."""
-    line = draw(st.sampled_from(SAMPLES))
+    line: str = draw(st.sampled_from(SAMPLES))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(line)))
         end = draw(st.integers(start, min(len(line), start + 20)))
@@ -69,7 +69,7 @@ def take(line: str) -> None:
 
 def shuffled(source: random.Random) -> str:
     """A sample line whose middle is replaced, doubled, cut or swapped with another one's, a few times."""
-    line = source.choice(SAMPLES)
+    line: str = source.choice(SAMPLES)
     for _ in range(source.randint(1, 5)):
         start = source.randint(0, len(line))
         end = min(len(line), start + source.randint(0, 20))

@@ -129,7 +129,7 @@ def test_a_missing_path_is_named(tmp_path: Path, kind: type[KmsgSource] | type[F
     """The reason why there is no source names the path."""
     options = {"sleep": sleepless} if kind is FileSource else {}
     with pytest.raises(SourceError, match=r"nothing: No such file"):
-        kind(tmp_path / "nothing", Tally(), None, **options)  # type: ignore[arg-type]
+        kind(tmp_path / "nothing", Tally(), None, **options)
 
 
 def test_a_file_is_followed_from_its_cursor(tmp_path: Path) -> None:
