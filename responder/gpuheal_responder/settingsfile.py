@@ -108,7 +108,7 @@ class _Reader:
         if kind is timedelta:
             try:
                 return parse_duration(raw)
-            except ValueError as problem:
+            except (ValueError, OverflowError) as problem:
                 raise self._error(path, str(problem)) from None
         if kind is Path:
             return self._folder / self._text(raw, path)
