@@ -5,58 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
 
 from aiohttp import web
 
-from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.settings import Listen, ServerTls, Settings
 from gpuheal_responder.shell.caseapi import CaseApi
-from gpuheal_responder.shell.desk import Holds
 from gpuheal_responder.shell.engine import Engine, Pace
-from gpuheal_responder.shell.observe import Ports
-from gpuheal_responder.shell.people import People
-from gpuheal_responder.shell.pipeline import Pipeline, ping_while_well
+from gpuheal_responder.shell.parts import Parts
+from gpuheal_responder.shell.pipeline import ping_while_well
 from gpuheal_responder.shell.reload import Tokens
-from gpuheal_responder.shell.telemetry import Telemetry
 from gpuheal_responder.shell.web import Intake, Web
 
 OWNER = "gpuheal"
 STALE_LOOKS = 4
 SHUTDOWN = timedelta(seconds=10)
 CERTIFICATE_CHECK = timedelta(minutes=1)
-
-
-class Service(Protocol):
-    """Something that runs beside the engine."""
-
-    def start(self) -> None:
-        """Begin."""
-        ...
-
-    async def stop(self) -> None:
-        """End; repeatable."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """Everything outside, and who we are among the replicas."""
-
-    ports: Ports
-    policies: Callable[[], Sequence[Policy]]
-    faults: frozenset[str]
-    people: People
-    holds: Holds
-    telemetry: Telemetry
-    pipeline: Pipeline
-    may_act: Callable[[], bool] = lambda: True
-    services: Sequence[Service] = ()
-    close: Callable[[], object] = lambda: None
 
 
 @dataclass(slots=True, kw_only=True)

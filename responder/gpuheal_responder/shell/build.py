@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gpuheal_responder.app import Parts
 from gpuheal_responder.ports import Machines
 from gpuheal_responder.providers import Providers
 from gpuheal_responder.providers.job import NAME as JOB
@@ -26,6 +25,7 @@ from gpuheal_responder.shell.kube_api import Api, connect, reading
 from gpuheal_responder.shell.kube_job import KubeJobs
 from gpuheal_responder.shell.lease import Election
 from gpuheal_responder.shell.observe import Ports
+from gpuheal_responder.shell.parts import Parts
 from gpuheal_responder.shell.people import KubePeople
 from gpuheal_responder.shell.pipeline import Pipeline
 from gpuheal_responder.shell.policies import fault_slugs, watched_policies

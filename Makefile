@@ -1,0 +1,62 @@
+# Two commands do everything: `make demo` and `make test`. Nothing has to be prepared on Debian 12 with Python 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+PYTEST := $(RUN) -m pytest -q
+SOURCES := responder rules exporters deploy/lab tests dashboards
+
+OLD := prometheus promtool alertmanager amtool
+NEW := prometheus promtool alertmanager amtool etcd kube-apiserver kube-controller-manager kube-scheduler kubectl
+
+.PHONY: help install demo test test-cluster lint unit servers cluster mutants bench rules clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+
+install: $(VENV)/.done ## make .venv with everything that tests and the demo need
+
+$(VENV)/.done: pyproject.toml .ci/install
+	sh .ci/install "$(PYTHON)" "$(VENV)"
+	touch $@
+
+demo: install ## heal one simulated fault end to end on real Prometheus and Alertmanager
+	$(RUN) -m gpuheal_lab.servers ensure prometheus alertmanager
+	$(BIN)/gpuheal demo --once
+
+test: install lint unit servers ## checks, unit tests, and tests on Debian's Prometheus and Alertmanager
+	@echo "make test: all passed"
+
+test-cluster: install cluster mutants ## tests on a real control plane and on both generations of servers
+	@echo "make test-cluster: all passed"
+
+lint: install ## formatting, lint, types, layers, generated files
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy responder/gpuheal_responder rules/gpuheal_rules exporters/gpuheal_exporters deploy/lab/gpuheal_lab
+	$(BIN)/lint-imports
+	$(BIN)/gpuheal rules check
+
+unit: install ## tests without servers; coverage of the pure core is at least 95 %
+	$(PYTEST) -m "not servers and not cluster" --cov=gpuheal_responder.core --cov-report=term --cov-fail-under=95
+
+servers: install ## tests on Debian's Prometheus and Alertmanager
+	$(RUN) -m gpuheal_lab.servers ensure $(OLD) --generation debian
+	GPUHEAL_GENERATIONS=debian $(PYTEST) -m "servers and not cluster"
+
+cluster: install ## tests on the control plane, and on the current Prometheus and Alertmanager
+	$(RUN) -m gpuheal_lab.servers ensure $(NEW) --generation current
+	GPUHEAL_GENERATIONS=current $(PYTEST) -m "servers and not cluster"
+	$(PYTEST) -m cluster
+
+mutants: install ## every safety invariant's small wrong change must turn its test red
+	$(RUN) -m tests.mutants.run
+
+bench: install ## print measurements; nothing is asserted
+	@for b in tests/bench/bench_*.py; do echo "== $$b"; $(RUN) -m tests.bench.$$(basename $$b .py) || exit 1; done
+
+rules: install ## make the generated files anew
+	$(BIN)/gpuheal rules build
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

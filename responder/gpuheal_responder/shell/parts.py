@@ -1,0 +1,41 @@
+"""The parts a responder is made of, whoever plays them: real servers, or the lab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gpuheal_responder.core.policy import Policy
+from gpuheal_responder.shell.desk import Holds
+from gpuheal_responder.shell.observe import Ports
+from gpuheal_responder.shell.people import People
+from gpuheal_responder.shell.pipeline import Pipeline
+from gpuheal_responder.shell.telemetry import Telemetry
+
+
+class Service(Protocol):
+    """Something that runs beside the engine."""
+
+    def start(self) -> None:
+        """Begin."""
+        ...
+
+    async def stop(self) -> None:
+        """End; repeatable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything outside, and who we are among the replicas."""
+
+    ports: Ports
+    policies: Callable[[], Sequence[Policy]]
+    faults: frozenset[str]
+    people: People
+    holds: Holds
+    telemetry: Telemetry
+    pipeline: Pipeline
+    may_act: Callable[[], bool] = lambda: True
+    services: Sequence[Service] = ()
