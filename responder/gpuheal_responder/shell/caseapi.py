@@ -73,7 +73,7 @@ class CaseApi:
             return _problem(503, "unreadable", str(problem))
 
     async def _do_approve(self, name: str, by: str, fields: Mapping[str, str]) -> Mapping[str, Any]:
-        span = _span(fields.get("for")) or desk.USUAL_APPROVAL
+        span = _span(fields["for"]) if "for" in fields else desk.USUAL_APPROVAL
         step, evidence = fields.get("step", ""), fields.get("evidence", "")
         case = await desk.approve(
             self.remediations, self.clock, name=name, step=step, evidence=evidence, by=by, span=span
@@ -107,9 +107,9 @@ async def _fields(request: web.Request) -> Mapping[str, str]:
     return raw
 
 
-def _span(text: str | None) -> timedelta | None:
+def _span(text: str) -> timedelta:
     try:
-        return None if text is None else parse_duration(text)
+        return parse_duration(text)
     except (ValueError, OverflowError) as problem:
         raise Permanent("invalid", str(problem)) from None
 

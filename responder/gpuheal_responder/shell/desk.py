@@ -19,6 +19,7 @@ LONGEST_APPROVAL = timedelta(hours=24)
 USUAL_APPROVAL = timedelta(hours=1)
 MOST_APPROVALS = 16
 TRIES = 5
+PAUSE_S = 0.1
 _STEP = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _EVIDENCE = re.compile(r"[0-9a-f]{12}")
 
@@ -83,5 +84,7 @@ async def approve(
         except Transient as problem:
             if problem.reason != "conflict" or attempt == TRIES - 1:
                 raise
-            await asyncio.sleep(0.1 * (attempt + 1))  # the engine wrote in between; its write has to reach our cache
+            await asyncio.sleep(
+                PAUSE_S * (attempt + 1)
+            )  # the engine wrote in between; its write has to reach our cache
     raise AssertionError("the last try returns or raises")
