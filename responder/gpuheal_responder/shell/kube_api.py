@@ -135,9 +135,12 @@ class Api:
                 method, f"{url}?{urlencode(given)}" if given else url, headers, body, _request_timeout=limit
             )
             async with answer.response as response:
-                if response.status >= 300:
-                    raise _refused(response, await response.read())
-                yield response
+                try:
+                    if response.status >= 300:
+                        raise _refused(response, await response.read())
+                    yield response
+                finally:
+                    _abort(response)
         except TimeoutError:
             raise ApiError(0, "Timeout", f"{method} {path}: no answer in time") from None
         except (aiohttp.ClientError, OSError) as problem:
@@ -169,6 +172,16 @@ async def connect(kubeconfig: Path | None = None, context: str = "", connections
             str(kubeconfig or "in-cluster configuration"), "", str(problem), "give a kubeconfig, or run in a pod"
         ) from problem
     return Api(ApiClient(settings))
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """Cut the connection of an answer that was not read to its end.
+
+    Closing it would begin a TLS goodbye that nobody waits for, to a server that may be gone.
+    """
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
 
 
 def _refused(response: aiohttp.ClientResponse, text: bytes) -> ApiError:
