@@ -51,7 +51,7 @@ class AlertmanagerParams:
     """
 
     webhook_url: str
-    """Where the responder listens, scheme http or https, for example https://gpuheal.gpuheal.svc:8443/v1/alerts."""
+    """Where the responder listens, scheme http or https, for example https://gpuheal.gpuheal.svc:8443/webhook."""
 
     bearer_token_file: str | None = None
     """File on the Alertmanager's machine with the token the responder expects; re-read by Alertmanager per request."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuheal_rules.alertmanager import PEOPLE_ONLY_ALERTS, WATCHDOG_ALERT
+from gpuheal_rules.alertmanager import WATCHDOG_ALERT
 from gpuheal_rules.lint_promql import found
 from gpuheal_rules.lint_source import Document, Finding, Rule
 from gpuheal_rules.model import Catalogue
@@ -76,12 +76,3 @@ def _faults(policy: Any) -> list[str]:
     chosen = policy.get("match") if isinstance(policy, dict) else None
     raw = (chosen.get("fault") or chosen.get("faults")) if isinstance(chosen, dict) else None
     return [raw] if isinstance(raw, str) else [str(slug) for slug in raw or []]
-
-
-def people_only(catalogue: Catalogue) -> Iterator[Finding]:
-    """The alerts the routes keep from the responder are alerts the catalogue has."""
-    known = {alert.name for _, alert in catalogue.alerts()}
-    for name in PEOPLE_ONLY_ALERTS:
-        if name not in known:
-            problem = f"{name} is kept from the responder, and the catalogue does not have it"
-            yield Finding(check="contract", file="alertmanager.py", where="PEOPLE_ONLY_ALERTS", problem=problem)

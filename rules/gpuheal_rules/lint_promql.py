@@ -45,12 +45,8 @@ COMPARISONS = frozenset({"==", "!=", "<", ">", "<=", ">="})
 XID_SERIES = re.compile(r"(?i)(^|[_:])s?xid([_:]|s?_err|$)|XID_ERROR")
 MIN_SAMPLES = 4
 
-# Metrics of one exporter that always carry the same labels, so that they may be joined by all of them.
-ALIKE = (
-    frozenset(
-        f"gpuheal_xid_{what}" for what in ("total", "latched", "first_timestamp_seconds", "last_timestamp_seconds")
-    ),
-)
+# The exporter's latches: the metrics of one latch always carry the same labels, so they may be joined by all of them.
+LATCH = re.compile(r"gpuheal_(\w+?)_(total|latched|first_timestamp_seconds|last_timestamp_seconds)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,14 +198,17 @@ def fail_open(it: Subject) -> Iterator[Finding]:
             problem = f"`or {text(node.rhs, 50)}`: what is missing counts as {value:g}"
             yield found(it.rule, "fail-open", problem, "leave it missing, and show it as unknown")
         left = bare(node.lhs)
-        if op in {"<", "<=", "=="} and number(node.rhs) is not None and _filters_high(left):
+        if op in {"<", "<=", "=="} and number(node.rhs) is not None and _drops_zero(left):
             problem = f"{text(node)}: the inner filter drops the readings the outer one looks for"
             yield found(it.rule, "fail-open", problem, "a dead link that reads 0 never alerts")
 
 
-def _filters_high(node: Node) -> bool:
-    """`… > number` without bool: lets high readings through and drops the low ones."""
-    if not isinstance(node, pp.BinaryExpr) or str(node.op) not in {">", ">=", "!="} or number(node.rhs) is None:
+def _drops_zero(node: Node) -> bool:
+    """`… > 0` without bool, through sums: what reads 0 is gone."""
+    node = bare(node)
+    if isinstance(node, pp.AggregateExpr):
+        return _drops_zero(node.expr)
+    if not isinstance(node, pp.BinaryExpr) or str(node.op) not in {">", "!="} or number(node.rhs) != 0:
         return False
     return node.modifier is None or not node.modifier.return_bool
 
@@ -274,7 +273,8 @@ def _implicit(it: Subject, node: Node) -> Iterator[Finding]:
         return
     mine = {name for selector in selectors(node.lhs) for name in metric_names(selector)}
     other = {name for selector in selectors(node.rhs) for name in metric_names(selector)}
-    alike = any(mine | other <= family for family in ALIKE)
+    latches = {match and match[1] for match in (LATCH.fullmatch(name) for name in mine | other)}
+    alike = len(latches) == 1 and None not in latches
     if left.closed != right.closed or (mine != other and not alike):
         problem = f"`{node.op}` of {text(node.lhs, 40)} and {text(node.rhs, 40)} matches labels that differ"
         yield found(it.rule, "join", problem, "say on (node, gpu_uuid)")

@@ -35,7 +35,7 @@ NULL_RECEIVER = "null"
 NOTHING_RECEIVER = "gpuheal-nothing"
 
 DEFAULT_PARAMS = AlertmanagerParams(
-    webhook_url="http://gpuheal-responder.gpuheal.svc:8080/v1/alerts",
+    webhook_url="http://gpuheal-responder.gpuheal.svc:9940/webhook",
     bearer_token_file=f"/etc/alertmanager/secrets/{TOKEN_SECRET}/{TOKEN_KEY}",
 )
 """Names of a default installation; the operator mounts Secrets under /etc/alertmanager/secrets/."""

@@ -23,7 +23,7 @@ from gpuheal_rules.alertmanager import (
 from gpuheal_rules.operatorconfig import DEFAULT_PARAMS, STOCK_INHIBITION, alertmanager_config, generated, values
 
 ROOT = Path(__file__).parents[3]
-URL = "http://responder.example:8080/v1/alerts"
+URL = "http://responder.example:8080/webhook"
 
 
 def walk(route: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
