@@ -5,6 +5,7 @@
     monitor.start()                    # threads; returns at once
     monitor.wait_first(10)             # for --once: every source was asked once, or the time is over
     parts += monitor.collectors        # they replace nothing but the families named in metrics_nvml
+    monitor.on_reset = state.reset_proven   # before start: called in NVML's thread with (gpu_uuid, unix seconds)
     monitor.stop()                     # NVML is shut down cleanly
 
 `monitor.supervisor` has `recheck()`, `release(seconds)` and `resume()` for the time around a GPU reset.
@@ -13,13 +14,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prometheus_client.registry import Collector
 
 from gpuheal_exporters.attribution import NodeAttribution
-from gpuheal_exporters.collectors.driver import DriverCollector
+from gpuheal_exporters.collectors.driver import DriverCollector, VersionCollector
 from gpuheal_exporters.collectors.link import LinkCollector
 from gpuheal_exporters.collectors.memory import MemoryCollector
 from gpuheal_exporters.collectors.pcie import PcieCollector
@@ -29,8 +30,10 @@ from gpuheal_exporters.collectors.software import SoftwareCollector
 from gpuheal_exporters.collectors.thermal import ThermalCollector
 from gpuheal_exporters.inventory import NAME, NodeInventory
 from gpuheal_exporters.nvml_schedule import NvmlSettings
+from gpuheal_exporters.nvml_snapshot import NvmlSnapshot
 from gpuheal_exporters.nvml_supervisor import NvmlSupervisor
 from gpuheal_exporters.polled import Polled
+from gpuheal_exporters.reset import ResetWatch
 
 
 class GpuMonitor:
@@ -48,11 +51,13 @@ class GpuMonitor:
     ) -> None:
         path = None if state_dir is None else state_dir / NAME
         self.inventory = NodeInventory(boot_id=boot_id, path=path, root=root)
-        self.supervisor = NvmlSupervisor(settings, root=str(root), env=env, listener=self.inventory.update)
+        self.on_reset: Callable[[str, float], object] | None = None
+        self._resets = ResetWatch()
+        self.supervisor = NvmlSupervisor(settings, root=str(root), env=env, listener=self._observed)
         self.attribution = NodeAttribution(self.inventory, root=root, socket_path=pod_resources)
         snapshot = self.supervisor.snapshot
         self.polled = (
-            Polled("driver", DriverCollector(root, snapshot)),
+            Polled("driver", DriverCollector(root)),
             Polled("software", SoftwareCollector(root, snapshot), interval_seconds=30.0),
             Polled("rdma", RdmaCollector(root)),
             Polled("pods", self.attribution),
@@ -64,8 +69,15 @@ class GpuMonitor:
             LinkCollector(snapshot, self.inventory),
             PcieCollector(snapshot),
             ThermalCollector(snapshot),
+            VersionCollector(root, snapshot),
             *self.polled,
         )
+
+    def _observed(self, snapshot: NvmlSnapshot) -> None:
+        self.inventory.update(snapshot)
+        for gpu_uuid in self._resets.update(snapshot):
+            if self.on_reset is not None:
+                self.on_reset(gpu_uuid, snapshot.observed_at)
 
     def start(self) -> None:
         """NVML and the other sources are asked from now on, each by a thread of its own."""

@@ -42,6 +42,8 @@ def proc_gpus(root: str) -> list[dict[str, str]]:
         except OSError:
             continue
         said = {key.strip(): value.strip() for key, value in pairs}
+        if said.get("GPU Excluded", "No") == "Yes":  # by NVreg_ExcludedGpus: NVML does not list it either
+            continue
         gpu = {
             "pci": name.rsplit(".", 1)[0].lower(),
             "product": said.get("Model", ""),

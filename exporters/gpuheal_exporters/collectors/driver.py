@@ -37,9 +37,8 @@ def nvidia_devices(root: Path, classes: tuple[str, ...]) -> int:
 class DriverCollector(Collector):
     """State of the kernel module below `root`."""
 
-    def __init__(self, root: Path, snapshot: Callable[[], NvmlSnapshot]) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
-        self._snapshot = snapshot
 
     def collect(self) -> Iterable[Metric]:
         """The families of now; without a readable /proc/modules nothing is said about modules."""
@@ -53,11 +52,24 @@ class DriverCollector(Collector):
             text = read_text(self._root / "proc/driver/nvidia/version")
             kind = "open" if "Open Kernel Module" in text else "proprietary"
             out.add("gpuheal_driver_kernel_info", 1, version, kind)
-        now = self._snapshot()
-        if now.state is NvmlState.VERSION_MISMATCH:
-            out.add("gpuheal_driver_version_mismatch", 1)
-        elif now.serving and now.driver_version and version:
-            out.add("gpuheal_driver_version_mismatch", now.driver_version != version)
         if (self._root / "sys/bus/pci/devices").is_dir():
             out.add("gpuheal_driver_pci_gpus", nvidia_devices(self._root, GPU_CLASSES))
+        return out.all()
+
+
+class VersionCollector(Collector):
+    """Whether NVML's library and the loaded module belong together; one small file per scrape, which never blocks."""
+
+    def __init__(self, root: Path, snapshot: Callable[[], NvmlSnapshot]) -> None:
+        self._root = root
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterable[Metric]:
+        """One family, or none while either version is unknown."""
+        now, out = self._snapshot(), Families()
+        loaded = read_driver_version(self._root)
+        if now.state is NvmlState.VERSION_MISMATCH:
+            out.add("gpuheal_driver_version_mismatch", 1)
+        elif now.serving and now.driver_version and loaded:
+            out.add("gpuheal_driver_version_mismatch", now.driver_version != loaded)
         return out.all()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.stubs.samples import only, samples
 
-from gpuheal_exporters.collectors.driver import DriverCollector
+from gpuheal_exporters.collectors.driver import DriverCollector, VersionCollector
 from gpuheal_exporters.nvml_snapshot import NvmlSnapshot, NvmlState
 
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.133.20  Release Build  (dvs)\nGCC version:  gcc\n"
@@ -39,14 +39,14 @@ def test_loaded_module(tmp_path: Path, text: str, version: str, kind: str) -> No
         MODULES,
     )
     write(tmp_path, "proc/driver/nvidia/version", text)
-    found = samples(DriverCollector(tmp_path, away))
+    found = samples(DriverCollector(tmp_path))
     assert only(found, "gpuheal_driver_module_loaded") == {("nvidia",): 1, ("nvidia_peermem",): 1, ("nvidia_uvm",): 0}
     assert only(found, "gpuheal_driver_kernel_info") == {(kind, version): 1}
 
 
 def test_unreadable_proc_says_nothing(tmp_path: Path) -> None:
     """Where /proc is not there, no module is called missing."""
-    assert samples(DriverCollector(tmp_path, away)) == {}
+    assert samples(DriverCollector(tmp_path)) == {}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_library_and_module_of_different_versions(
 ) -> None:
     """An update of the user-space library without a reload of the module is told; without NVML nothing is known."""
     write(tmp_path, "proc/driver/nvidia/version", OPEN)
-    found = samples(DriverCollector(tmp_path, lambda: snapshot))
+    found = samples(VersionCollector(tmp_path, lambda: snapshot))
     assert only(found, "gpuheal_driver_version_mismatch") == expected
 
 
@@ -79,4 +79,4 @@ def test_gpus_on_the_bus_are_counted(tmp_path: Path) -> None:
     for address, (vendor, kind) in devices.items():
         write(tmp_path, f"sys/bus/pci/devices/{address}/vendor", f"{vendor}\n")
         write(tmp_path, f"sys/bus/pci/devices/{address}/class", f"{kind}\n")
-    assert only(samples(DriverCollector(tmp_path, away)), "gpuheal_driver_pci_gpus") == {(): 2}
+    assert only(samples(DriverCollector(tmp_path)), "gpuheal_driver_pci_gpus") == {(): 2}

@@ -251,6 +251,11 @@ API int nvmlDeviceGetRepairStatus(void *dev, unsigned *s) {
   s[2] = num(gpu_of(dev), "tpc_repair", 0);
   return 0;
 }
+API int nvmlDeviceGetUnrepairableMemoryFlag_v1(void *dev, unsigned *s) {
+  ENTER(dev) UNLESS(is("gb200"), 3) UNLESS(s[0] == 0x1000008, 25)
+  s[1] = num(gpu_of(dev), "unrepairable", 0);
+  return 0;
+}
 
 API int nvmlDeviceGetNvLinkState(void *dev, unsigned link, unsigned *v) {
   char key[32];
