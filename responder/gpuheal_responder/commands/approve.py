@@ -1,0 +1,50 @@
+"""`gpuheal approve`: a person's yes to one step on one evidence."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+from gpuheal_responder.commands.connection import add_arguments, connected, may_approve, remediations_of, whoami
+from gpuheal_responder.errors import Permanent
+
+
+def main(argv: Sequence[str]) -> int:
+    """Store the approval; Permanent when the case, the step or the right is missing."""
+    parser = argparse.ArgumentParser(
+        prog="gpuheal approve",
+        description="Approve one proposed step. `gpuheal cases` shows under BLOCKED-BY which step on which evidence.",
+    )
+    parser.add_argument("case", help="name of the case, or of its node")
+    parser.add_argument("--step", required=True, help="the step, such as reboot")
+    parser.add_argument("--evidence", required=True, help="what the approval binds to, as the proposal names it")
+    parser.add_argument("--for", dest="span", type=_span, default=timedelta(hours=1), help="how long (default 1h)")
+    add_arguments(parser)
+    return asyncio.run(_approve(parser.parse_args(argv)))
+
+
+async def _approve(args: argparse.Namespace) -> int:
+    from gpuheal_responder.shell import desk
+    from gpuheal_responder.shell.build import WallClock
+
+    async with connected(args) as api, remediations_of(api) as remediations:
+        name = (await desk.find(remediations, args.case)).case.name
+        if not await may_approve(api, name):
+            raise Permanent("forbidden", "you may not update remediations/approve")
+        by = await whoami(api)
+        asked = {"name": name, "step": args.step, "evidence": args.evidence, "by": by, "span": args.span}
+        case = await desk.approve(remediations, WallClock(), **asked)
+        given = case.approvals[-1]
+        print(f"{case.name}: {given.step} approved by {by} until {given.expires_at.isoformat(timespec='seconds')}")
+    return 0
+
+
+def _span(text: str) -> timedelta:
+    from gpuheal_responder.core.policy import parse_duration
+
+    try:
+        return parse_duration(text)
+    except (ValueError, OverflowError) as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None

@@ -1,0 +1,83 @@
+"""`gpuheal cases`: the cases, as `kubectl get remediations` shows them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from gpuheal_responder.commands.connection import add_arguments, connected, remediations_of
+
+if TYPE_CHECKING:
+    from gpuheal_responder.shell.remediations import Kept
+
+COLUMNS = ("case", "target", "fault", "state", "step", "next", "blockedBy", "since")
+HEADS = ("CASE", "TARGET", "FAULT", "STATE", "STEP", "NEXT", "BLOCKED-BY", "SINCE")
+WIDEST = 60
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the open cases, or all; ObserveError when they can't be listed."""
+    parser = argparse.ArgumentParser(
+        prog="gpuheal cases", description="List cases: what is wrong, what is done about it."
+    )
+    parser.add_argument("--all", action="store_true", help="closed cases too")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line, with everything in full")
+    add_arguments(parser)
+    return asyncio.run(_list(parser.parse_args(argv)))
+
+
+async def _list(args: argparse.Namespace) -> int:
+    async with connected(args) as api, remediations_of(api) as remediations:
+        found = [
+            kept for kept in remediations.mirror.items().values() if args.all or kept.stored.case.closed_at is None
+        ]
+        found.sort(key=lambda kept: (kept.stored.case.opened_at, kept.stored.case.name))
+        print(as_json(found) if args.json else as_table([_row(kept) for kept in found], datetime.now(UTC)))
+    return 0
+
+
+def _row(kept: Kept) -> Mapping[str, str]:
+    return {"case": kept.stored.case.name, **kept.shown}
+
+
+def as_json(found: Sequence[Kept]) -> str:
+    """Return one JSON object per line: the case and what people see of it."""
+    from gpuheal_responder.shell.record import dump_case
+
+    def line(kept: Kept) -> Mapping[str, Any]:
+        return {**dump_case(kept.stored.case), "shown": dict(kept.shown)}
+
+    return "\n".join(json.dumps(line(kept)) for kept in found)
+
+
+def as_table(rows: Sequence[Mapping[str, str]], now: datetime) -> str:
+    """Return the rows as columns; long texts are cut, and `since` becomes a span such as 3m."""
+    if not rows:
+        return "no cases"
+    cells: list[tuple[str, ...]] = [HEADS]
+    for row in rows:
+        shown = {**row, "since": _age(row.get("since", ""), now)}
+        cells.append(tuple(_cut(shown.get(column, "") or "-") for column in COLUMNS))
+    widths = [max(len(row[index]) for row in cells) for index in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+
+
+def _age(text: str, now: datetime) -> str:
+    try:
+        seconds = int((now - datetime.fromisoformat(text)).total_seconds())
+    except (ValueError, TypeError):
+        return text
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{max(0, seconds)}s"

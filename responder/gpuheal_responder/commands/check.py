@@ -1,0 +1,75 @@
+"""`gpuheal check`: settings and policies as the responder would read them, nothing started."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpuheal_responder.core.policy import Policy
+    from gpuheal_responder.settings import Settings
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print what the files say; ConfigError (exit status 2) for the first mistake in any of them."""
+    parser = argparse.ArgumentParser(
+        prog="gpuheal check", description="Check settings and policies; exit status 2 names the first mistake."
+    )
+    parser.add_argument("--config", type=Path, help="settings file; the files it names are checked as well")
+    parser.add_argument("policies", nargs="*", type=Path, metavar="POLICIES", help="policy files")
+    args = parser.parse_args(argv)
+    if args.config is None and not args.policies:
+        parser.error("name a settings file (--config) or policy files")
+    if args.config is not None:
+        from gpuheal_responder.settings import load
+
+        settings = load(args.config)
+        _open(settings)
+        print(f"{args.config}: ok")
+        print(_summary(settings))
+        _show(settings.policies)
+    if args.policies:
+        _show(args.policies)
+    return 0
+
+
+def _open(settings: Settings) -> None:
+    """Read every secret and certificate that the settings name."""
+    from gpuheal_responder.shell.endpoint import Client
+    from gpuheal_responder.shell.reload import read_secret
+    from gpuheal_responder.shell.server import tls_context
+
+    listen = settings.listen
+    for file in (*listen.webhook_token_files, *listen.metrics_token_files):
+        read_secret(file)
+    if listen.tls is not None:
+        tls_context(listen.tls)
+    for endpoint in (*settings.alertmanagers, settings.prometheus):
+        Client(endpoint, source="check", on_problem=lambda _: None)
+    if settings.watchdog.url_file is not None:
+        read_secret(settings.watchdog.url_file)
+
+
+def _summary(settings: Settings) -> str:
+    named = f"cluster {settings.cluster}" if settings.cluster else "no cluster label"
+    peers = ", ".join(peer.url for peer in settings.alertmanagers)
+    mode, prometheus = settings.engine.mode, settings.prometheus.url
+    lines = (f"{named}; mode at most {mode}", f"Alertmanager {peers}", f"Prometheus {prometheus}")
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _show(files: Sequence[Path]) -> None:
+    from gpuheal_responder.shell.policies import read_policies
+
+    policies = read_policies(files)
+    print(f"{', '.join(map(str, files))}: ok, {len(policies)} {'policy' if len(policies) == 1 else 'policies'}")
+    for policy in policies:
+        print(_line(policy))
+
+
+def _line(policy: Policy) -> str:
+    where = f" on {len(policy.nodes)} node requirements" if policy.nodes else ""
+    steps = " -> ".join(step.key for step in policy.steps)
+    return f"  {policy.name} ({policy.mode}): {', '.join(policy.faults)}{where}: {steps}"

@@ -1,0 +1,206 @@
+"""`gpuheal explain`: the responder's own decision, made on files. Nothing is asked or changed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuheal_responder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gpuheal_responder.core.model import Alert, Case, World
+    from gpuheal_responder.core.policy import Policy
+    from gpuheal_responder.core.verdict import Verdict
+
+PEER = "file"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the verdict and every guard's answer; ConfigError for a file that can't be used."""
+    parser = argparse.ArgumentParser(
+        prog="gpuheal explain",
+        description="Say what would be decided about alerts in a world, or replay a recorded decision, and why.",
+    )
+    parser.add_argument(
+        "alert", nargs="?", type=Path, metavar="ALERT.json", help="alerts as API v2 or a webhook has them"
+    )
+    parser.add_argument(
+        "world", nargs="?", type=Path, metavar="WORLD.yaml", help="the world, as decision records have it"
+    )
+    parser.add_argument("--policies", action="append", type=Path, required=True, metavar="FILE", help="policy file")
+    parser.add_argument("--case", type=Path, metavar="FILE", help="the case so far; without it a new one is opened")
+    parser.add_argument("--cluster", default="", help="our cluster label; alerts of others are dead letters")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="replay this decision record instead")
+    args = parser.parse_args(argv)
+    if (args.record is None) == (args.world is None):
+        parser.error("name ALERT.json and WORLD.yaml, or --record")
+    from gpuheal_responder.shell.policies import read_policies
+
+    policies = read_policies(args.policies)
+    lines = _replay(args.record, policies) if args.record is not None else _explain(args, policies)
+    print("\n".join(lines))
+    return 0
+
+
+def _explain(args: argparse.Namespace, policies: Sequence[Policy]) -> Iterator[str]:
+    from gpuheal_responder.core.cases import settle
+    from gpuheal_responder.core.decide import decide
+    from gpuheal_responder.settingsfile import load_yaml
+    from gpuheal_responder.shell.record import load_world
+
+    world = load_world(load_yaml(args.world), str(args.world))
+    world, letters = with_alerts(world, read_alerts(args.alert, world.now), args.cluster)
+    yield from letters
+    for fault in world.faults:
+        where = f" on {fault.target.gpu_uuid}" if fault.target.gpu_uuid else ""
+        yield f"fault    {fault.slug}{where} since {fault.since.isoformat(timespec='seconds')}"
+    subject = _subject(args, policies, world)
+    if subject is None:
+        yield "verdict  none: no policy answers for these faults on this node"
+        return
+    case, policy = settle(*subject, world), subject[1]
+    yield f"case     {case.name} under policy {policy.name} ({policy.mode})"
+    yield from _said(decide(case, policy, world), case, policy, world)
+
+
+def _subject(args: argparse.Namespace, policies: Sequence[Policy], world: World) -> tuple[Case, Policy] | None:
+    """The given case, or the one that would be opened, with its policy."""
+    from gpuheal_responder.core.cases import open_case
+    from gpuheal_responder.core.policy import match
+    from gpuheal_responder.settingsfile import load_yaml
+    from gpuheal_responder.shell.record import load_case
+
+    if args.case is not None:
+        case = load_case(load_yaml(args.case), str(args.case))
+        policy = next((p for p in policies if p.name == case.policy), None)
+        return (case, policy) if policy is not None else None
+    node = world.node
+    if node is None:
+        raise ConfigError(str(args.world), "node", "missing: without a case there must be a node")
+    policy = match(policies, world.faults, node)
+    if policy is None:
+        return None
+    gpus = sorted({i.gpu_uuid for i in world.evidence.identities}) if world.evidence is not None else ()
+    name = f"{node.name}-1"
+    return open_case(name=name, node=node, faults=world.faults, policy=policy, gpus=gpus, now=world.now), policy
+
+
+def _said(verdict: Verdict, case: Case, policy: Policy, world: World) -> Iterator[str]:
+    """The verdict, then each guard family's answer about the step that is due."""
+    from gpuheal_responder.core import cases
+    from gpuheal_responder.core.guards import FAMILIES
+    from gpuheal_responder.core.guards.question import Question
+    from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Wait
+
+    match verdict:
+        case Act():
+            yield f"verdict  act: {verdict.step.key} ({verdict.reason})"
+        case Wait():
+            yield f"verdict  wait: {verdict.step.key} ({verdict.reason}) {verdict.message}".rstrip()
+        case Hold():
+            yield f"verdict  hold: {verdict.step.key} ({verdict.reason})"
+        case Escalate():
+            yield f"verdict  escalate: {verdict.reason}: {verdict.message}"
+        case Done():
+            yield f"verdict  done: {verdict.result} ({verdict.reason}) {verdict.message}".rstrip()
+    if isinstance(verdict, Done | Escalate):
+        return
+    stage = cases.plan(case, policy, world)
+    if not isinstance(stage, cases.Next):
+        return
+    question = Question(case=case, policy=policy, step=stage.step, world=world)
+    for family in FAMILIES:
+        name = family.__module__.rpartition(".")[2]
+        refusals = tuple(family(question))
+        if not refusals:
+            yield f"guard    {name}: lets it"
+        for refusal in refusals:
+            yield f"guard    {name}: {refusal.reason}: {refusal.message}"
+
+
+def _replay(file: Path, policies: Sequence[Policy]) -> Iterator[str]:
+    from gpuheal_responder.settingsfile import load_yaml
+    from gpuheal_responder.shell.record import dump_verdict, replay
+
+    record = load_yaml(file)
+    if not isinstance(record, dict) or "verdict" not in record:
+        raise ConfigError(str(file), "", "expected a decision record with at, policy, verdict, case and world")
+    policy = next((p for p in policies if p.name == record.get("policy")), None)
+    if policy is None:
+        raise ConfigError(str(file), "policy", f"no policy is called {record.get('policy')!r}")
+    now = dump_verdict(replay(record, policy, str(file)))
+    yield f"recorded {_brief(record['verdict'])}"
+    yield f"replayed {_brief(now)}"
+    yield "the same" if now == record["verdict"] else "DIFFERENT: policy or version changed since"
+
+
+def _brief(said: Mapping[str, Any]) -> str:
+    step = f": {said['step']}" if said.get("step") else ""
+    return f"{said.get('verdict')}{step} ({said.get('reason')})"
+
+
+def with_alerts(world: World, alerts: Sequence[Alert], cluster: str) -> tuple[World, Sequence[str]]:
+    """Return the world with the faults that the alerts mean, and a line per alert that is of no use."""
+    from gpuheal_responder.core.faults import fold
+    from gpuheal_responder.core.model import Peer
+    from gpuheal_responder.shell.policies import fault_slugs
+
+    name = world.node.name if world.node is not None else ""
+    peer = Peer(name=PEER, answered=True, alerts=tuple(alerts))
+    intake = fold([peer], cluster=cluster, known_faults=fault_slugs(), known_nodes={name})
+    letters = [f"no use   {letter.alertname}: {letter.reason}: {letter.detail}" for letter in intake.dead]
+    found = intake.faults.get(name, ())
+    known = {(f.slug, f.target) for f in found}
+    kept = [f for f in world.faults if (f.slug, f.target) not in known]
+    return replace(world, faults=(*found, *kept), peers_answering=max(1, world.peers_answering)), letters
+
+
+def read_alerts(file: Path, now: datetime) -> Sequence[Alert]:
+    """Return the firing alerts of a file: one alert, a list as API v2 gives it, or a webhook message."""
+    try:
+        raw = json.loads(file.read_bytes())
+    except OSError as problem:
+        raise ConfigError(str(file), "", f"cannot be read: {problem.strerror}") from None
+    except (ValueError, RecursionError) as problem:
+        raise ConfigError(str(file), "", f"not JSON: {problem}") from None
+    if isinstance(raw, dict) and isinstance(raw.get("alerts"), list):
+        raw = raw["alerts"]
+    listed = raw if isinstance(raw, list) else [raw]
+    found = [_alert(str(file), f"[{index}]", entry, now) for index, entry in enumerate(listed)]
+    return [alert for alert in found if alert is not None]
+
+
+def _alert(file: str, path: str, raw: Any, now: datetime) -> Alert | None:
+    from gpuheal_responder.core.model import Alert
+
+    labels = raw.get("labels") if isinstance(raw, dict) else None
+    if not isinstance(labels, dict) or not all(isinstance(v, str) for v in labels.values()):
+        raise ConfigError(file, path, "expected an alert with labels")
+    status = raw.get("status", {})
+    if status == "resolved":
+        return None
+    told: Mapping[str, Any] = status if isinstance(status, dict) else {}
+    return Alert(
+        fingerprint=str(raw.get("fingerprint", path)),
+        labels=labels,
+        starts_at=_time(file, f"{path}.startsAt", raw.get("startsAt"), now),
+        updated_at=_time(file, f"{path}.updatedAt", raw.get("updatedAt"), now),
+        suppressed=told.get("state") == "suppressed",
+        silenced_by=tuple(map(str, told.get("silencedBy") or ())),
+        inhibited_by=tuple(map(str, told.get("inhibitedBy") or ())),
+        muted_by=tuple(map(str, told.get("mutedBy") or ())),
+    )
+
+
+def _time(file: str, path: str, raw: Any, now: datetime) -> datetime:
+    from gpuheal_responder.shell.record import load_time
+
+    try:
+        return now if raw is None else load_time(raw)
+    except ValueError as problem:
+        raise ConfigError(file, path, str(problem)) from None

@@ -1,0 +1,156 @@
+"""`gpuheal revert`: undo exactly what the undo records say. It works without a running responder, at uninstall too."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from gpuheal_responder.commands.connection import SYNC, add_arguments, connected
+from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Transient
+
+if TYPE_CHECKING:
+    from gpuheal_responder.core.model import Node, UndoRecord
+    from gpuheal_responder.ports import Clock, Cluster, Remediations
+
+TRIES = 5
+PAUSE_S = 0.2
+AT_ONCE = 16
+CASES = timedelta(seconds=10)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Undo one case or all; exit status 1 if a node could not be reverted."""
+    parser = argparse.ArgumentParser(
+        prog="gpuheal revert",
+        description="Undo what gpuheal did to nodes: its taints, its cordon, its conditions, nothing else. A responder "
+        "that runs may contain a node again if its fault is new; `gpuheal hold NODE` keeps it off.",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("case", nargs="?", help="name of the case, or of its node")
+    what.add_argument("--all", action="store_true", help="every node that carries an undo record")
+    add_arguments(parser)
+    return asyncio.run(_revert(parser.parse_args(argv)))
+
+
+async def _revert(args: argparse.Namespace) -> int:
+    from gpuheal_responder.shell.build import WallClock
+    from gpuheal_responder.shell.kube import KubeCluster
+    from gpuheal_responder.shell.remediations import KubeRemediations
+
+    clock = WallClock()
+    async with connected(args) as api:
+        cluster, remediations = KubeCluster(api, clock), KubeRemediations(api)
+        cluster.start()
+        remediations.start()
+        try:
+            await cluster.mirror.wait_synced(SYNC)
+            with contextlib.suppress(ObserveError):  # without the CRD the nodes can still be reverted
+                await remediations.mirror.wait_synced(CASES)
+            nodes = chosen(await cluster.nodes(), None if args.all else args.case)
+            said = await revert(cluster, remediations, clock, nodes)
+        finally:
+            await remediations.stop()
+            await cluster.stop()
+    for line in said.values():
+        print(line)
+    failed = [node for node, line in said.items() if "NOT REVERTED" in line]
+    if failed:
+        print(f"gpuheal: {len(failed)} of {len(said)} nodes could not be reverted", file=sys.stderr)
+    if not said:
+        print("no node carries an undo record")
+    return 1 if failed else 0
+
+
+def chosen(nodes: Mapping[str, Node], case: str | None) -> Sequence[str]:
+    """Return the marked nodes, or the one of this case; Permanent `not-found` if that carries no undo record."""
+    from gpuheal_responder.core.undo import UNDO_ANNOTATION
+
+    marked = sorted(
+        name for name, node in nodes.items() if node.undo is not None or UNDO_ANNOTATION in node.annotations
+    )
+    if case is None:
+        return marked
+    found = [name for name in marked if name == case or _case_of(nodes[name]) == case]
+    if not found:
+        raise Permanent("not-found", f"no node carries an undo record of {case!r}")
+    return found
+
+
+def _case_of(node: Node) -> str:
+    return node.undo.case if node.undo is not None else ""
+
+
+async def revert(cluster: Cluster, remediations: Remediations, clock: Clock, nodes: Sequence[str]) -> Mapping[str, str]:
+    """Return by node, in words, what was undone or why not; one node's failure does not stop the others."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(name: str) -> str:
+        async with gate:
+            try:
+                return await _node(cluster, remediations, clock, name)
+            except (ActionError, ObserveError) as problem:
+                return f"{name}: NOT REVERTED: {problem}"
+
+    lines = await asyncio.gather(*(one(name) for name in nodes))
+    return dict(zip(nodes, lines, strict=True))
+
+
+async def _node(cluster: Cluster, remediations: Remediations, clock: Clock, name: str) -> str:
+    node = await cluster.node(name)
+    if node is None:
+        return f"{name}: gone"
+    record = node.undo
+    if record is None:
+        return f"{name}: NOT REVERTED: its undo record was not written by this version"
+    await _again(lambda: _undo(cluster, name))
+    await cluster.unlock(name)
+    said = f"{name}: {_undone(record, node)} (case {record.case})"
+    try:
+        await _again(lambda: _close(remediations, clock, record.case))
+    except (ActionError, ObserveError) as problem:  # the node is what matters; the CRD may be gone already
+        said += f"; its Remediation stays open: {problem}"
+    return said
+
+
+async def _again(do: Callable[[], Awaitable[None]]) -> None:
+    for attempt in range(1, TRIES + 1):
+        try:
+            await do()
+        except Transient:
+            if attempt == TRIES:
+                raise
+            await asyncio.sleep(PAUSE_S * attempt)  # somebody else writes the same object
+        else:
+            return
+
+
+async def _undo(cluster: Cluster, name: str) -> None:
+    from gpuheal_responder.actions.restore import undo
+
+    node = await cluster.node(name)
+    if node is not None:
+        await undo(cluster, node)
+
+
+async def _close(remediations: Remediations, clock: Clock, name: str) -> None:
+    from gpuheal_responder.core.model import Result
+
+    for stored in await remediations.list():
+        if stored.case.name == name and stored.case.closed_at is None:
+            closed = replace(stored.case, closed_at=clock.now(), result=Result.REVERTED)
+            await remediations.save(replace(stored, case=closed), None)
+
+
+def _undone(record: UndoRecord, node: Node) -> str:
+    done = [f"taint {taint.key} removed" for taint in record.taints]
+    if record.cordoned:
+        done.append("uncordoned" if node.unschedulable else "was uncordoned already")
+    before = {c.type for c in record.conditions_before}
+    done += [f"condition {kind} {'set back' if kind in before else 'removed'}" for kind in record.conditions]
+    return ", ".join(done) or "undo record removed"
