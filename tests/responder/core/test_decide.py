@@ -1,0 +1,108 @@
+"""The decision on corners that the story does not pass."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tests.responder.stage import LADDER, Stage
+
+from gpuheal_lab.machine import fell_off_bus
+from gpuheal_responder.core.model import Result
+
+
+async def test_a_policy_without_cure_contains_and_waits_for_hands() -> None:
+    """Taint and tell only: the node stays contained while the fault lasts."""
+    stage = Stage(steps=["taint", "condition"])
+    stage.break_gpu()
+    said = await stage.play(20)
+    assert said[-1] == "Wait condition awaiting-repair"
+
+
+async def test_a_repair_by_hand_is_proven_and_given_back() -> None:
+    """With verify and restore but no cure, a node that people repaired comes back by itself, on proof."""
+    stage = Stage(steps=["taint", {"verify": {"evaluations": 3}}, "restore"])
+    name = stage.break_gpu()
+    await stage.play(5)
+    stage.sim.fleet[name].reboot()
+    said = await stage.play(60, until="Done")
+    assert said[-1] == "Done restored"
+    assert "unschedulable" not in stage.sim.raw(name)["spec"]
+
+
+async def test_without_restore_people_give_back() -> None:
+    """A policy may leave the last step to people; the proof is told, the node stays contained."""
+    stage = Stage(steps=[*LADDER[:5]])
+    name = stage.break_gpu()
+    said = await stage.play(60)
+    assert said[-1] == "Wait verify awaiting-uncordon"
+    stage.sim.edit(name, lambda raw: raw["spec"].pop("unschedulable"))
+    await stage.play(3)
+    assert stage.only_case().result is Result.TAKEN_OVER
+
+
+async def test_cordon_alone_is_undone_too() -> None:
+    """The action cordon needs no taint, and restore lifts it."""
+    steps = ["cordon", *LADDER[2:]]
+    stage = Stage(steps=steps)
+    name = stage.names[0]
+    before = stage.sim.snapshot(name)
+    stage.break_gpu()
+    await stage.round()
+    assert "taints" not in stage.sim.raw(name)["spec"]
+    assert (await stage.play(until="Done"))[-1] == "Done restored"
+    assert stage.sim.snapshot(name) == before
+
+
+async def test_a_machine_that_does_not_come_back_goes_to_people() -> None:
+    """At its deadline a reboot without a new boot id fails, and there is no other cure."""
+    stage = Stage()
+    name = stage.break_gpu()
+    stage.sim.fleet[name].hang_at_boot = True
+    said = await stage.play(150)
+    assert said[-1] == "Escalate reboot-deadline"
+
+
+async def test_a_provider_that_refuses_goes_to_people() -> None:
+    """A reboot that the provider calls failed is failed."""
+    stage = Stage()
+    stage.break_gpu()
+    stage.sim.machines.refuses = True
+    said = await stage.play(20)
+    assert said[-1] == "Escalate reboot-failed"
+
+
+async def test_a_relapse_in_probation_is_not_given_back() -> None:
+    """A fault seen during the quiet time ends probation; nothing was restored meanwhile."""
+    stage = Stage()
+    name = stage.break_gpu(fault=fell_off_bus(relapse_after=timedelta(seconds=8)))
+    said = await stage.play(60, until="Escalate")
+    assert "Act probation" in said
+    assert said[-1] == "Escalate fault-again"
+    assert stage.sim.raw(name)["spec"]["unschedulable"] is True
+
+
+async def test_a_person_who_takes_all_marks_off_ends_the_case() -> None:
+    """`gpuheal revert`, or a person with kubectl: the case ends as reverted, and nothing is put back."""
+    stage = Stage()
+    name = stage.break_gpu()
+    await stage.play(until="Act condition")
+
+    def revert(raw: dict) -> None:  # type: ignore[type-arg]
+        raw["spec"].pop("unschedulable")
+        raw["spec"].pop("taints")
+        raw["metadata"]["annotations"].pop("gpu.health/undo")
+
+    stage.sim.edit(name, revert)
+    await stage.round()
+    assert stage.only_case().result is Result.REVERTED
+
+
+async def test_a_case_whose_policy_is_gone_is_left_alone() -> None:
+    """Without its policy nobody knows what to do next, so nothing is done."""
+    stage = Stage()
+    stage.break_gpu()
+    await stage.play(until="Act condition")
+    stage.policies = ()
+    calls = len(stage.sim.gate.calls)
+    await stage.play(5)
+    assert len(stage.sim.gate.calls) == calls
