@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 from gpuheal_rules import lint_contract, lint_metrics, lint_promql, lint_routes, lint_rules
@@ -73,14 +74,16 @@ CONTRACT_CHECKS = frozenset({"annotations", "contract", "labels", "name", "route
 def lint(paths: Sequence[Path], options: LintOptions | None = None) -> list[Finding]:
     """All findings of the files below `paths`, each once, by file and place; files that cannot be read are findings."""
     options = options or LintOptions()
+    catalogue = _catalogue()
+    fields = exported_fields(catalogue)
     sources = read([Path(path) for path in paths])
     findings = list(sources.broken)
     for rules in _sets(sources):
-        findings += _of_set(rules, options)
+        findings += _of_set(rules, options, fields)
     findings += lint_rules.groups(sources)
     for document in sources.of("grafana"):
         findings += lint_rules.keep_last(document.data, document.file)
-    findings += _across(sources, load_catalogue())
+    findings += _across(sources, catalogue)
     kept = [one for one in findings if not (options.foreign and one.check in CONTRACT_CHECKS)]
     return sorted(set(kept), key=lambda one: (one.file, one.where, one.check, one.problem))
 
@@ -91,10 +94,25 @@ def _sets(sources: Sources) -> Iterator[list[Rule]]:
         yield [rule for rule in sources.rules if rule.file == file]
 
 
-def _of_set(rules: list[Rule], options: LintOptions) -> Iterator[Finding]:
+@cache
+def _catalogue() -> Catalogue:
+    """The committed catalogue, read once per process."""
+    return load_catalogue()
+
+
+def exported_fields(catalogue: Catalogue) -> frozenset[str]:
+    """The DCGM fields that can be there: dcgm-exporter's defaults and those the catalogue knows, under all names.
+
+    Signals without counters belong to later DCGM releases: today's exporters would not start with them in the CSV.
+    """
+    ours = {metric for signal in catalogue.signals.values() for metric in signal.metrics}
+    return lint_metrics.DEFAULT_COUNTERS | ours
+
+
+def _of_set(rules: list[Rule], options: LintOptions, fields: frozenset[str]) -> Iterator[Finding]:
     flow = Flow(rules)
     for rule in rules:
-        subject = Subject(rule=rule, flow=flow, scrape_interval=options.scrape_interval)
+        subject = Subject(rule=rule, flow=flow, scrape_interval=options.scrape_interval, exported=fields)
         yield from lint_promql.syntax(subject)
         if rule.tree is not None:
             for check in (*lint_promql.CHECKS, *lint_metrics.CHECKS):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from math import prod
 
 import promql_parser as pp
 
@@ -32,6 +33,22 @@ LIFETIME = re.compile(
 )
 PROFILING_GAUGES = re.compile(r"DCGM_FI_PROF_\w+")
 GAUGES = re.compile(r"DCGM_FI_DEV_(\w*TEMP|\w*CLOCK|\w*UTIL|FB_\w+|POWER_USAGE)")
+# etc/default-counters.csv of dcgm-exporter 4.5.3-4.8.2; the label field is no series.
+DEFAULT_COUNTERS = frozenset(
+    f"DCGM_FI_{name}"
+    for name in (
+        *(f"DEV_{part}" for part in ("SM_CLOCK", "MEM_CLOCK", "GPU_TEMP", "MEMORY_TEMP", "POWER_USAGE", "GPU_UTIL")),
+        *(f"DEV_{part}" for part in ("TOTAL_ENERGY_CONSUMPTION", "PCIE_REPLAY_COUNTER", "MEM_COPY_UTIL", "ENC_UTIL")),
+        *(
+            f"DEV_{part}"
+            for part in ("DEC_UTIL", "XID_ERRORS", "FB_FREE", "FB_USED", "FB_RESERVED", "ROW_REMAP_FAILURE")
+        ),
+        *(f"DEV_{part}" for part in ("NVLINK_BANDWIDTH_TOTAL", "VGPU_LICENSE_STATUS", "UNCORRECTABLE_REMAPPED_ROWS")),
+        *(f"DEV_{part}" for part in ("CORRECTABLE_REMAPPED_ROWS",)),
+        *(f"PROF_{part}" for part in ("GR_ENGINE_ACTIVE", "PIPE_TENSOR_ACTIVE", "DRAM_ACTIVE")),
+        *(f"PROF_{part}" for part in ("PCIE_TX_BYTES", "PCIE_RX_BYTES")),
+    )
+)
 VIOLATIONS = re.compile(r"DCGM_FI_DEV_\w+_VIOLATION|DCGM_FI_DEV_CLOCKS_EVENT_REASON_\w+_NS")
 THROTTLE = re.compile(r"DCGM_FI_DEV_CLOCKS?_(THROTTLE|EVENT)_REASONS")
 HARMLESS_BITS = frozenset({0x1, 0x2, 0x4})
@@ -102,6 +119,34 @@ def dead(it: Subject) -> Iterator[Finding]:
         for name in metric_names(selector):
             if name.startswith("DCGM_") and not it.flow.recorded(name):
                 yield from _labels(it, selector, name)
+
+
+def exported(it: Subject) -> Iterator[Finding]:
+    """A rule reads only fields that dcgm-exporter exports by default or that the catalogue knows."""
+    for selector in selectors(it.rule.tree):
+        for name in metric_names(selector):
+            if re.fullmatch(r"DCGM_F[IE]_\w+", name) and not it.flow.recorded(name) and name not in it.exported:
+                problem = (
+                    f"{name} is neither in dcgm-exporter's default counters nor in the catalogue: it matches nothing"
+                )
+                yield found(it.rule, "dead", problem, "add it to a signal's counters")
+
+
+def window(it: Subject) -> Iterator[Finding]:
+    """`for` is shorter than the window an event stays visible in, and growth is not compared with whole numbers."""
+    for node, side, op, limit in comparisons(it.rule.tree):
+        call = _call(side, GROWTHS | {"changes"})
+        span = None if call is None else _window(call)
+        if call is None or span is None:
+            continue
+        if it.rule.alert and op in {">", ">="} and it.rule.wait >= span:
+            problem = (
+                f"{text(node)} sees one event for {span.total_seconds():g}s, and `for` waits as long: it never fires"
+            )
+            yield found(it.rule, "dead", problem)
+        if str(call.func.name) == "increase" and op in {">=", "=="} and limit >= 1:
+            problem = f"{text(node)}: increase() extrapolates, so {limit:g} events are rarely exactly {limit:g}"
+            yield found(it.rule, "unit", problem, f"> {limit - 0.5:g}")
 
 
 def _labels(it: Subject, selector: Node, name: str) -> Iterator[Finding]:
@@ -178,7 +223,8 @@ def _window(call: Node) -> timedelta | None:
 
 
 def _recorded_unit(it: Subject) -> Iterator[Finding]:
-    numbers = {value for node in nodes(it.rule.tree) if (value := number(node)) is not None}
+    literals = [float(node.val) for node in nodes(it.rule.tree) if isinstance(node, pp.NumberLiteral)]
+    numbers = {*literals, prod(literals)}  # 1024 * 1024 is a factor too
     for selector in selectors(it.rule.tree):
         for pattern, suffix, factor in UNITS:
             name = named(selector, pattern)
@@ -243,4 +289,4 @@ def _ratios(it: Subject) -> Iterator[Finding]:
                 yield found(it.rule, "noise", f"{text(node)}: full memory is how training looks")
 
 
-CHECKS: tuple[Check, ...] = (sticky, dead, units, noise)
+CHECKS: tuple[Check, ...] = (sticky, dead, exported, window, units, noise)

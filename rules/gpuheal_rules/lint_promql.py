@@ -56,6 +56,8 @@ class Subject:
     rule: Rule
     flow: Flow
     scrape_interval: timedelta
+    exported: frozenset[str] = frozenset()
+    """Fields of dcgm-exporter that are there to be read."""
 
 
 Check = Callable[[Subject], Iterator[Finding]]
