@@ -192,6 +192,10 @@ class SimulatedRemediations:
         """All cases."""
         return await self._gate.cross("list", "", lambda: [self._load(name) for name in self.stored])
 
+    def cases(self) -> Sequence[Case]:
+        """All cases as they stand in the store, by name."""
+        return [self._load(name).case for name in sorted(self.stored)]
+
     async def create(self, case: Case, decision: Mapping[str, object]) -> Stored:
         """The new case as stored."""
 

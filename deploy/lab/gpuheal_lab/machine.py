@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
@@ -27,6 +27,10 @@ class Timings:
     controllers: timedelta = timedelta(milliseconds=100)
     pod_grace: timedelta = timedelta(seconds=1)
     pod_start: timedelta = timedelta(seconds=1)
+
+    def scaled(self, speed: float) -> Timings:
+        """The same with everything `speed` times as fast."""
+        return Timings(**{f.name: getattr(self, f.name) / speed for f in fields(self)})
 
 
 class Power(StrEnum):

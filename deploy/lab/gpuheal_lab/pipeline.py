@@ -21,10 +21,11 @@ RESPONDER_JOB = "gpuheal-responder"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Where the responder listens, and the file with the token it expects from Alertmanager and Prometheus."""
+    """Where Alertmanager delivers to, where the responder itself listens, and the file with the token it expects."""
 
     address: str
     token_file: Path
+    responder: str = ""
     path: str = "/webhook"
 
     @property
@@ -57,24 +58,28 @@ def start(
     webhook: Webhook,
     cluster: str,
     interval: timedelta = timedelta(seconds=1),
-    port: int = 0,
+    ports: tuple[int, int] | None = None,
 ) -> Pipeline:
-    """The alert path runs: scrape and evaluation every `interval`, alerts of `cluster` to the webhook at once."""
+    """The alert path runs: scrape and evaluation every `interval`, alerts of `cluster` to the webhook at once.
+
+    `ports` are Alertmanager's and Prometheus', by default free ones.
+    """
     from gpuheal_rules.alertmanager import AlertmanagerParams, render_config
 
     every = f"{interval.total_seconds():g}s"
-    ports = [port, port + 1] if port else free_ports(2)
+    alertmanager_port, prometheus_port = ports or free_ports(2)
     params = AlertmanagerParams(webhook_url=webhook.url, bearer_token_file=str(webhook.token_file))
-    alertmanager = stack.alertmanager(config=render_config(params), port=ports[1])
+    alertmanager = stack.alertmanager(config=render_config(params), port=alertmanager_port)
     config = prometheus_config(
-        scrape=[*scrape, _own_job(ports[0]), _responder_job(webhook)],
+        scrape=[*scrape, _own_job(prometheus_port), _responder_job(webhook)],
         alertmanagers=[alertmanager.address],
         scrape_interval=every,
         evaluation_interval=every,
         external_labels={"cluster": cluster},
     )
     flags = [f"--rules.alert.resend-delay={every}"]
-    prometheus = stack.prometheus(config=config, rules={"gpuheal.yml": rules(interval)}, flags=flags, port=ports[0])
+    texts = {"gpuheal.yml": rules(interval)}
+    prometheus = stack.prometheus(config=config, rules=texts, flags=flags, port=prometheus_port)
     return Pipeline(prometheus=prometheus, alertmanager=alertmanager)
 
 
@@ -106,5 +111,5 @@ def _responder_job(webhook: Webhook) -> Mapping[str, Any]:
     return {
         "job_name": RESPONDER_JOB,
         "authorization": {"type": "Bearer", "credentials_file": str(webhook.token_file)},
-        "static_configs": [{"targets": [webhook.address]}],
+        "static_configs": [{"targets": [webhook.responder or webhook.address]}],
     }

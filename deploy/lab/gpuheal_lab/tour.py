@@ -1,0 +1,283 @@
+"""The story of `gpuheal demo`: set the stage, break one GPU, follow what happens, and compare the node with before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gpuheal_lab import discovery, pipeline
+from gpuheal_lab.fleet import NodeSpec, fleet
+from gpuheal_lab.machine import FAULTS, Timings
+from gpuheal_lab.objects import Json, differences, essence
+from gpuheal_lab.process import LabError, free_ports
+from gpuheal_lab.scene import Addresses, Scene, SimulatedScene
+from gpuheal_lab.servers import Generation, ServerUnavailable, ensure, find
+from gpuheal_lab.stack import Stack
+from gpuheal_lab.tap import Tap
+from gpuheal_lab.timeline import Step, Timeline, seconds
+from gpuheal_responder.core.model import Case
+from gpuheal_responder.core.model import Result as Ending
+from gpuheal_responder.core.undo import TAINT_KEY, UNDO_ANNOTATION
+
+Say = Callable[[str], None]
+
+CLUSTER = "demo"
+POLL_S = 0.05
+GPUS = 8
+EXAMPLE = '{"node": "gpu-node-001", "gpu": 0, "fault": "gpu-fell-off-bus"}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the demo was asked for."""
+
+    folder: Path
+    nodes: int = 8
+    fault: str = "gpu-fell-off-bus"
+    cluster: str = "sim"
+    speed: float = 1.0
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Everything runs and knows of everything; nothing is broken yet."""
+
+    plan: Plan
+    scene: Scene
+    path: pipeline.Pipeline
+    tap: Tap
+    where: Addresses
+
+    @property
+    def urls(self) -> Mapping[str, str]:
+        """What people may open in a browser."""
+        return {
+            "prometheus": f"http://{self.where.prometheus}/alerts",
+            "alertmanager": f"http://{self.where.alertmanager}/",
+            "fleet": f"http://{self.where.fleet}/fleet",
+            "responder": f"http://{self.where.responder}/readyz",
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of it."""
+
+    ok: bool
+    restored_exactly: bool
+    node: str
+    gpu_uuid: str
+    fault: str
+    cluster: str
+    steps: Sequence[Step]
+    stage_seconds: Mapping[str, float | None]
+    differences: Sequence[str]
+    urls: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as plain data."""
+        return {
+            "ok": self.ok,
+            "restored_exactly": self.restored_exactly,
+            "target": {"node": self.node, "gpu_uuid": self.gpu_uuid, "fault": self.fault},
+            "cluster": self.cluster,
+            "steps": [step.as_json() for step in self.steps],
+            "stage_seconds": dict(self.stage_seconds),
+            "differences": list(self.differences),
+            "urls": dict(self.urls),
+        }
+
+
+@contextlib.asynccontextmanager
+async def stage(plan: Plan, say: Say) -> AsyncIterator[Stage]:
+    """Fleet, Prometheus, Alertmanager and responder run while the context lasts. Raises LabError if one cannot."""
+    generation = await asyncio.to_thread(partial(generation_of, say))
+    specs = fleet(plan.nodes, GPUS)
+    ports = list(range(plan.port, plan.port + 5)) if plan.port else free_ports(5)
+    local = [f"127.0.0.1:{port}" for port in ports]
+    where = Addresses(fleet=local[0], responder=local[1], webhook=local[2], alertmanager=local[3], prometheus=local[4])
+    token_file = plan.folder / "token"
+    token_file.write_text("demo", encoding="utf-8")
+    scene = scene_of(plan, specs)
+    tap = Tap(where.responder)
+    async with contextlib.AsyncExitStack() as ends:
+        servers = Stack(plan.folder / "servers", generation)
+        ends.push_async_callback(asyncio.to_thread, servers.__exit__, None, None, None)
+        ends.push_async_callback(tap.stop)
+        ends.push_async_callback(scene.close)
+        say(f"{plan.nodes} nodes × {GPUS} GPUs; starting Prometheus, Alertmanager ({generation}) and the responder")
+        await scene.start_fleet(ports[0])
+        await tap.start(ports[2])
+        hook = pipeline.Webhook(address=where.webhook, responder=where.responder, token_file=token_file)
+        scrape = discovery.write(plan.folder / "discovery", specs, where.fleet)
+        begin = partial(
+            pipeline.start, servers, scrape=scrape, webhook=hook, cluster=CLUSTER, ports=(ports[3], ports[4])
+        )
+        path = await asyncio.to_thread(begin)
+        await scene.start_responder(where, token_file, CLUSTER)
+        await asyncio.to_thread(path.wait_for_fleet, plan.nodes * GPUS)
+        yield Stage(plan=plan, scene=scene, path=path, tap=tap, where=where)
+
+
+def scene_of(plan: Plan, specs: Sequence[NodeSpec]) -> Scene:
+    """The scene that was asked for, not started."""
+    timings = Timings().scaled(plan.speed)
+    if plan.cluster == "sim":
+        return SimulatedScene(specs, timings=timings)
+    from gpuheal_lab.kubescene import KubeScene
+
+    return KubeScene(specs, folder=plan.folder / "cluster", timings=timings)
+
+
+def generation_of(say: Say) -> Generation:
+    """The newest generation of which both servers are here, else one that could be fetched; LabError if none can."""
+    for generation in (Generation.CURRENT, Generation.DEBIAN):
+        with contextlib.suppress(ServerUnavailable):
+            for name in ("prometheus", "alertmanager"):
+                find(name, generation)
+            return generation
+    say("Prometheus or Alertmanager is not on this machine; fetching them once (up to some minutes)")
+    problems = []
+    for generation in (Generation.DEBIAN, Generation.CURRENT):
+        try:
+            for name in ("prometheus", "alertmanager"):
+                ensure(name, generation)
+        except ServerUnavailable as problem:
+            problems.append(str(problem))
+        else:
+            return generation
+    raise LabError("\n".join(problems))
+
+
+async def play(stage: Stage, say: Say) -> Result:
+    """One GPU is broken, and the node is watched until its case is closed."""
+    scene, fault = stage.scene, FAULTS[stage.plan.fault]()
+    spec = scene.specs[min(2, len(scene.specs) - 1)]
+    gpu = spec.gpus[5]
+    before = essence(await scene.raw(spec.name))
+    timeline = Timeline(say)
+    say("")
+    at = datetime.now(UTC)
+    await scene.break_gpu(spec.name, gpu.uuid, fault)
+    line = fault.kernel_lines[0].format(pci=gpu.kernel_address)
+    timeline.at_once("kernel line", at, f"{spec.name}: {line}")
+    story = Story(stage=stage, timeline=timeline, node=spec.name, since=at)
+    case, after = await story.follow()
+    found = differences(before, essence(after))
+    exactly = not found and UNDO_ANNOTATION not in after["metadata"].get("annotations", {})
+    return Result(
+        ok=exactly and case.result is Ending.RESTORED,
+        restored_exactly=exactly,
+        node=spec.name,
+        gpu_uuid=gpu.uuid,
+        fault=fault.slug,
+        cluster=stage.plan.cluster,
+        steps=timeline.ordered(),
+        stage_seconds=story.stage_seconds(),
+        differences=found,
+        urls=stage.urls,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Story:
+    """What is known so far of one healing; looked at many times a second, so that moments are known to 0.1 s."""
+
+    stage: Stage
+    timeline: Timeline
+    node: str
+    since: datetime
+    alert_at: datetime | None = None
+    webhook_at: datetime | None = None
+    tainted_at: datetime | None = None
+    restored_at: datetime | None = None
+
+    async def follow(self) -> tuple[Case, Json]:
+        """The closed case, and the raw node after it."""
+        watch = asyncio.create_task(self._watch_alert())
+        try:
+            while True:
+                raw = await self.stage.scene.raw(self.node)
+                self._look_at(raw)
+                case = self._newest(await self.stage.scene.cases())
+                if case is not None:
+                    self.timeline.follow(case)
+                    if case.closed_at is not None and self._settled(raw):
+                        return case, raw
+                await asyncio.sleep(POLL_S)
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    def stage_seconds(self) -> Mapping[str, float | None]:
+        """Seconds from one moment to the next; None where a moment was never seen."""
+        return {
+            "kernel_line_to_alert": _between(self.since, self.alert_at),
+            "alert_to_webhook": _between(self.alert_at, self.webhook_at),
+            "webhook_to_taint": _between(self.webhook_at, self.tainted_at),
+            "taint_to_restored": _between(self.tainted_at, self.restored_at),
+        }
+
+    async def _watch_alert(self) -> None:
+        """Alertmanager is asked for the alert, the tap for its delivery, until both are known."""
+        ask = partial(pipeline.alert_of, self.stage.path.alertmanager, node=self.node, fault=self.stage.plan.fault)
+        while self.alert_at is None or self.webhook_at is None:
+            if self.alert_at is None:
+                alert = await asyncio.to_thread(ask)
+                if alert is not None:
+                    self.alert_at = datetime.fromisoformat(alert["startsAt"])
+                    text = f"{alert['labels']['alertname']}: {alert['annotations']['description']}"
+                    self.timeline.at_once("alert", self.alert_at, text)
+            delivery = self.stage.tap.first(self.node, since=self.since)
+            if delivery is not None and self.alert_at is not None:
+                self.webhook_at = delivery.at
+                self.timeline.at_once("webhook", delivery.at, "Alertmanager woke the responder; that is all it does")
+            await asyncio.sleep(POLL_S)
+
+    def _look_at(self, raw: Json) -> None:
+        now = datetime.now(UTC)
+        marked = any(taint["key"] == TAINT_KEY for taint in raw["spec"].get("taints", ()))
+        if marked and self.tainted_at is None:
+            self.tainted_at = now
+        if not marked and self.tainted_at is not None and self.restored_at is None:
+            self.restored_at = now
+
+    def _newest(self, cases: Sequence[Case]) -> Case | None:
+        mine = [c for c in cases if c.node == self.node and c.opened_at >= self.since - timedelta(seconds=1)]
+        return max(mine, key=lambda c: c.opened_at, default=None)
+
+    def _settled(self, raw: Json) -> bool:
+        """Whether Kubernetes' own controllers have followed the uncordon."""
+        return not any(t["key"].startswith("node.kubernetes.io/") for t in raw["spec"].get("taints", ()))
+
+
+def _between(first: datetime | None, second: datetime | None) -> float | None:
+    return None if first is None or second is None else round(seconds(second - first), 3)
+
+
+def summary(result: Result) -> list[str]:
+    """What people read at the end."""
+    words = {
+        "kernel_line_to_alert": "kernel line → alert",
+        "alert_to_webhook": "alert → webhook",
+        "webhook_to_taint": "webhook → taint",
+        "taint_to_restored": "taint → restored",
+    }
+    lines = ["", f"{result.node}, {result.gpu_uuid}, {result.fault}"]
+    for key, text in words.items():
+        value = result.stage_seconds[key]
+        lines.append(f"  {text:<22}{'not seen' if value is None else f'{value:7.2f} s'}")
+    if result.ok:
+        lines.append("  The node is exactly as it was before: labels, annotations, taints, cordon, conditions.")
+    else:
+        lines.append("  NOT as before:" if result.differences else "  The case did not end as restored.")
+        lines += [f"    {difference}" for difference in result.differences]
+    lines += ["", *(f"  {name:<13}{url}" for name, url in result.urls.items())]
+    return lines
