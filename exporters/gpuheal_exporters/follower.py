@@ -53,6 +53,7 @@ class Follower:
         self._refresh = refresh
         self._source: LogSource | None = None
         self._retry_at = 0.0
+        self._more = False
         self._written_changes = 0
         self._written_at = 0.0
         self._written_cursor: Cursor = {}
@@ -128,11 +129,12 @@ class Follower:
     def step(self, wait_seconds: float = 1.0, sleep: Callable[[float], object] | None = None) -> None:
         """One cycle: wait for records at most so long, take what is there, write the state if it is due."""
         self.heartbeat_at = self._clock()
-        if self._source is not None:
+        if self._source is None:
+            if sleep is not None and self._clock() < self._retry_at:
+                sleep(wait_seconds)
+        elif not self._more:
             self._source.wait(wait_seconds)
-        elif sleep is not None and self._openers and self._clock() < self._retry_at:
-            sleep(wait_seconds)
-        self.drain()
+        self._more = self.drain()
         self._persist_if_due()
 
     def run(self, stop: threading.Event) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from gpuheal_exporters.exposition import exposition
 
 GPU = ("gpu_uuid", "pci_bus_id")
 XID = (*GPU, "xid")
@@ -194,4 +195,4 @@ class Collectors(Collector):
 
 def render(*collectors: Collector) -> bytes:
     """The text exposition (format 0.0.4) of these collectors; no global registry is involved."""
-    return generate_latest(Collectors(collectors))
+    return exposition(Collectors(collectors).collect())

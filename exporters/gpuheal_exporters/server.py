@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
+from gpuheal_exporters.exposition import CONTENT_TYPE
+from gpuheal_exporters.metrics import render
 from gpuheal_exporters.node import NodeExporterState
 
 MAX_BODY = 16 * 1024
@@ -63,9 +64,7 @@ class App:
         healthy: Callable[[], bool] = lambda: True,
         outcomes: dict[str, int] | None = None,
     ) -> None:
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(collector)
-        self._metrics = make_wsgi_app(registry)
+        self._collector = collector
         self._state = state
         self._token_file = token_file
         self._persist = persist
@@ -76,8 +75,8 @@ class App:
         """Answers one request."""
         route = (environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
         try:
-            if route[1] == "/metrics":
-                return self._metrics(environ, start_response)  # type: ignore[no-any-return]
+            if route == ("GET", "/metrics"):
+                return self._metrics(start_response)
             status, document = self._route(route, environ)
         except Refused as refused:
             status, document = refused.status, {"error": str(refused)}
@@ -92,8 +91,13 @@ class App:
         start_response(_STATUS[status], headers)
         return [body]
 
+    def _metrics(self, start_response: StartResponse) -> Iterable[bytes]:
+        body = render(self._collector)
+        start_response(_STATUS[200], [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(body)))])
+        return [body]
+
     def _route(self, route: tuple[str, str], environ: Environ) -> tuple[int, dict[str, Any]]:
-        methods = {"/healthz": "GET", "/events": "GET", "/v1/acknowledge": "POST"}
+        methods = {"/metrics": "GET", "/healthz": "GET", "/events": "GET", "/v1/acknowledge": "POST"}
         method, path = route
         if path not in methods:
             raise Refused(404, "no such page; there are /metrics, /events, /v1/acknowledge and /healthz")

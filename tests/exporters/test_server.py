@@ -101,13 +101,13 @@ def test_metrics_are_served_as_text(site: Site) -> None:
     assert 'gpuheal_xid_latched{gpu_uuid="GPU-1",pci_bus_id="0000:3b:00",xid="48"} 1.0' in text.splitlines()
 
 
-def test_openmetrics_is_served_when_asked_for(site: Site) -> None:
-    """Prometheus negotiates OpenMetrics; the counters keep their names."""
+def test_any_client_gets_the_plain_text_format(site: Site) -> None:
+    """Whatever a client prefers it gets format 0.0.4, which every Prometheus reads; other methods are refused."""
     latch(site)
     status, text = site.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert status == 200
-    assert "gpuheal_xid_total{" in text
-    assert text.endswith("# EOF\n")
+    assert "# TYPE gpuheal_xid_total counter" in text.splitlines()
+    assert site.request("POST", "/metrics", b"")[0] == 405
 
 
 def test_an_acknowledgement_settles_levels_and_is_written(site: Site) -> None:
