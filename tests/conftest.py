@@ -1,0 +1,31 @@
+"""Which generation of servers a test needs: `make test` runs what Debian's serve, `make test-cluster` the others."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+DEBIAN_FIXTURES = frozenset({"promtool"})
+
+
+def _debian(item: pytest.Item) -> bool:
+    """Return whether Debian's servers are all that a test needs."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    generations = {str(value) for value in params.values() if type(value).__name__ == "Generation"}
+    if generations:
+        return generations == {"debian"}
+    return not DEBIAN_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With GPUHEAL_GENERATION=debian or =current keep that half of the tests marked `servers`; together they are all."""
+    wanted = os.environ.get("GPUHEAL_GENERATION", "")
+    if wanted not in {"", "debian", "current"}:
+        raise pytest.UsageError(f"GPUHEAL_GENERATION is debian, current or unset, not {wanted!r}")
+    if not wanted:
+        return
+    other = [i for i in items if i.get_closest_marker("servers") and _debian(i) != (wanted == "debian")]
+    config.hook.pytest_deselected(items=other)
+    gone = set(other)
+    items[:] = [i for i in items if i not in gone]
