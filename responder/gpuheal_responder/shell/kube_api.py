@@ -65,17 +65,23 @@ class ApiError(Exception):
 
 
 class Api:
-    """One connection pool to one API server; close it with `close`."""
+    """One connection pool to one API server; close it with `close`.
 
-    def __init__(self, client: ApiClient) -> None:
+    `deadline` is that of every call which names none.
+    """
+
+    def __init__(self, client: ApiClient, deadline: timedelta = DEADLINE) -> None:
         self._client = client
+        self._deadline = deadline
         client.user_agent = USER_AGENT
 
     async def close(self) -> None:
         """Close all connections; repeatable."""
         await self._client.close()
 
-    async def get(self, path: str, query: Mapping[str, object] | None = None, *, deadline: timedelta = DEADLINE) -> Any:
+    async def get(
+        self, path: str, query: Mapping[str, object] | None = None, *, deadline: timedelta | None = None
+    ) -> Any:
         """Return the JSON at `path`; ApiError otherwise."""
         return await self.call("GET", path, query=query, deadline=deadline)
 
@@ -88,10 +94,10 @@ class Api:
         query: Mapping[str, object] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
-        deadline: timedelta = DEADLINE,
+        deadline: timedelta | None = None,
     ) -> Any:
         """Return the JSON that the server answers with a 2xx status; ApiError otherwise."""
-        limit = aiohttp.ClientTimeout(total=deadline.total_seconds())
+        limit = aiohttp.ClientTimeout(total=(deadline or self._deadline).total_seconds())
         async with self._exchange(method, path, query, body, content_type, accept, limit) as response:
             text = await response.read()
             return json.loads(text) if text else None
@@ -102,7 +108,7 @@ class Api:
         The first item is an empty line, as soon as the server has answered at all.
         """
         limit = aiohttp.ClientTimeout(
-            total=None, sock_connect=DEADLINE.total_seconds(), sock_read=silence.total_seconds()
+            total=None, sock_connect=self._deadline.total_seconds(), sock_read=silence.total_seconds()
         )
         async with self._exchange("GET", path, query, None, JSON, JSON, limit) as response:
             yield b""
@@ -151,7 +157,9 @@ class Api:
             raise ApiError(0, "NotJSON", f"{method} {path}: {problem}") from problem
 
 
-async def connect(kubeconfig: Path | None = None, context: str = "", connections: int = 100) -> Api:
+async def connect(
+    kubeconfig: Path | None = None, context: str = "", *, connections: int = 100, deadline: timedelta = DEADLINE
+) -> Api:
     """Return an Api of the cluster that the kubeconfig names, or of the one this pod runs in.
 
     ConfigError when there is neither. Service account tokens are read anew as they are rotated.
@@ -171,7 +179,7 @@ async def connect(kubeconfig: Path | None = None, context: str = "", connections
         raise ConfigError(
             str(kubeconfig or "in-cluster configuration"), "", str(problem), "give a kubeconfig, or run in a pod"
         ) from problem
-    return Api(ApiClient(settings))
+    return Api(ApiClient(settings), deadline)
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:

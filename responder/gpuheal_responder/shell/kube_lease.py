@@ -14,7 +14,7 @@ from typing import Any
 from gpuheal_responder.core.model import Node, NodeLock
 from gpuheal_responder.errors import Transient
 from gpuheal_responder.ports import Clock
-from gpuheal_responder.shell.kube_api import DEADLINE, Api, ApiError, changing, reading
+from gpuheal_responder.shell.kube_api import Api, ApiError, changing, reading
 
 NODE_LOCK_NAMESPACE = "medik8s-leases"
 NODE_LOCK_PREFIX = "node-"
@@ -41,7 +41,7 @@ class Lease:
 class Leases:
     """The Leases of one namespace."""
 
-    def __init__(self, api: Api, namespace: str, deadline: timedelta = DEADLINE) -> None:
+    def __init__(self, api: Api, namespace: str, deadline: timedelta | None = None) -> None:
         self._api = api
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._namespace = namespace

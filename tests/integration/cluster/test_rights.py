@@ -1,0 +1,187 @@
+"""What the responder's service account may not do, on a real API server with RBAC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.integration.cluster.conftest import BASE, WallClock, write_kubeconfig
+
+from gpuheal_lab.controlplane import ControlPlane
+from gpuheal_lab.kubeapi import ApiRefused
+from gpuheal_lab.stack import wait_for
+from gpuheal_responder.actions import REGISTRY
+from gpuheal_responder.core.model import Node, OperationState, Pod
+from gpuheal_responder.errors import ObserveError, Permanent
+from gpuheal_responder.providers.job import JobReboot, JobSettings, job_name
+from gpuheal_responder.shell.kube import KubeCluster
+from gpuheal_responder.shell.kube_api import Api, connect
+from gpuheal_responder.shell.kube_job import KubeJobs
+
+pytestmark = pytest.mark.cluster
+
+MakeNodes = Callable[..., list[str]]
+IMAGE = "tools@sha256:" + "0" * 64
+JOBS = "/apis/batch/v1/namespaces/gpuheal-privileged/jobs"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/api/v1/nodes/{node}"),
+        ("PUT", "/api/v1/nodes/{node}"),
+        ("POST", "/api/v1/nodes"),
+        ("GET", "/api/v1/secrets"),
+        ("GET", "/api/v1/namespaces/gpuheal/secrets"),
+        ("DELETE", "/api/v1/namespaces/{namespace}/pods/any"),
+        ("PATCH", "/api/v1/namespaces/{namespace}/pods/any"),
+        ("POST", "/api/v1/namespaces/gpuheal/pods"),
+        ("POST", "/api/v1/namespaces/gpuheal-privileged/pods"),
+        ("POST", "/apis/batch/v1/namespaces/gpuheal/jobs"),
+        ("DELETE", f"{JOBS}/any"),
+        ("PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node}"),
+        ("PUT", "/apis/coordination.k8s.io/v1/namespaces/gpuheal/leases/other"),
+        ("POST", "/apis/gpu.health/v1alpha1/remediations/any/approve"),
+        ("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"),
+        ("POST", "/api/v1/namespaces/gpuheal/serviceaccounts/gpuheal-responder/token"),
+    ],
+)
+def test_s23_the_responder_has_no_right_it_does_not_need(
+    plane: ControlPlane, namespace: str, make_nodes: MakeNodes, method: str, path: str
+) -> None:
+    """Nodes are never created, replaced or deleted, pods never deleted, secrets never read: 403 from the API server."""
+    (node,) = make_nodes(1)
+    responder = plane.as_service_account("gpuheal", "gpuheal-responder")
+    with pytest.raises(ApiRefused) as caught:
+        responder.request(method, path.format(node=node, namespace=namespace), {} if method != "GET" else None)
+    assert caught.value.status == 403
+
+
+def test_the_account_of_reboot_pods_has_no_rights(plane: ControlPlane, make_nodes: MakeNodes) -> None:
+    """The service account that privileged pods run as may not even read a node."""
+    (node,) = make_nodes(1)
+    wait_for(lambda: plane.admin.get("/api/v1/namespaces/gpuheal-privileged/serviceaccounts/gpuheal-reboot"), "account")
+    with pytest.raises(ApiRefused) as caught:
+        plane.as_service_account("gpuheal-privileged", "gpuheal-reboot").get(f"/api/v1/nodes/{node}")
+    assert caught.value.status == 403
+
+
+async def test_without_rights_reading_says_so_and_changing_is_for_people(
+    plane: ControlPlane, make_nodes: MakeNodes
+) -> None:
+    """As an account without any rights the adapter gives ObserveError and Permanent `forbidden`, and never syncs."""
+    await asyncio.to_thread(make_nodes, 1)
+    api = await connect(await asyncio.to_thread(write_kubeconfig, plane, plane.url, str(plane.ca_file), "default"))
+    cluster = KubeCluster(api, WallClock())
+    cluster.start()
+    with pytest.raises(ObserveError, match="forbidden"):
+        await cluster.mirror.wait_synced(timedelta(seconds=1))
+    with pytest.raises(ObserveError, match="403"):
+        await cluster.node("any")
+    with pytest.raises(Permanent) as caught:
+        await cluster.evict(Pod(namespace="default", name="p", uid="u"))
+    assert caught.value.reason == "forbidden"
+    await cluster.stop()
+    await api.close()
+
+
+def test_every_right_an_action_names_is_given() -> None:
+    """The rules of all actions in the registry are in the manifests, so none fails for lack of rights."""
+    documents = list(yaml.safe_load_all((BASE / "rbac.yaml").read_text(encoding="utf-8")))
+    given: set[tuple[str, str, str]] = set()
+    for document in documents:
+        if "responder" in str(document["metadata"]["name"]) or document["kind"] == "Role":
+            for rule in document.get("rules", ()):
+                given |= {(g, r, v) for g in rule["apiGroups"] for r in rule["resources"] for v in rule["verbs"]}
+    wanted = {
+        (rule.group, resource, verb)
+        for action in REGISTRY.values()
+        for rule in action.rbac
+        for resource in rule.resources
+        for verb in rule.verbs
+    }
+    assert wanted - given == set()
+    assert wanted
+
+
+async def wait_phase(plane: ControlPlane, name: str) -> dict[str, Any]:
+    """The Job's pod, when there is one."""
+    path = f"/api/v1/namespaces/gpuheal-privileged/pods?labelSelector=batch.kubernetes.io/job-name={name}"
+
+    def check() -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = plane.admin.get(path)["items"]
+        return items
+
+    (pod,) = await asyncio.to_thread(wait_for, check, "the Job's pod")
+    found: dict[str, Any] = pod
+    return found
+
+
+async def test_a_reboot_is_one_privileged_job_on_the_node(
+    plane: ControlPlane, make_nodes: MakeNodes, cluster: KubeCluster, api: Api
+) -> None:
+    """Asked twice there is one Job, its pod on the tainted, cordoned node; lookup: first not-found, then accepted."""
+    (name,) = await asyncio.to_thread(make_nodes, 1)
+    taint = {"key": "gpu.health/unhealthy", "value": "true", "effect": "NoExecute"}
+    change = {"spec": {"unschedulable": True, "taints": [taint]}}
+    await asyncio.to_thread(plane.admin.patch, f"/api/v1/nodes/{name}", change)
+    node = await cluster.node(name)
+    assert node is not None
+    provider = JobReboot(KubeJobs(api), JobSettings(image=IMAGE))
+    operation = f"{name}-1-reboot-1"
+    assert await provider.lookup(node, operation, "job") is OperationState.NOT_FOUND
+    await provider.reboot(node, operation, "job")
+    await provider.reboot(node, operation, "job")
+    assert await provider.lookup(node, operation, "job") is OperationState.ACCEPTED
+    pod = await wait_phase(plane, job_name(operation))
+    assert pod["spec"]["nodeName"] == name
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == IMAGE
+    assert container["securityContext"]["privileged"] is True
+    assert {"name": "BOOT_ID", "value": node.boot_id} in container["env"]
+    assert len((await asyncio.to_thread(plane.admin.get, JOBS))["items"]) == 1
+    job = f"{JOBS}/{job_name(operation)}"
+    await asyncio.to_thread(plane.admin.delete, job + "?propagationPolicy=Background")
+
+
+async def test_a_job_that_ran_out_of_time_has_failed(
+    plane: ControlPlane, make_nodes: MakeNodes, cluster: KubeCluster, api: Api
+) -> None:
+    """A reboot pod that could not end in time makes the operation failed."""
+    (name,) = await asyncio.to_thread(make_nodes, 1)
+    node = await cluster.node(name)
+    assert node is not None
+    provider = JobReboot(KubeJobs(api), JobSettings(image=IMAGE, deadline=timedelta(seconds=1)))
+    await provider.reboot(node, "op-late", "job")
+    for _ in range(200):
+        state = await provider.lookup(node, "op-late", "job")
+        if state is OperationState.FAILED:
+            break
+        await asyncio.sleep(0.1)
+    assert state is OperationState.FAILED
+    await asyncio.to_thread(plane.admin.delete, f"{JOBS}/{job_name('op-late')}?propagationPolicy=Background")
+
+
+async def test_unknown_providers_and_nodes_without_boot_id_are_refused(api: Api, plane: ControlPlane) -> None:
+    """Another provider's name is Permanent and unknowable here; without a boot id a reboot is never asked for."""
+    provider = JobReboot(KubeJobs(api), JobSettings(image=IMAGE))
+    node = Node(name="n", uid="u")
+    with pytest.raises(Permanent, match="no provider"):
+        await provider.reboot(node, "op", "redfish")
+    with pytest.raises(Permanent, match="boot id"):
+        await provider.reboot(node, "op", "job")
+    assert await provider.lookup(node, "op", "redfish") is OperationState.UNKNOWABLE
+    assert await provider.lookup(node, "op", "job") is OperationState.NOT_FOUND
+
+
+def test_the_manifests_name_no_registry() -> None:
+    """Images in the base are plain names that a site replaces."""
+    text = Path(BASE / "deployment.yaml").read_text(encoding="utf-8")
+    images = [line.split()[-1] for line in text.splitlines() if "image:" in line]
+    assert images
+    assert all("/" not in image for image in images)
