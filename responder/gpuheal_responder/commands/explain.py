@@ -39,22 +39,23 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if (args.record is None) == (args.world is None):
         parser.error("name ALERT.json and WORLD.yaml, or --record")
-    from gpuheal_responder.shell.policies import read_policies
+    from gpuheal_responder.shell.policies import fault_slugs, read_policies
 
-    policies = read_policies(args.policies)
-    lines = _replay(args.record, policies) if args.record is not None else _explain(args, policies)
+    known = fault_slugs()
+    policies = read_policies(args.policies, known)
+    lines = _replay(args.record, policies) if args.record is not None else _explain(args, policies, known)
     print("\n".join(lines))
     return 0
 
 
-def _explain(args: argparse.Namespace, policies: Sequence[Policy]) -> Iterator[str]:
+def _explain(args: argparse.Namespace, policies: Sequence[Policy], known: frozenset[str]) -> Iterator[str]:
     from gpuheal_responder.core.cases import settle
     from gpuheal_responder.core.decide import decide
     from gpuheal_responder.settingsfile import load_yaml
     from gpuheal_responder.shell.record import load_world
 
     world = load_world(load_yaml(args.world), str(args.world))
-    world, letters = with_alerts(world, read_alerts(args.alert, world.now), args.cluster)
+    world, letters = with_alerts(world, read_alerts(args.alert, world.now), args.cluster, known)
     yield from letters
     for fault in world.faults:
         where = f" on {fault.target.gpu_uuid}" if fault.target.gpu_uuid else ""
@@ -144,15 +145,16 @@ def _brief(said: Mapping[str, Any]) -> str:
     return f"{said.get('verdict')}{step} ({said.get('reason')})"
 
 
-def with_alerts(world: World, alerts: Sequence[Alert], cluster: str) -> tuple[World, Sequence[str]]:
+def with_alerts(
+    world: World, alerts: Sequence[Alert], cluster: str, known_faults: frozenset[str]
+) -> tuple[World, Sequence[str]]:
     """Return the world with the faults that the alerts mean, and a line per alert that is of no use."""
     from gpuheal_responder.core.faults import fold
     from gpuheal_responder.core.model import Peer
-    from gpuheal_responder.shell.policies import fault_slugs
 
     name = world.node.name if world.node is not None else ""
     peer = Peer(name=PEER, answered=True, alerts=tuple(alerts))
-    intake = fold([peer], cluster=cluster, known_faults=fault_slugs(), known_nodes={name})
+    intake = fold([peer], cluster=cluster, known_faults=known_faults, known_nodes={name})
     letters = [f"no use   {letter.alertname}: {letter.reason}: {letter.detail}" for letter in intake.dead]
     found = intake.faults.get(name, ())
     known = {(f.slug, f.target) for f in found}

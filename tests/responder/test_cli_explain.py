@@ -1,0 +1,216 @@
+"""`gpuheal explain` and `gpuheal check` on files: what they print, to the letter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gpuheal_responder import cli
+from gpuheal_responder.core.decide import decide
+from gpuheal_responder.shell.policies import read_policies
+from gpuheal_responder.shell.record import decision, load_case, load_world
+
+DATA = Path(__file__).parent / "data" / "explain"
+ALERT, WORLD, POLICIES = DATA / "alert.json", DATA / "world.yaml", DATA / "policies.yaml"
+UNDO = {
+    "case": "gpu-17-1",
+    "owner": "gpuheal",
+    "at": "2026-03-01T11:58:10Z",
+    "policy": "training",
+    "faults": ["gpu-fell-off-bus"],
+    "taints": [{"key": "gpu.health/unhealthy", "value": "true"}],
+    "cordoned": True,
+    "gpus": ["GPU-7d1e"],
+}
+CASE = {
+    "name": "gpu-17-1",
+    "node": "gpu-17",
+    "openedAt": "2026-03-01T11:58:10Z",
+    "policy": "training",
+    "nodeUID": "0d9c1c7e-1111-4b5f-9f7e-000000000017",
+    "gpus": ["GPU-7d1e"],
+    "attempts": [
+        {
+            "step": step,
+            "action": step,
+            "operation": f"gpu-17-1-{step}-1",
+            "state": "succeeded",
+            "startedAt": "2026-03-01T11:58:10Z",
+            "endedAt": "2026-03-01T11:58:11Z",
+        }
+        for step in ("taint", "condition")
+    ],
+}
+
+
+def out(capsys: pytest.CaptureFixture[str], *args: object, status: int = 0) -> str:
+    """Run gpuheal, check its exit status, return what it printed on the right stream."""
+    found = cli.main([str(arg) for arg in args])
+    printed = capsys.readouterr()
+    assert (found, printed.err if status == 0 else printed.out) == (status, "")
+    return printed.out if status == 0 else printed.err
+
+
+def changed(folder: Path, source: Path, change: Mapping[str, Any]) -> Path:
+    """Write a copy of a YAML file with top-level keys replaced."""
+    made = folder / source.name
+    made.write_text(yaml.safe_dump({**yaml.safe_load(source.read_text()), **change}))
+    return made
+
+
+def silenced(folder: Path) -> Path:
+    """Write a copy of the alert as a silence changes it."""
+    (alert,) = json.loads(ALERT.read_text())
+    made = folder / "alert.json"
+    made.write_text(json.dumps({**alert, "status": {"state": "suppressed", "silencedBy": ["s-1"]}}))
+    return made
+
+
+def contained(folder: Path) -> tuple[Path, Path]:
+    """Write the world and the case a moment after containment."""
+    node = {**yaml.safe_load(WORLD.read_text())["node"], "unschedulable": True, "undo": UNDO}
+    node["taints"] = UNDO["taints"]
+    (folder / "case.yaml").write_text(yaml.safe_dump(CASE))
+    pod = {"namespace": "ml", "name": "train-0", "uid": "u-1", "ownerKind": "Job", "ownerName": "train", "gpus": 8}
+    return changed(folder, WORLD, {"node": node, "pods": [pod]}), folder / "case.yaml"
+
+
+def test_a_proven_fault_is_contained(capsys: pytest.CaptureFixture[str]) -> None:
+    """The verdict and every guard family's answer, one line each."""
+    assert out(capsys, "explain", ALERT, WORLD, "--policies", POLICIES, "--cluster", "prod") == (
+        "fault    gpu-fell-off-bus on GPU-7d1e since 2026-03-01T11:58:00+00:00\n"
+        "case     gpu-17-1 under policy training (propose)\n"
+        "verdict  act: taint (not-marked)\n"
+        "guard    signal: lets it\n"
+        "guard    budget: lets it\n"
+        "guard    history: lets it\n"
+        "guard    workload: lets it\n"
+        "guard    permission: lets it\n"
+    )
+
+
+def test_a_silence_holds_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The refusing guard says which silence; the others still answer."""
+    printed = out(capsys, "explain", silenced(tmp_path), WORLD, "--policies", POLICIES)
+    assert "verdict  hold: taint (alert-silenced)\n" in printed
+    assert "guard    signal: alert-silenced: silenced by silence s-1\n" in printed
+    assert printed.count("lets it") == 4
+
+
+def test_a_proposal_says_what_to_approve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In mode propose the drain waits for the command that the refusal spells out."""
+    world, case = contained(tmp_path)
+    printed = out(capsys, "explain", ALERT, world, "--policies", POLICIES, "--case", case)
+    assert "verdict  hold: drain (approval-needed)\n" in printed
+    assert "a person has to approve: gpuheal approve gpu-17-1 --step drain --evidence " in printed
+
+
+def test_a_foreign_cluster_is_a_dead_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    """An alert of another cluster opens nothing, and says why."""
+    assert out(capsys, "explain", ALERT, WORLD, "--policies", POLICIES, "--cluster", "lab") == (
+        "no use   GPUFellOffBus: cluster-mismatch: cluster is 'prod', ours is 'lab'\n"
+        "verdict  none: no policy answers for these faults on this node\n"
+    )
+
+
+def test_a_webhook_message_does_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What Alertmanager posts can be used as it is; resolved alerts in it say nothing."""
+    (alert,) = json.loads(ALERT.read_text())
+    message = {"version": "4", "alerts": [{**alert, "status": "firing"}, {**alert, "status": "resolved"}]}
+    (tmp_path / "message.json").write_text(json.dumps(message))
+    printed = out(capsys, "explain", tmp_path / "message.json", WORLD, "--policies", POLICIES)
+    assert printed.count("fault    ") == 1
+    assert "verdict  act: taint" in printed
+
+
+def test_s24_a_recorded_decision_replays_to_the_same_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A record holds all that was looked at; under a changed policy the difference is told."""
+    world_file, case_file = contained(tmp_path)
+    world, case = load_world(yaml.safe_load(world_file.read_text())), load_case(yaml.safe_load(case_file.read_text()))
+    policy = read_policies([POLICIES])[0]
+    record = decision(world.now, decide(case, policy, world), world, case)
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", POLICIES)
+    recorded, replayed, verdict = printed.splitlines()
+    assert recorded.removeprefix("recorded") == replayed.removeprefix("replayed")
+    assert verdict == "the same"
+    policies = yaml.safe_load(POLICIES.read_text())["policies"]
+    observing = changed(tmp_path, POLICIES, {"policies": [{**policies[0], "mode": "observe"}]})
+    printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", observing)
+    assert "DIFFERENT" in printed
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("alert.json", "{", "alert.json: not JSON"),
+        ("alert.json", '[{"labels": {"a": 1}}]', "alert.json: [0]: expected an alert with labels"),
+        ("alert.json", '{"labels": {}, "startsAt": "soon"}', "alert.json: [0].startsAt: expected a time such as"),
+        ("world.yaml", "nodes: {}", "world.yaml: "),
+        ("world.yaml", "a: [", "world.yaml: line 1, column 5: not YAML"),
+        ("policies.yaml", "policies: []", "policies.yaml: policies: expected a list"),
+    ],
+)
+def test_an_unusable_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, text: str, problem: str
+) -> None:
+    """Exit status 2, one line with file and path."""
+    files = {source.name: source for source in (ALERT, WORLD, POLICIES)}
+    files[file] = tmp_path / file
+    files[file].write_text(text)
+    args = ("explain", files["alert.json"], files["world.yaml"], "--policies", files["policies.yaml"])
+    printed = out(capsys, *args, status=2)
+    assert problem in printed
+    assert printed.count("\n") == 1
+
+
+def test_check_shows_what_the_policies_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each policy in one line: name, mode, faults, ladder."""
+    assert out(capsys, "check", POLICIES) == (
+        f"{POLICIES}: ok, 1 policy\n"
+        "  training (propose): gpu-fell-off-bus: taint -> condition -> drain -> reboot -> verify -> restore\n"
+    )
+
+
+def settings(folder: Path) -> Path:
+    """Write settings with one secret."""
+    (folder / "token").write_text("secret\n")
+    text = (
+        f"cluster: prod\npolicies: ['{POLICIES}']\nlisten: {{webhook_token_files: [token]}}\n"
+        "alertmanagers: [{url: 'http://am:9093'}]\nprometheus: {url: 'http://prometheus:9090'}\n"
+        "engine: {mode: propose}\n"
+    )
+    (folder / "settings.yaml").write_text(text)
+    return folder / "settings.yaml"
+
+
+def test_check_reads_all_that_settings_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings, their policies and their secrets are checked together; no secret is printed."""
+    file = settings(tmp_path)
+    assert out(capsys, "check", "--config", file) == (
+        f"{file}: ok\n"
+        "  cluster prod; mode at most propose\n  Alertmanager http://am:9093\n  Prometheus http://prometheus:9090\n"
+        f"{POLICIES}: ok, 1 policy\n"
+        "  training (propose): gpu-fell-off-bus: taint -> condition -> drain -> reboot -> verify -> restore\n"
+    )
+
+
+def test_check_misses_a_missing_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A token file that isn't there stops the responder, so it stops the check."""
+    file = settings(tmp_path)
+    (tmp_path / "token").unlink()
+    assert cli.main(["check", "--config", str(file)]) == 2
+    assert f"{tmp_path / 'token'}: cannot be read" in capsys.readouterr().err
+
+
+def test_check_wants_something_to_check(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without files it is wrong use."""
+    assert cli.main(["check"]) == 2
+    assert "name a settings file" in capsys.readouterr().err
