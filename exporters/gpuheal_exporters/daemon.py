@@ -87,6 +87,7 @@ class Exporter:
     def start_monitor(self, wait_seconds: float) -> None:
         """NVML and the other sources are asked; returns when each has answered once, at the latest after the wait."""
         if self.monitor is not None:
+            self.monitor.on_reset = self.state.reset_proven
             self.monitor.start()
             self.monitor.supervisor.wait_complete(wait_seconds)
         self.refresh()

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,10 @@ def run(arguments: Sequence[str], stdin: str = "") -> subprocess.CompletedProces
 class Running:
     """A serving exporter process."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "exporters")}
+        environment = environment or {**os.environ, "PYTHONPATH": str(REPOSITORY / "exporters")}
         command = [sys.executable, "-m", "gpuheal_exporters", "--listen-address", f"127.0.0.1:{self.port}", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
         self.until(lambda: self.get("/healthz") is not None)
