@@ -157,6 +157,7 @@ class NvmlSupervisor:
                 self._publish(NvmlState.FAILED)
                 self._sleep(self._retry.next())
         self._end_child()
+        self._abandoned = [child for child in self._abandoned if not child.ended()]
         self._publish(NvmlState.STOPPED)
 
     def _serve(self) -> None:

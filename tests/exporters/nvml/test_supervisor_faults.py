@@ -136,7 +136,7 @@ def test_children_that_survive_sigkill_are_not_replaced_for_ever(script: Script)
     """After two children blocked in the driver none is started any more, until one of them is gone."""
     script.set(hang__nvmlInitWithFlags=1)
     blocked: list[subprocess.Popen[bytes]] = []
-    settings = replace(QUICK, start_deadline=0.4, patience=0.0)
+    settings = replace(QUICK, start_deadline=0.4, patience=0.0, kill_wait=0.1)
     supervisor = NvmlSupervisor(settings, env=script.environment(), killer=blocked.append)
     supervisor.start()
     try:

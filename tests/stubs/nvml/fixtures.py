@@ -14,10 +14,10 @@ from gpuheal_exporters.nvml_supervisor import NvmlSupervisor
 
 QUICK = NvmlSettings(
     intervals=dict.fromkeys(INTERVALS, 0.05),
-    deadline=0.4,
+    deadline=1.0,
     start_deadline=2.0,
     patience=0.4,
-    kill_wait=0.3,
+    kill_wait=10.0,
     retry=0.05,
     retry_max=0.2,
     quarantine=0.1,
