@@ -1,0 +1,336 @@
+"""What every implementation of the ports must do; run against the real API server and against the lab's."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import pytest
+
+from gpuheal_responder.core.model import Case, Condition, Node, OperationState, Pod, Result, Taint, UndoRecord, World
+from gpuheal_responder.core.undo import TAINT_KEY, intact, mark, release
+from gpuheal_responder.core.verdict import Done
+from gpuheal_responder.errors import Permanent, Transient
+from gpuheal_responder.ports import Cluster, EvictionResult, Machines, Note, Remediations, Stored
+from gpuheal_responder.shell.record import decision
+
+OURS = Taint(key=TAINT_KEY, value="true", effect="NoSchedule")
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+SPAN = timedelta(minutes=5)
+
+
+class Rig(Protocol):
+    """An implementation of the ports, and hands to move the world behind it."""
+
+    cluster: Cluster
+    remediations: Remediations
+    machines: Machines
+    nodes: tuple[str, str]
+    """Two Ready nodes of 8 GPUs, nothing running on them."""
+
+    async def snapshot(self, node: str) -> bytes:
+        """The bytes of a node that must be as before in the end."""
+        ...
+
+    async def label(self, node: str, key: str, value: str) -> None:
+        """A person sets a label."""
+        ...
+
+    async def taint(self, node: str, key: str) -> None:
+        """A person adds a taint, in front of all others."""
+        ...
+
+    async def deployment(self, name: str, node: str, replicas: int, gpus: int) -> None:
+        """A Deployment runs on the node."""
+        ...
+
+    async def gang(self, name: str, node: str, size: int) -> None:
+        """A JobSet's Job runs on the node."""
+        ...
+
+    async def bare_pod(self, name: str, node: str) -> None:
+        """A pod without owner runs on the node."""
+        ...
+
+    async def budget(self, name: str, app: str, minimum: int) -> None:
+        """A PodDisruptionBudget guards an app."""
+        ...
+
+    async def foreign_lock(self, node: str, holder: str, span: timedelta) -> None:
+        """Another tool holds the node's lock."""
+        ...
+
+    async def until(self, check: Callable[[], Awaitable[object]], words: str) -> None:
+        """Time passes until the check is true."""
+        ...
+
+
+async def node_of(rig: Rig, name: str) -> Node:
+    """The node from the API server itself."""
+    node = await rig.cluster.node(name)
+    assert node is not None
+    return node
+
+
+def record_of(node: Node) -> UndoRecord:
+    """An undo record with all of it."""
+    return UndoRecord(
+        case=f"{node.name}-1",
+        owner="gpuheal",
+        at=NOW,
+        policy="p",
+        faults=("gpu-fell-off-bus",),
+        taints=(OURS,),
+        cordoned=True,
+        conditions=("GPUHealthy",),
+        system_uuid=node.system_uuid,
+        node_uid=node.uid,
+        boot_id=node.boot_id,
+        gpus=("GPU-1",),
+    )
+
+
+async def contained(rig: Rig, name: str) -> Node:
+    """The node after a mark."""
+    node = await node_of(rig, name)
+    return await rig.cluster.mark(node, mark(node, record_of(node)))
+
+
+async def running(rig: Rig, node: str, count: int) -> tuple[Pod, ...]:
+    """The running pods of the node, when there are as many."""
+    found: tuple[Pod, ...] = ()
+
+    async def check() -> bool:
+        nonlocal found
+        found = tuple(p for p in await rig.cluster.pods_on(node) if p.phase == "Running" and not p.terminating)
+        return len(found) == count
+
+    await rig.until(check, f"{count} running pods on {node}")
+    return found
+
+
+def case_of(name: str) -> Case:
+    """A new case."""
+    return Case(name=name, node="n", opened_at=NOW, policy="p")
+
+
+def record(case: Case) -> dict[str, object]:
+    """A decision about it."""
+    return decision(NOW, Done(result=Result.GONE, reason="node-gone"), World(now=NOW, node=None), case)
+
+
+class PortContract:
+    """The facts, one by one."""
+
+    async def test_nodes_are_told_alike_by_cache_and_server(self, rig: Rig) -> None:
+        """Both nodes are in the cache with the same identity, GPUs and readiness as read directly; others are None."""
+        cached = await rig.cluster.nodes()
+        for name in rig.nodes:
+            direct = await node_of(rig, name)
+            known = cached[name]
+            assert (known.uid, known.boot_id, known.system_uuid) == (direct.uid, direct.boot_id, direct.system_uuid)
+            assert (direct.gpu_capacity, direct.gpu_allocatable, direct.ready) == (8, 8, True)
+            assert direct.boot_id
+            assert direct.system_uuid
+            assert direct.labels["kubernetes.io/hostname"] == name
+        assert await rig.cluster.node("no-such-node") is None
+
+    async def test_a_mark_is_whole_and_a_release_leaves_no_trace(self, rig: Rig) -> None:
+        """Taint, cordon and record appear together; releasing makes the node byte for byte what it was."""
+        name = rig.nodes[0]
+        before = await rig.snapshot(name)
+        marked = await contained(rig, name)
+        assert intact(marked)
+        assert marked.undo == record_of(marked)
+        seen = await node_of(rig, name)
+        assert intact(seen)
+        assert seen.undo == marked.undo
+        assert (await rig.cluster.nodes())[name].undo == marked.undo
+
+        async def released() -> bool:
+            node = await node_of(rig, name)
+            if node.undo is None:
+                return True
+            try:
+                await rig.cluster.mark(node, release(node))
+            except Transient:
+                return False
+            return True
+
+        await rig.until(released, "the release")
+
+        async def same() -> bool:
+            return await rig.snapshot(name) == before
+
+        await rig.until(same, "the node to be as before")
+
+    async def test_a_mark_at_an_old_version_changes_nothing(self, rig: Rig) -> None:
+        """A person's write in between makes the mark a conflict, and nothing of ours is on the node."""
+        node = await node_of(rig, rig.nodes[0])
+        await rig.label(node.name, "site", "x")
+        with pytest.raises(Transient) as caught:
+            await rig.cluster.mark(node, mark(node, record_of(node)))
+        assert caught.value.reason == "conflict"
+        after = await node_of(rig, node.name)
+        assert (after.undo, after.unschedulable) == (None, False)
+        assert OURS not in after.taints
+
+    async def test_marking_what_is_not_there_is_permanent(self, rig: Rig) -> None:
+        """A node that does not exist cannot be marked."""
+        ghost = Node(name="no-such-node", uid="u", resource_version="1")
+        with pytest.raises(Permanent) as caught:
+            await rig.cluster.mark(ghost, mark(ghost, record_of(ghost)))
+        assert caught.value.reason == "not-found"
+
+    async def test_foreign_taints_survive_mark_and_release(self, rig: Rig) -> None:
+        """A taint that came before us and one that came between stay when we go."""
+        name = rig.nodes[0]
+        await rig.taint(name, "team-a")
+        await contained(rig, name)
+        await rig.taint(name, "team-b")
+
+        async def released() -> bool:
+            node = await node_of(rig, name)
+            try:
+                await rig.cluster.mark(node, release(node))
+            except Transient:
+                return False
+            return True
+
+        await rig.until(released, "the release")
+        left = {t.key for t in (await node_of(rig, name)).taints}
+        assert {"team-a", "team-b"} <= left
+        assert TAINT_KEY not in left
+
+    async def test_only_conditions_that_are_named_change(self, rig: Rig) -> None:
+        """A condition of ours is put, put again with other words, and removed; all others stay as they are."""
+        name = rig.nodes[0]
+        others = (await node_of(rig, name)).conditions
+        bad = Condition(type="GPUHealthy", status="False", reason="GpuFellOffBus", message="one")
+        await rig.cluster.set_conditions(await node_of(rig, name), [bad], ())
+        assert bad in (await node_of(rig, name)).conditions
+        again = replace(bad, message="two")
+        await rig.cluster.set_conditions(await node_of(rig, name), [again], ())
+        assert [c for c in (await node_of(rig, name)).conditions if c.type == bad.type] == [again]
+        await rig.cluster.set_conditions(await node_of(rig, name), (), [bad.type, "NVLinkHealthy"])
+        assert [c.type for c in (await node_of(rig, name)).conditions] == [c.type for c in others]
+
+    async def test_pods_are_told_with_owner_gang_gpus_and_protection(self, rig: Rig) -> None:
+        """Deployment, gang and unmanaged pods of one node are told apart; the other node has none of them."""
+        one, two = rig.nodes
+        await rig.deployment("web", one, 1, 2)
+        await rig.gang("llama", one, 2)
+        await rig.bare_pod("alone", one)
+        pods = await running(rig, one, 4)
+        (web,) = [p for p in pods if p.owner_kind == "ReplicaSet"]
+        gang = [p for p in pods if p.owner_kind == "Job"]
+        (alone,) = [p for p in pods if not p.owner_kind]
+        assert (web.gpus, web.protected, web.gang, web.evictable) == (2, "", "", True)
+        assert len({p.gang for p in gang}) == 1
+        assert gang[0].gang.startswith("JobSet/")
+        assert gang[0].gang.endswith("/llama")
+        assert alone.protected
+        assert not {p.uid for p in await rig.cluster.pods_on(two)} & {p.uid for p in pods}
+        assert await rig.cluster.pods_on("no-such-node") == ()
+
+    async def test_an_eviction_is_blocked_by_name_accepted_or_gone(self, rig: Rig) -> None:
+        """A full budget is named; without it the pod leaves; another UID and a missing pod are gone."""
+        one, _ = rig.nodes
+        await rig.deployment("web", one, 1, 1)
+        (pod,) = await running(rig, one, 1)
+        await rig.budget("keep-web", "web", 1)
+
+        async def blocked() -> bool:
+            answer = await rig.cluster.evict(pod)
+            assert answer.result is EvictionResult.BLOCKED
+            return "keep-web needs 1 healthy pods" in answer.blocker
+
+        await rig.until(blocked, "the budget to refuse in its own words")
+        assert (await rig.cluster.evict(replace(pod, name="no-such-pod"))).result is EvictionResult.GONE
+        await rig.budget("keep-web", "web", 0)
+
+        async def accepted() -> bool:
+            return (await rig.cluster.evict(pod)).result is EvictionResult.ACCEPTED
+
+        await rig.until(accepted, "the eviction")
+
+        async def left() -> bool:
+            return pod.uid not in {p.uid for p in await rig.cluster.pods_on(one)}
+
+        await rig.until(left, "the pod to leave")
+        assert (await rig.cluster.evict(pod)).result is EvictionResult.GONE
+
+    async def test_events_never_fail_the_caller(self, rig: Rig) -> None:
+        """Notes on a node that exists, and on one that does not, return nothing and raise nothing."""
+        for name in (rig.nodes[0], "no-such-node"):
+            note = Note(node=name, reason="Tainted", message="m", warning=True)
+            await rig.cluster.publish(note)
+            await rig.cluster.publish(note)
+
+    async def test_the_node_lock_is_exclusive_and_ends(self, rig: Rig) -> None:
+        """Ours is not foreign to us and can be renewed; another tool's keeps us out until it runs out."""
+        one, two = rig.nodes
+        node = await node_of(rig, one)
+        assert await rig.cluster.lock_of(one) is None
+        await rig.cluster.lock(node, SPAN)
+        await rig.cluster.lock(node, SPAN)
+        assert await rig.cluster.lock_of(one) is None
+        await rig.cluster.unlock(one)
+        await rig.cluster.unlock(one)
+        await rig.foreign_lock(two, "node-healthcheck", timedelta(seconds=2))
+        held = await rig.cluster.lock_of(two)
+        assert held is not None
+        assert held.holder == "node-healthcheck"
+        with pytest.raises(Transient) as caught:
+            await rig.cluster.lock(await node_of(rig, two), SPAN)
+        assert caught.value.reason == "node-locked"
+
+        async def free() -> bool:
+            return await rig.cluster.lock_of(two) is None
+
+        await rig.until(free, "the foreign lock to run out")
+        await rig.cluster.lock(await node_of(rig, two), SPAN)
+
+    async def test_a_case_is_created_saved_and_deleted(self, rig: Rig) -> None:
+        """The list shows each state at once; deleting twice is no error."""
+        case = case_of("life")
+        stored = await rig.remediations.create(case, record(case))
+        assert stored.case == case
+        changed = replace(case, escalated="drain-deadline")
+        saved = await rig.remediations.save(Stored(case=changed, version=stored.version), None)
+        assert saved.version != stored.version
+        assert [s for s in await rig.remediations.list() if s.case.name == "life"] == [saved]
+        await rig.remediations.delete("life")
+        await rig.remediations.delete("life")
+        assert [s for s in await rig.remediations.list() if s.case.name == "life"] == []
+
+    async def test_two_writers_of_one_version_cannot_both_win(self, rig: Rig) -> None:
+        """The second save of a version, and a second create of a name, are conflicts; a deleted case is Permanent."""
+        case = case_of("race")
+        stored = await rig.remediations.create(case, record(case))
+        with pytest.raises(Transient) as caught:
+            await rig.remediations.create(case, record(case))
+        assert caught.value.reason == "conflict"
+        won = await rig.remediations.save(
+            Stored(case=replace(case, escalated="a"), version=stored.version), record(case)
+        )
+        with pytest.raises(Transient) as caught:
+            await rig.remediations.save(Stored(case=replace(case, escalated="b"), version=stored.version), record(case))
+        assert caught.value.reason == "conflict"
+        assert [s for s in await rig.remediations.list() if s.case.name == "race"] == [won]
+        await rig.remediations.delete("race")
+        with pytest.raises(Permanent) as gone:
+            await rig.remediations.save(won, None)
+        assert gone.value.reason == "not-found"
+
+    async def test_an_operation_is_known_once_it_was_asked_for(self, rig: Rig) -> None:
+        """Unknown before, accepted after, and asking again with the same id is no error."""
+        node = await node_of(rig, rig.nodes[0])
+        operation = f"{node.name}-1-reboot-1"
+        assert await rig.machines.lookup(node, operation, "job") is OperationState.NOT_FOUND
+        await rig.machines.reboot(node, operation, "job")
+        await rig.machines.reboot(node, operation, "job")
+        assert await rig.machines.lookup(node, operation, "job") is OperationState.ACCEPTED
+        assert await rig.machines.lookup(node, f"{operation}0", "job") is OperationState.NOT_FOUND

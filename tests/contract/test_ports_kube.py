@@ -1,0 +1,175 @@
+"""The adapters of the real API server keep the contract, as the responder's service account."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.contract.suite import PortContract
+from tests.integration.cluster.conftest import (
+    Eventually,
+    WallClock,
+    api,
+    cluster,
+    deployment,
+    eventually,
+    kubeconfig,
+    plane,
+    remediations,
+)
+from tests.integration.conftest import control_plane, make_nodes, namespace
+
+from gpuheal_lab.controlplane import ControlPlane
+from gpuheal_lab.kubeapi import ApiRefused
+from gpuheal_lab.objects import canonical, essence
+from gpuheal_responder.providers.job import JobReboot, JobSettings
+from gpuheal_responder.shell.kube import KubeCluster
+from gpuheal_responder.shell.kube_api import Api
+from gpuheal_responder.shell.kube_job import KubeJobs
+from gpuheal_responder.shell.kube_lease import NODE_LOCK_PREFIX, Lease, Leases
+from gpuheal_responder.shell.remediations import KubeRemediations
+
+pytestmark = pytest.mark.cluster
+
+# The fixtures of the integration tests serve here too.
+__all__ = [
+    "api",
+    "cluster",
+    "control_plane",
+    "eventually",
+    "kubeconfig",
+    "make_nodes",
+    "namespace",
+    "plane",
+    "remediations",
+]
+
+Json = dict[str, Any]
+IMAGE = "tools@sha256:" + "0" * 64
+
+
+class KubeRig:
+    """Two nodes and a namespace of the control plane."""
+
+    def __init__(
+        self,
+        control: ControlPlane,
+        connection: Api,
+        adapter: KubeCluster,
+        store: KubeRemediations,
+        place: str,
+        nodes: tuple[str, str],
+        wait: Eventually,
+    ) -> None:
+        self.cluster = adapter
+        self.remediations = store
+        self.machines = JobReboot(KubeJobs(connection), JobSettings(image=IMAGE))
+        self.nodes = nodes
+        self._plane = control
+        self._api = connection
+        self._namespace = place
+        self._wait = wait
+
+    async def snapshot(self, node: str) -> bytes:
+        """The node's bytes."""
+        return canonical(essence(await asyncio.to_thread(self._plane.node, node)))
+
+    async def label(self, node: str, key: str, value: str) -> None:
+        """A label is set."""
+        await self._patch(node, {"metadata": {"labels": {key: value}}})
+
+    async def taint(self, node: str, key: str) -> None:
+        """A taint is added."""
+        while True:
+            raw = await asyncio.to_thread(self._plane.node, node)
+            taints = [{"key": key, "effect": "NoSchedule"}, *raw["spec"].get("taints", ())]
+            version = raw["metadata"]["resourceVersion"]
+            try:
+                await self._patch(node, {"metadata": {"resourceVersion": version}, "spec": {"taints": taints}})
+            except ApiRefused as refusal:
+                if refusal.status != 409:
+                    raise
+            else:
+                return
+
+    async def deployment(self, name: str, node: str, replicas: int, gpus: int) -> None:
+        """A Deployment runs."""
+        wanted = {"limits": {"nvidia.com/gpu": str(gpus)}}
+        await self._create("apis/apps/v1", "deployments", deployment(name, node, replicas, resources=wanted))
+
+    async def gang(self, name: str, node: str, size: int) -> None:
+        """A gang runs: a Job with the labels that the JobSet controller gives its pods."""
+        spec = deployment(name, node, size)["spec"]["template"]["spec"] | {"restartPolicy": "Never"}
+        template = {"metadata": {"labels": {"jobset.sigs.k8s.io/jobset-name": name}}, "spec": spec}
+        job = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": f"{name}-workers-0"},
+            "spec": {"parallelism": size, "completions": size, "template": template},
+        }
+        await self._create("apis/batch/v1", "jobs", job)
+
+    async def bare_pod(self, name: str, node: str) -> None:
+        """A pod runs."""
+        spec = deployment(name, node, 1)["spec"]["template"]["spec"]
+        await self._create("api/v1", "pods", {"kind": "Pod", "metadata": {"name": name}, "spec": spec})
+
+    async def budget(self, name: str, app: str, minimum: int) -> None:
+        """A budget guards, or guards otherwise than before."""
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": name},
+            "spec": {"minAvailable": minimum, "selector": {"matchLabels": {"app": app}}},
+        }
+        path = f"/apis/policy/v1/namespaces/{self._namespace}/poddisruptionbudgets"
+        try:
+            await asyncio.to_thread(self._plane.admin.create, path, body)
+        except ApiRefused as refusal:
+            if refusal.status != 409:
+                raise
+            await asyncio.to_thread(self._plane.admin.patch, f"{path}/{name}", {"spec": {"minAvailable": minimum}})
+
+    async def foreign_lock(self, node: str, holder: str, span: timedelta) -> None:
+        """Somebody else holds the lock."""
+        now = WallClock().now()
+        lease = Lease(holder=holder, span=span, renewed_at=now, acquired_at=now)
+        await Leases(self._api, "medik8s-leases").write(NODE_LOCK_PREFIX + node, lease)
+
+    async def until(self, check: Callable[[], Awaitable[object]], words: str) -> None:
+        """Time passes until the check is true."""
+        await self._wait(check, words)
+
+    async def _patch(self, node: str, change: Json) -> None:
+        await asyncio.to_thread(self._plane.admin.patch, f"/api/v1/nodes/{node}", change)
+
+    async def _create(self, group: str, plural: str, body: Json) -> None:
+        path = f"/{group}/namespaces/{self._namespace}/{plural}"
+        await asyncio.to_thread(self._plane.admin.create, path, {"apiVersion": "v1", **body})
+
+
+@pytest.fixture
+async def rig(
+    plane: ControlPlane,
+    api: Api,
+    cluster: KubeCluster,
+    remediations: KubeRemediations,
+    namespace: str,
+    make_nodes: Callable[..., list[str]],
+    eventually: Eventually,
+) -> AsyncIterator[KubeRig]:
+    """Two fresh nodes, known to the cache."""
+    one, two = await asyncio.to_thread(make_nodes, 2)
+    await eventually(lambda: all((n := cluster.mirror.peek(name)) and n.ready for name in (one, two)), "both nodes")
+    yield KubeRig(plane, api, cluster, remediations, namespace, (one, two), eventually)
+    jobs = "/apis/batch/v1/namespaces/gpuheal-privileged/jobs"
+    for job in (await asyncio.to_thread(plane.admin.get, jobs))["items"]:
+        path = f"{jobs}/{job['metadata']['name']}?propagationPolicy=Background"
+        await asyncio.to_thread(plane.admin.delete, path)
+
+
+class TestKube(PortContract):
+    """All of it on the API server."""
