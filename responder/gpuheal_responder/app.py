@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from aiohttp import web
 
-from gpuheal_responder.errors import ConfigError
-from gpuheal_responder.settings import Listen, ServerTls, Settings
+from gpuheal_responder.settings import Listen, Settings
 from gpuheal_responder.shell.caseapi import CaseApi
 from gpuheal_responder.shell.engine import Engine, Pace
 from gpuheal_responder.shell.parts import Parts
 from gpuheal_responder.shell.pipeline import ping_while_well
 from gpuheal_responder.shell.reload import Tokens
+from gpuheal_responder.shell.server import application, listening
 from gpuheal_responder.shell.web import Intake, Web
 
 OWNER = "gpuheal"
 STALE_LOOKS = 4
 SHUTDOWN = timedelta(seconds=10)
-CERTIFICATE_CHECK = timedelta(minutes=1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,7 +31,7 @@ class App:
     parts: Parts
     engine: Engine
     port: int = 0
-    _runner: web.AppRunner | None = None
+    _open: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -47,21 +45,13 @@ class App:
             ping = ping_while_well(watchdog.url_file, self.parts.pipeline, watchdog.interval, self._stop)
             self._tasks.append(asyncio.create_task(ping, name="dead man"))
         listen = self.settings.listen
-        self._runner = web.AppRunner(self._web(listen), access_log=None, shutdown_timeout=SHUTDOWN.total_seconds())
-        await self._runner.setup()
-        tls = server_tls(listen.tls) if listen.tls is not None else None
-        site = web.TCPSite(self._runner, listen.host, listen.port, ssl_context=tls)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
-        if tls is not None and listen.tls is not None:
-            self._tasks.append(asyncio.create_task(self._renew(tls, listen.tls), name="certificate"))
+        complain = self.parts.telemetry.config_error
+        _, self.port = await self._open.enter_async_context(listening(self._web(listen), listen, complain))
 
     async def stop(self) -> None:
         """Stop after the round that is under way, and give the Lease back; repeatable."""
         self._stop.set()
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._open.aclose()
         tasks, self._tasks = self._tasks, []
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=SHUTDOWN.total_seconds())
@@ -72,7 +62,6 @@ class App:
             await service.stop()
 
     def _web(self, listen: Listen) -> web.Application:
-        app = web.Application()
         complain = self.parts.telemetry.config_error
         intake = Intake(
             wake=self._woken,
@@ -84,16 +73,15 @@ class App:
             metrics_tokens=Tokens(listen.metrics_token_files, complain) if listen.metrics_token_files else None,
             client_names=frozenset(listen.tls.client_names) if listen.tls is not None else frozenset(),
         )
-        Web(intake).add_to(app)
         ports = self.parts.ports
-        CaseApi(
+        people = CaseApi(
             people=self.parts.people,
             remediations=ports.remediations,
             holds=self.parts.holds,
             telemetry=self.parts.telemetry,
             clock=ports.clock,
-        ).add_to(app)
-        return app
+        )
+        return application(Web(intake), people)
 
     def _woken(self, nodes: frozenset[str], watchdog: bool) -> None:
         if watchdog:
@@ -111,16 +99,6 @@ class App:
         if age > STALE_LOOKS * self.settings.engine.tick:
             return f"the last good look was {age.total_seconds():.0f} s ago"
         return ""
-
-    async def _renew(self, context: ssl.SSLContext, tls: ServerTls) -> None:
-        while not self._stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), CERTIFICATE_CHECK.total_seconds())
-            try:
-                context.load_cert_chain(tls.cert_file, tls.key_file)
-            except (OSError, ssl.SSLError) as problem:
-                complaint = ConfigError(str(tls.cert_file), "", f"cannot be used: {problem}")
-                self.parts.telemetry.config_error(complaint)
 
 
 def build(settings: Settings, parts: Parts) -> App:
@@ -142,16 +120,3 @@ def build(settings: Settings, parts: Parts) -> App:
         budget_keys=settings.budgets.keys(),
     )
     return App(settings=settings, parts=parts, engine=engine)
-
-
-def server_tls(tls: ServerTls) -> ssl.SSLContext:
-    """Return the server's TLS context; client certificates are asked for, not demanded, when a CA is named."""
-    try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-        if tls.client_ca_file is not None:
-            context.load_verify_locations(tls.client_ca_file)
-            context.verify_mode = ssl.CERT_OPTIONAL
-    except (OSError, ssl.SSLError) as problem:
-        raise ConfigError(str(tls.cert_file), "", f"TLS files cannot be used: {problem}") from None
-    return context

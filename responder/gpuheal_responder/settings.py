@@ -163,7 +163,7 @@ class Kubernetes:
     context: str = ""
     """Context of the kubeconfig; empty = its current one."""
 
-    page_size: int = 500
+    page_size: int = 100
     """Objects per page of a LIST."""
 
     concurrency: int = 32
@@ -196,16 +196,12 @@ class Engine:
     health_window: timedelta = timedelta(minutes=10)
     """How far back GPU states are read to prove health."""
 
-    health_evaluations: int = 3
-    """Rule evaluations in a row that must say ok before a GPU counts as proven healthy."""
-
-    cases: int = 64
-    """Cases worked on at once."""
+    cases: int = 32
+    """Steps performed and writes made at the same time."""
 
     def __post_init__(self) -> None:
         if not timedelta(seconds=1) <= self.tick <= LONGEST_TICK:
             raise ValueError("tick must lie between 1s and 30s")
-        _within("health_evaluations", self.health_evaluations, 2, 100)
         _within("cases", self.cases, 1, 1024)
         if not timedelta(minutes=1) <= self.health_window <= timedelta(hours=1):
             raise ValueError("health_window must lie between 1m and 1h")

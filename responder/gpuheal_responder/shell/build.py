@@ -74,7 +74,9 @@ class Closing:
 async def api_of(kubernetes: Kubernetes) -> Api:
     """Return a connection as the settings say: the named kubeconfig, else the pod's account, else the user's own."""
     kubeconfig = kubernetes.kubeconfig or default_kubeconfig()
-    return await connect(kubeconfig, kubernetes.context, kubernetes.concurrency + 8)
+    return await connect(
+        kubeconfig, kubernetes.context, connections=kubernetes.concurrency + 8, deadline=kubernetes.timeout
+    )
 
 
 def default_kubeconfig() -> Path | None:
@@ -118,6 +120,7 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None) -> P
         interval=settings.watchdog.interval,
         thaw=settings.watchdog.thaw,
         prometheus=lambda: evidence.pipeline(clock),
+        told=telemetry.frozen,
     )
     election = Election(
         api,

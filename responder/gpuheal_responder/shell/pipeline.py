@@ -35,6 +35,8 @@ class Pipeline:
     thaw: timedelta
     prometheus: Callable[[], Awaitable[str]]
     """Why Prometheus cannot be trusted at this moment, or an empty text."""
+    told: Callable[[str], None] = lambda _: None
+    """Told the answer of every look, for a metric."""
     _beat_at: datetime | None = None
     _began_at: datetime | None = None
     _trouble_at: datetime | None = None
@@ -46,7 +48,13 @@ class Pipeline:
         self._beat_at = at if self._beat_at is None else max(self._beat_at, at)
 
     async def frozen(self) -> str:
-        """Return why nothing disruptive may begin, or an empty text.
+        """Return why nothing disruptive may begin, or an empty text; `told` hears it too."""
+        reason = await self._reason()
+        self.told(reason)
+        return reason
+
+    async def _reason(self) -> str:
+        """Return the reason of this moment.
 
         After trouble the reason stays, as thawing, until the pipeline has been well for the whole thaw time. Waiting
         for the first heartbeat after our own start freezes as well, but needs no thaw.
