@@ -280,7 +280,7 @@ class NvmlSupervisor:
 
     def _receive(self, child: Child, seconds: float) -> dict[str, Any] | None:
         """The answer, or None after the time. Asked to stop, it waits for one deadline at most."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + (min(seconds, self._settings.deadline) if self._stopping else seconds)
         while True:
             answer = child.receive(until - time.monotonic(), self._wake_read)
             if answer is not None or time.monotonic() >= until:

@@ -215,6 +215,18 @@ def test_stop_shuts_nvml_down(watch: Watch, script: Script) -> None:
     assert script.calls() == [f"init {pid}", f"shutdown {pid}"]
 
 
+def test_stop_does_not_wait_for_a_stuck_probe(watch: Watch, script: Script) -> None:
+    """Stopping while a call hangs gives it two deadlines, then the stuck child is killed: nothing is left behind."""
+    supervisor = watch(replace(QUICK, patience=3600.0))
+    supervisor.wait_complete(20)
+    pid = int(script.calls()[0].split()[1])
+    script.set(hang__nvmlDeviceGetEccMode=1)
+    until(lambda: supervisor.snapshot().stuck)
+    assert supervisor.stop()
+    assert not Path(f"/proc/{pid}").exists()
+    assert script.calls() == [f"init {pid}"]
+
+
 def test_release_lets_go_of_the_gpus(watch: Watch, script: Script) -> None:
     """During a release no process of ours holds NVML; `resume` takes it up again."""
     supervisor = watch()
