@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuheal_rules.alertmanager import WATCHDOG_ALERT
 from gpuheal_rules.lint_promql import found
-from gpuheal_rules.lint_source import Document, Finding, Rule
+from gpuheal_rules.lint_source import Document, Finding, Rule, listed, mapped
 from gpuheal_rules.model import Catalogue
 
 
@@ -56,7 +56,7 @@ def policies(documents: Sequence[Document], catalogue: Catalogue) -> Iterator[Fi
     """Policies name faults that exist, and every fault with a ladder has a policy."""
     used: set[str] = set()
     for document in documents:
-        for index, policy in enumerate(document.data.get("policies") or []):
+        for index, policy in enumerate(listed(document.data.get("policies"))):
             where = f"policies[{index}]"
             for slug in _faults(policy):
                 used.add(slug)
@@ -73,6 +73,6 @@ def policies(documents: Sequence[Document], catalogue: Catalogue) -> Iterator[Fi
 
 def _faults(policy: Any) -> list[str]:
     """The faults a policy matches, in either spelling: one slug or a list."""
-    chosen = policy.get("match") if isinstance(policy, dict) else None
-    raw = (chosen.get("fault") or chosen.get("faults")) if isinstance(chosen, dict) else None
-    return [raw] if isinstance(raw, str) else [str(slug) for slug in raw or []]
+    chosen = mapped(mapped(policy).get("match"))
+    raw = chosen.get("fault") or chosen.get("faults")
+    return [raw] if isinstance(raw, str) else [str(slug) for slug in listed(raw)]

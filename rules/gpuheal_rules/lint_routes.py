@@ -13,7 +13,7 @@ from typing import Any
 
 from gpuheal_rules.alertmanager import PEOPLE_ONLY_ALERTS, RESPONDER_RECEIVER, WATCHDOG_ALERT, WATCHDOG_RECEIVER
 from gpuheal_rules.lint_flow import Flow
-from gpuheal_rules.lint_source import Document, Finding, Rule
+from gpuheal_rules.lint_source import Document, Finding, Rule, listed, mapped
 from gpuheal_rules.reader import parse_duration
 
 KINDS = ("alertmanager", "values", "object")
@@ -57,15 +57,16 @@ class Sent:
 def check(document: Document, rules: Sequence[Rule], flow: Flow) -> Iterator[Finding]:
     """Every finding of one configuration, judged against the alerts of `rules`."""
     config = normal(document)
-    route, receivers = config.get("route"), config.get("receivers") or []
+    route = config.get("route")
     if not isinstance(route, dict):
         return
-    yield from _receivers(document, receivers)
-    yield from _equal(document, config.get("inhibit_rules") or [])
+    inhibition = [mapped(rule) for rule in listed(config.get("inhibit_rules"))]
+    yield from _receivers(document, [mapped(receiver) for receiver in listed(config.get("receivers"))])
+    yield from _equal(document, inhibition)
     for alert in _alerts(rules, flow):
         hits = list(match(route, alert, {**DEFAULTS}))
         yield from _reached(document, alert, hits)
-        yield from _muted(document, alert, config.get("inhibit_rules") or [])
+        yield from _muted(document, alert, inhibition)
 
 
 def _alerts(rules: Sequence[Rule], flow: Flow) -> Iterator[Sent]:
@@ -83,14 +84,14 @@ def normal(document: Document) -> dict[str, Any]:
     if document.kind == "alertmanager":
         return dict(document.data)
     if document.kind == "values":
-        config = dict(document.data["alertmanager"].get("config") or {})
+        config = dict(mapped(document.data["alertmanager"].get("config")))
         if isinstance(config.get("route"), dict):
             config["route"] = {"receiver": "null", **config["route"]}
         return config
-    spec = _snake(document.data.get("spec") or {})
-    namespace = (document.data.get("metadata") or {}).get("namespace", "")
+    spec = mapped(_snake(document.data.get("spec")))
+    namespace = mapped(document.data.get("metadata")).get("namespace", "")
     # prometheus-operator adds these two to the object's route (pkg/alertmanager/amcfg.go).
-    top = {**(spec.get("route") or {}), "continue": True, "matchers": [f'namespace="{namespace}"']}
+    top = {**mapped(spec.get("route")), "continue": True, "matchers": [f'namespace="{namespace}"']}
     return {**spec, "route": {"receiver": "null", "routes": [top]}}
 
 
@@ -110,7 +111,7 @@ def match(route: Mapping[str, Any], alert: Sent, inherited: Mapping[str, Any], s
     sure = sure and fits is True
     keys = {**inherited, **{k: v for k, v in route.items() if k not in {"routes", "matchers", "continue", "match"}}}
     taken = False
-    for child in route.get("routes") or []:
+    for child in map(mapped, listed(route.get("routes"))):
         hits = list(match(child, alert, keys, sure))
         yield from hits
         taken |= any(hit.sure for hit in hits)
@@ -123,8 +124,8 @@ def match(route: Mapping[str, Any], alert: Sent, inherited: Mapping[str, Any], s
 def matches(route: Mapping[str, Any], alert: Sent, key: str = "matchers") -> bool | None:
     """Whether all matchers fit: True, False, or None when one hangs on a label that is not known."""
     verdict: bool | None = True
-    old = {name: f'{name}="{value}"' for name, value in (route.get(key.removesuffix("ers")) or {}).items()}
-    for text in [*(route.get(key) or []), *old.values()]:
+    old = {name: f'{name}="{value}"' for name, value in mapped(route.get(key.removesuffix("ers"))).items()}
+    for text in [*listed(route.get(key)), *old.values()]:
         one = _fits(str(text), alert)
         if one is False:
             return False
@@ -166,7 +167,7 @@ def _reached(document: Document, alert: Sent, hits: Sequence[Hit]) -> Iterator[F
     if alert.name == WATCHDOG_ALERT:
         yield from _heartbeat(document, keys, hits)
         return
-    grouped = set(keys.get("group_by") or [])
+    grouped = set(map(str, listed(keys.get("group_by"))))
     if "node" in alert.open and not grouped & {"node", "..."}:
         yield _finding(document, where, "route", "is not grouped by node: one storm is one huge message", "group_by")
     if alert.labels.get("severity") == "critical" and _seconds(keys["group_wait"]) > 0:
@@ -207,8 +208,8 @@ def _muted(document: Document, alert: Sent, inhibit_rules: Sequence[Mapping[str,
 def _equal(document: Document, inhibit_rules: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """A label in `equal` exists on both sides: two alerts that both lack it count as equal."""
     for index, rule in enumerate(inhibit_rules):
-        for label in rule.get("equal") or []:
-            sides = [str(text) for side in ("source_matchers", "target_matchers") for text in rule.get(side) or []]
+        for label in map(str, listed(rule.get("equal"))):
+            sides = [str(text) for side in ("source_matchers", "target_matchers") for text in listed(rule.get(side))]
             named = [text for text in sides if (found := MATCHER.fullmatch(text)) and found[1] == label]
             if label not in {"namespace", "alertname"} and len(named) < 2:
                 problem = f"equal: {label} also holds when both alerts lack it"
@@ -221,8 +222,8 @@ def _receivers(document: Document, receivers: Sequence[Mapping[str, Any]]) -> It
         name = str(receiver.get("name", ""))
         if name not in {RESPONDER_RECEIVER, WATCHDOG_RECEIVER}:
             continue
-        kinds = [key for key in receiver if key.endswith("_configs")]
-        hooks = receiver.get("webhook_configs") or []
+        kinds = [key for key in receiver if str(key).endswith("_configs")]
+        hooks = [mapped(hook) for hook in listed(receiver.get("webhook_configs"))]
         if kinds != ["webhook_configs"] or len(hooks) != 1:
             yield _finding(document, name, "route", "shares its receiver: one that fails holds back the other")
         for hook in hooks:
@@ -230,5 +231,5 @@ def _receivers(document: Document, receivers: Sequence[Mapping[str, Any]]) -> It
                 yield _finding(document, name, "route", "max_alerts: what is cut off counts as told and never comes")
             if hook.get("send_resolved", True) is False and name == RESPONDER_RECEIVER:
                 yield _finding(document, name, "route", "send_resolved is off")
-            if (hook.get("http_config") or {}).get("follow_redirects", True):
+            if mapped(hook.get("http_config")).get("follow_redirects", True):
                 yield _finding(document, name, "route", "follows redirects, token in hand", "follow_redirects: false")

@@ -116,8 +116,18 @@ def read(paths: Sequence[Path]) -> Sources:
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+def listed(value: Any) -> list[Any]:
+    """The value when it is a list, else an empty one: a malformed document has nothing there."""
+    return value if isinstance(value, list) else []
+
+
+def mapped(value: Any) -> dict[Any, Any]:
+    """The value when it is a mapping, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
 def _files(paths: Sequence[Path], sources: Sources) -> Iterator[Path]:
-    for path in paths:
+    for path in dict.fromkeys(paths):
         if path.is_dir():
             yield from sorted(p for p in path.rglob("*") if p.suffix in {".yaml", ".yml", ".md"} and _wanted(p))
         elif path.is_file():
@@ -135,11 +145,12 @@ def kind_of(data: Any) -> str:
     """What a YAML document is: rules, prometheusrule, alertmanager, values, object, grafana, policies or unknown."""
     if not isinstance(data, dict):
         return "unknown"
-    if data.get("kind") in {"PrometheusRule", "AlertmanagerConfig"}:
-        return {"PrometheusRule": "prometheusrule", "AlertmanagerConfig": "object"}[data["kind"]]
+    objects = {"PrometheusRule": "prometheusrule", "AlertmanagerConfig": "object"}
+    if str(data.get("kind")) in objects:
+        return objects[str(data["kind"])]
     groups = data.get("groups")
     if isinstance(groups, list):
-        nested = [rule for group in groups if isinstance(group, dict) for rule in group.get("rules") or []]
+        nested = [rule for group in groups for rule in listed(mapped(group).get("rules"))]
         return "grafana" if any(isinstance(rule, dict) and "noDataState" in rule for rule in nested) else "rules"
     if "route" in data and "receivers" in data:
         return "alertmanager"
@@ -151,11 +162,11 @@ def kind_of(data: Any) -> str:
 def _take(sources: Sources, path: Path, data: Any) -> None:
     kind = kind_of(data)
     if kind == "prometheusrule":
-        data = data.get("spec") or {}
+        data = mapped(data.get("spec"))
     elif kind != "rules":
         sources.documents.append(Document(file=str(path), kind=kind, data=data))
         return
-    for index, group in enumerate(data.get("groups") or []):
+    for index, group in enumerate(listed(data.get("groups"))):
         if not isinstance(group, dict) or not isinstance(group.get("name"), str):
             where = f"groups[{index}]"
             sources.broken.append(Finding(check="read", file=str(path), where=where, problem="a group without a name"))
@@ -163,7 +174,7 @@ def _take(sources: Sources, path: Path, data: Any) -> None:
         keys = {key: value for key, value in group.items() if key != "rules"}
         sources.groups.append(GroupHead(file=str(path), name=group["name"], keys=keys))
         interval = _span(group.get("interval"), DEFAULT_INTERVAL)
-        for number, rule in enumerate(group.get("rules") or []):
+        for number, rule in enumerate(listed(group.get("rules"))):
             _rule(sources, path, group["name"], number, interval, rule)
 
 
@@ -186,8 +197,8 @@ def _rule(sources: Sources, path: Path, group: str, index: int, interval: timede
             expr=expr,
             tree=tree,
             problem=problem,
-            labels={str(key): str(value) for key, value in (raw.get("labels") or {}).items()},
-            annotations={str(key): str(value) for key, value in (raw.get("annotations") or {}).items()},
+            labels={str(key): str(value) for key, value in mapped(raw.get("labels")).items()},
+            annotations={str(key): str(value) for key, value in mapped(raw.get("annotations")).items()},
             wait=_span(raw.get("for"), timedelta(0)),
         )
     )
