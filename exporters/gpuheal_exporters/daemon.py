@@ -137,10 +137,9 @@ def _open_journal(tally: Tally, cursor: Cursor) -> LogSource:
 
 def openers(options: argparse.Namespace) -> list[OpenSource]:
     """The sources to try, in order."""
-    kmsg = options.kmsg or options.root / "dev/kmsg"
     log_file = options.log_file or options.root / "var/log/kern.log"
     ways: dict[str, OpenSource] = {
-        "kmsg": functools.partial(_open_path, kmsg),
+        "kmsg": functools.partial(_open_path, _kmsg(options)),
         "journal": _open_journal,
         "file": functools.partial(_open_file, log_file),
     }
@@ -151,9 +150,14 @@ def openers(options: argparse.Namespace) -> list[OpenSource]:
     return [ways[name] for name in order]
 
 
+def _kmsg(options: argparse.Namespace) -> Path:
+    path: Path = options.kmsg or options.root / "dev/kmsg"
+    return path
+
+
 def _time_base(options: argparse.Namespace, boot: BootInfo) -> float:
-    """Unix time of the kernel log's zero: exact for this machine's own clock, the boot time otherwise."""
-    if options.root == Path("/") and options.kmsg is None:
+    """Unix time of the kernel log's zero: by this machine's own clock for its own device, else the boot time."""
+    if _kmsg(options).is_char_device():
         return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
     return boot.boot_time
 

@@ -80,12 +80,12 @@ def test_a_hanging_driver_does_not_hide_a_kernel_line(host: Host, script: Script
     """While NVML does not return, new Xids are latched and served, and the exporter still ends cleanly."""
     running = start()
     assert running.value("gpuheal_nvml_up") == 1
-    script.set(hang__nvmlDeviceGetTemperature=1)
-    running.until(lambda: running.value('gpuheal_probe_stuck{group="thermal"}') == 1, seconds=60)
+    script.set(hang__nvmlDeviceGetPerformanceState=1)
+    running.until(lambda: running.value('gpuheal_probe_stuck{group="recovery"}') == 1, seconds=60)
     host.write(HEAD + "79, GPU has fallen off the bus.")
     latched = f'gpuheal_xid_latched{{gpu_uuid="{UUID}",pci_bus_id="{PCI}",xid="79"}}'
     running.until(lambda: running.value(latched) == 1)
-    script.set(hang__nvmlDeviceGetTemperature=None)
+    script.set(hang__nvmlDeviceGetPerformanceState=None)
 
 
 def test_a_reset_that_nvml_proves_ends_the_levels(host: Host, script: Script, start: Callable[[], Running]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpuheal_exporters.errors import ConfigError
-from gpuheal_exporters.identity import GpuIdentity, StaticInventory, load_inventory, normalise_pci
+from gpuheal_exporters.identity import GpuIdentity, JoinedInventory, StaticInventory, load_inventory, normalise_pci
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,15 @@ def test_gpus_come_in_address_order() -> None:
     """The order does not depend on that of the file."""
     gpus = [GpuIdentity(gpu_uuid=f"GPU-{n}", pci_bus_id=f"0000:{n}b:00") for n in (9, 1, 5)]
     assert [gpu.gpu_uuid for gpu in StaticInventory(gpus).gpus()] == ["GPU-1", "GPU-5", "GPU-9"]
+
+
+def test_two_inventories_are_one() -> None:
+    """The first outranks the second where both know a UUID or an address; the rest of the second is added."""
+    mine = GpuIdentity(gpu_uuid="GPU-1", pci_bus_id="0000:1b:00", slot="1")
+    same = GpuIdentity(gpu_uuid="GPU-1", pci_bus_id="0000:9b:00")
+    other = GpuIdentity(gpu_uuid="GPU-2", pci_bus_id="0000:2b:00")
+    joined = JoinedInventory(StaticInventory([mine]), StaticInventory([same, other]))
+    assert joined.gpus() == [mine, other]
+    assert joined.by_pci("0000:1b:00") == mine
+    assert joined.by_pci("0000:2b:00") == other
+    assert joined.by_pci("0000:3b:00") is None

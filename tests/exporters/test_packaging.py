@@ -1,0 +1,96 @@
+"""What ships around the exporter says what the exporter does: unit, image, README."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import shlex
+from collections.abc import Sized
+from pathlib import Path
+
+import pytest
+
+from gpuheal_exporters import catalog, nvlink5
+from gpuheal_exporters.options import parse_options
+
+REPOSITORY = Path(__file__).parents[2]
+UNIT = REPOSITORY / "deploy/systemd/gpuheal-exporter.service"
+IMAGE = REPOSITORY / "deploy/docker/exporter.Dockerfile"
+README = REPOSITORY / "exporters/README.md"
+
+
+def unit() -> dict[str, str]:
+    """The [Service] section."""
+    parser = configparser.ConfigParser(interpolation=None, strict=False, comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(UNIT.read_text())
+    return dict(parser["Service"])
+
+
+def instruction(name: str) -> list[str]:
+    """The JSON arguments of the image's last instruction of that name."""
+    found = re.findall(rf"^{name} (\[.*\])$", IMAGE.read_text(), re.MULTILINE)
+    arguments: list[str] = json.loads(found[-1])
+    return arguments
+
+
+def test_the_unit_starts_the_exporter_with_options_it_has() -> None:
+    """After systemd's substitutions the command line is one that the exporter accepts."""
+    service = unit()
+    more = re.fullmatch(r'GPUHEAL_EXPORTER_OPTIONS="(.*)"', service["Environment"])
+    assert more is not None
+    command = service["ExecStart"].replace("$GPUHEAL_EXPORTER_OPTIONS", more[1])
+    command = command.replace("${STATE_DIRECTORY}", "/var/lib/gpuheal").replace("${CREDENTIALS_DIRECTORY}", "/run/c")
+    program, part, *arguments = shlex.split(command)
+    assert (Path(program).name, part) == ("gpuheal", "exporter")
+    options = parse_options(arguments)
+    assert options.token_file == Path("/run/c/token")
+    assert options.state_dir == Path("/var/lib") / service["StateDirectory"]
+
+
+def test_the_unit_keeps_what_the_exporter_needs_and_no_more() -> None:
+    """One capability for /dev/kmsg; nothing that would hide the log or the GPUs."""
+    service = unit()
+    assert service["AmbientCapabilities"] == service["CapabilityBoundingSet"] == "CAP_SYSLOG"
+    assert not {"PrivateDevices", "ProtectKernelLogs", "ProtectProc"} & set(service)
+    assert service["Restart"] == "always"
+
+
+def test_the_image_starts_the_exporter_with_options_it_has() -> None:
+    """Entry point and arguments together are a command line the exporter accepts; so is the one in its comment."""
+    program, part = instruction("ENTRYPOINT")
+    assert (program, part) == ("gpuheal", "exporter")
+    assert parse_options(instruction("CMD")).host == "0.0.0.0"
+    comment = re.search(r"gpuheal-exporter (--root /host .*)$", IMAGE.read_text(), re.MULTILINE)
+    assert comment is not None
+    assert parse_options(shlex.split(comment[1])).root == Path("/host")
+
+
+def test_the_readme_commands_are_accepted() -> None:
+    """Every `gpuheal exporter` command of the README parses."""
+    commands = re.findall(r"gpuheal exporter([^#\n`|]*)", README.read_text())
+    assert len(commands) >= 3
+    for command in commands:
+        parse_options(shlex.split(command))
+
+
+def test_the_readme_example_runs() -> None:
+    """The Python block of the README runs as it stands, its assertions included."""
+    (block,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    exec(compile(block, str(README), "exec"), {})
+
+
+def test_the_readme_map_names_every_module() -> None:
+    """No module of the exporter is missing in the map, and none is named that does not exist."""
+    package = REPOSITORY / "exporters/gpuheal_exporters"
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
+    named = set(re.findall(r"`([a-z0-9_]+\.py)`", README.read_text()))
+    assert named == modules
+
+
+@pytest.mark.parametrize(("name", "rows"), [("xids", 176), ("sxids", 421), ("nvlink5", 98)])
+def test_the_tables_ship_with_the_package(name: str, rows: int) -> None:
+    """The wheel takes every file of the package, and the tables are in it whole."""
+    tables: dict[str, Sized] = {"xids": catalog.xid_rows(), "sxids": catalog.sxid_rows(), "nvlink5": nvlink5.table()}
+    assert len(tables[name]) == rows
