@@ -205,8 +205,8 @@ def test_any_expression_is_judged_without_falling_over(
         assert finding.problem
 
 
-KEYS = """groups name rules expr alert record labels annotations route receivers routes matchers group_by inhibit_rules equal
-webhook_configs alertmanager config spec kind policies match"""
+KEYS = """groups name rules expr alert record labels annotations route receivers routes matchers group_by inhibit_rules
+equal webhook_configs alertmanager config spec kind policies match"""
 DOCUMENTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS.split()), inner, max_size=4),
