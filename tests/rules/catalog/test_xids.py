@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from gpuheal_rules.model import Catalogue
+
 HERE = Path(__file__).parent
 CATALOG = Path(__file__).parents[3] / "rules" / "gpuheal_rules" / "catalog"
 SEVERITY_OF_CLASS = {"fatal": "critical", "degraded": "warning", "warning": "warning", "info": "info"}
@@ -198,6 +200,11 @@ def test_an_sxid_repeats_the_published_facts(code: int) -> None:
     assert ("note" in entry) == fact["noted"]
 
 
+def test_the_rules_of_a_line_are_pairs() -> None:
+    """Each rule about an SXid line has what the line says and what to do, nothing lost to punctuation."""
+    assert all({"line", "then"} == set(rule) for rule in SXIDS["rules"])
+
+
 @pytest.mark.parametrize("entry", SXIDS["sxids"], ids=lambda entry: str(entry["code"]))
 def test_an_sxid_is_well_formed(entry: dict[str, Any]) -> None:
     """Fault, severity and step come from the closed sets and the step fits the fault."""
@@ -229,3 +236,25 @@ def test_a_code_of_the_nvlink5_kind_is_judged_by_its_line() -> None:
     for code in range(144, 151):
         assert XIDS["buckets"][BY_CODE[code]["bucket"]] == "decode"
         assert "decoded" in BY_CODE[code]["summary"]
+
+
+def test_every_workflow_a_bucket_names_is_written_down() -> None:
+    """A bucket that is a workflow has its steps in the table, each with a condition."""
+    named = {entry["bucket"] for entry in XIDS["xids"]} | {entry["followup"] for entry in XIDS["xids"]}
+    flows = {
+        name for name in named if name and (name.startswith("WORKFLOW_XID_") or name in {"CHECK_UVM", "XID_137_FLOW"})
+    }
+    assert flows <= set(XIDS["workflows"])
+    assert all({"when", "then"} == set(step) for steps in XIDS["workflows"].values() for step in steps)
+
+
+def test_the_fault_catalogue_takes_its_codes_from_the_table(catalogue: Catalogue) -> None:
+    """Each fault that lists Xids lists exactly those the table gives it."""
+    by_fault: dict[str, set[int]] = {}
+    for entry in XIDS["xids"]:
+        by_fault.setdefault(entry["fault"], set()).add(entry["code"])
+    for slug, fault in catalogue.faults.items():
+        if fault.xids:
+            assert set(fault.xids) == by_fault[slug], slug
+    listed = {code for fault in catalogue.faults.values() for code in fault.xids}
+    assert {79, 48, 119, 74, 64} <= listed
