@@ -27,9 +27,10 @@ ROW = {
 
 def test_a_row_says_what_blocks_and_since_when() -> None:
     """Columns in the order of `kubectl get remediations`, `since` as a span."""
-    assert as_table([ROW], NOW) == (
-        "CASE      TARGET           FAULT             STATE  STEP   NEXT            BLOCKED-BY                      SINCE\n"
-        "gpu-17-1  gpu-17/GPU-7d1e  gpu-fell-off-bus  held   drain  alert-silenced  alert-silenced: ada: rack move  3m"
+    row = {**ROW, "fault": "gpu-thermal"}
+    assert as_table([row], NOW) == (
+        "CASE      TARGET           FAULT        STATE  STEP   NEXT            BLOCKED-BY                      SINCE\n"
+        "gpu-17-1  gpu-17/GPU-7d1e  gpu-thermal  held   drain  alert-silenced  alert-silenced: ada: rack move  3m"
     )
 
 
