@@ -44,6 +44,8 @@ class NvmlSettings:
     """How long a killed child may take to go before it counts as abandoned (blocked in the driver)."""
     max_abandoned: int = 2
     """With so many abandoned children no further one is started until one of them is gone."""
+    lost_recheck: float = 3600.0
+    """While a GPU is lost, a new child looks for it this often without being told to (`recheck` does it at once)."""
     retry: float = 1.0
     """First pause after a failed start; doubles each time."""
     retry_max: float = 60.0

@@ -9,7 +9,7 @@
 A probe that overruns its deadline is reported as stuck and given `patience` more; then the child is killed, the GPU
 concerned is left alone for a while, and a new child serves the others. A child that survives SIGKILL is blocked in the
 driver: after two of those NVML is given up until one goes away, and the node lives on its kernel log. A lost GPU is
-not asked again before a new child (`recheck`, `release`).
+not asked again before a new child (`recheck`, `release`, or after an hour).
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class NvmlSupervisor:
         self._stopping = False
         self._released_until = 0.0
         self._fresh = False
+        self._started = 0.0
         self._complete = threading.Event()
         self._idle = threading.Event()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -191,7 +192,8 @@ class NvmlSupervisor:
             raise _Ended(NvmlState.STOPPED)
         if time.monotonic() < self._released_until:
             raise _Ended(NvmlState.RELEASED)
-        if self._fresh:
+        overdue = self._learned.lost and time.monotonic() - self._started >= self._settings.lost_recheck
+        if self._fresh or overdue:
             self._fresh = False
             raise _Ended(NvmlState.STARTING)
 
@@ -211,7 +213,7 @@ class NvmlSupervisor:
             self._quarantine.clear()
             self._learned.stuck.clear()
         self._learned.unstall(-1)
-        began = time.monotonic()
+        began = self._started = time.monotonic()
         self._due = {group: began + order * 1e-6 for order, group in enumerate((*GROUPS, "count"))}
         self._due["count"] += self._settings.intervals["count"]
         self._fresh = False

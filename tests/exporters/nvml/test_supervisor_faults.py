@@ -61,6 +61,21 @@ def test_recheck_finds_a_recovered_gpu(watch: Watch, script: Script) -> None:
     assert supervisor.snapshot().restarts == 0, "a recheck is no failure"
 
 
+def test_lost_gpu_is_looked_for_now_and_then(watch: Watch, script: Script) -> None:
+    """Without being told, a new child looks for a lost GPU after the recheck time; while none is lost the child
+    stays.
+    """
+    supervisor = watch(replace(QUICK, lost_recheck=0.3))
+    supervisor.wait_complete(20)
+    until(fresh(supervisor, 0))
+    script.set(gpu__3__lost=1)
+    until(lambda: not gpu(supervisor, 3).present)
+    script.set(gpu__3__lost=None)
+    until(lambda: gpu(supervisor, 3).present)
+    assert len(script.calls()) % 2 == 1, "each child but the running one has shut NVML down"
+    assert supervisor.snapshot().restarts == 0
+
+
 def test_gpu_that_disappears_from_the_list_is_lost(watch: Watch, script: Script) -> None:
     """A smaller device count starts a new child, and the GPU no index names any more is lost although indexes moved."""
     supervisor = watch()
