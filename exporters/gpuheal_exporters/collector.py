@@ -91,7 +91,7 @@ class KernelCollector(Collector):
 
 
 class InventoryCollector(Collector):
-    """gpuheal_gpu_info for every GPU the inventory knows."""
+    """gpuheal_gpu_info for every GPU that the inventory knows or the log named."""
 
     def __init__(self, state: NodeExporterState) -> None:
         self._state = state
@@ -99,6 +99,14 @@ class InventoryCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """One family."""
         info = family("gpuheal_gpu_info")
-        for gpu in self._state.inventory.gpus():
+        known = self._state.inventory.gpus()
+        for gpu in known:
             info.add_metric((gpu.gpu_uuid, gpu.pci_bus_id, gpu.serial, gpu.slot, gpu.product), 1.0)
+        with self._state.lock:
+            learned = dict(self._state.learned)
+        uuids, addresses = {gpu.gpu_uuid for gpu in known}, {gpu.pci_bus_id for gpu in known}
+        for pci, uuid in learned.items():
+            if uuid not in uuids and pci not in addresses:
+                uuids.add(uuid)
+                info.add_metric((uuid, pci, "", "", ""), 1.0)
         return [info]

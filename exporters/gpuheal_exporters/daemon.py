@@ -28,7 +28,7 @@ from gpuheal_exporters.node import NodeExporterState
 from gpuheal_exporters.pcitree import ports_above
 from gpuheal_exporters.persist import NAME
 from gpuheal_exporters.server import App, serve
-from gpuheal_exporters.source import Cursor, FileSource, KmsgSource, LogSource
+from gpuheal_exporters.source import Cursor, FileSource, KmsgSource, LogSource, SourceError
 from gpuheal_exporters.tally import Tally
 
 if TYPE_CHECKING:
@@ -120,7 +120,11 @@ def _monitor(options: argparse.Namespace, boot: BootInfo, state_dir: Path | None
 
 def _open_path(path: Path, tally: Tally, cursor: Cursor) -> LogSource:
     """A device gives one record per read; anything else is a file or FIFO of lines."""
-    if path.is_char_device():
+    try:
+        device = path.is_char_device()
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from None
+    if device:
         return KmsgSource(path, tally, cursor)
     return FileSource(path, tally, cursor, sleep=time.sleep)
 
@@ -157,9 +161,11 @@ def _kmsg(options: argparse.Namespace) -> Path:
 
 def _time_base(options: argparse.Namespace, boot: BootInfo) -> float:
     """Unix time of the kernel log's zero: by this machine's own clock for its own device, else the boot time."""
-    if _kmsg(options).is_char_device():
-        return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
-    return boot.boot_time
+    try:
+        own = _kmsg(options).is_char_device()
+    except OSError:
+        own = False
+    return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC) if own else boot.boot_time
 
 
 def run(options: argparse.Namespace) -> int:

@@ -54,6 +54,7 @@ class Follower:
         self._source: LogSource | None = None
         self._retry_at = 0.0
         self._more = False
+        self._counted_usec = -1
         self._written_changes = 0
         self._written_at = 0.0
         self._written_cursor: Cursor = {}
@@ -80,6 +81,10 @@ class Follower:
                 problems.append(str(error))
                 continue
             self.tally.up, self.tally.source, self.tally.problem = True, self._source.name, ""
+            usec = self.state.cursor.get("usec")
+            # Another source than before has no place of its own yet: the time of the last record counted tells.
+            own = self._source.place in self.state.cursor
+            self._counted_usec = usec if isinstance(usec, int) and not own else -1
             return self._source
         self._fail("; ".join(problems) or "no source configured")
         return None
@@ -119,9 +124,16 @@ class Follower:
             self._fail(str(error))
             return False
         with self.state.lock:
+            newest = self.state.cursor.get("usec", -1)
             for record in records:
+                if record.usec is not None:
+                    if record.usec <= self._counted_usec:
+                        continue
+                    newest = record.usec
                 self.state.feed(record, self._at(record, fresh))
-            self.state.cursor = source.cursor()
+            self.state.cursor = {**source.cursor(), "usec": newest}
+        if source.caught_up:
+            self._counted_usec = -1
         if self.tally.records != before:
             self.tally.last_record_at = self._clock()
         return self.tally.records - before >= BATCH

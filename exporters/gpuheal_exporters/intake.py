@@ -103,7 +103,9 @@ def _xid(state: NodeExporterState, message: Xid, record: KernelRecord, at: float
     resolution = resolve_xid(message, state.driver_version, drill=state.drill)
     cause = _cause(state, message, key, at)
     recovery = message.recovery
-    state.xids.record(key, at, resolution, cause=cause, latch=recovery is None or recovery.now != 0)
+    entry = state.xids.record(key, at, resolution, cause=cause, latch=recovery is None or recovery.now != 0)
+    if entry is not None and message.xid == RECOVERY_XID and entry.latched:
+        entry.resolution = resolution  # the driver's newest verdict, also if it asks for less than the one before
     if message.link is not None:
         state.links.record(LinkKey(uuid, pci, key.xid, str(message.link)), at, latch=False)
     if recovery is not None:
@@ -115,6 +117,8 @@ def _xid(state: NodeExporterState, message: Xid, record: KernelRecord, at: float
         pod = state.attribution(pid=message.pid, gpu_uuid=uuid, pci_bus_id=pci) if state.attribution else {}
         event = _event(state, "xid", key.xid, (uuid, pci), record, at, resolution)
         event.pid, event.process, event.pod, event.cause = message.pid, message.name, dict(pod), cause
+        if message.location is not None:
+            event.detail = f"GPC {message.location.gpc}, TPC {message.location.tpc}, SM {message.location.sm}"
         state.events.add(ring_key, event)
 
 

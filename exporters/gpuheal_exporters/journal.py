@@ -54,6 +54,7 @@ class JournalSource:
     """A running `journalctl --follow`; its cursor is journald's own."""
 
     name = "journal"
+    place = "journal"
 
     def __init__(self, tally: Tally, cursor: Cursor | None = None, *, command: Words[str] = COMMAND) -> None:
         after = (cursor or {}).get("journal")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,12 +12,15 @@ from gpuheal_exporters.options import parse_options
 def _parse(path: str, *, drill: bool) -> int:
     from gpuheal_exporters.parse import print_parsed
 
-    if path == "-":
-        print_parsed(sys.stdin, sys.stdout, drill=drill)
-        return 0
     try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
+        # Kernel logs hold process names, which may be any bytes.
+        with open(0 if path == "-" else path, encoding="utf-8", errors="replace", closefd=path != "-") as lines:
             print_parsed(lines, sys.stdout, drill=drill)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, grep -q) has seen enough; nothing is left to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"gpuheal exporter: {path}: {error.strerror}", file=sys.stderr)
         return 2

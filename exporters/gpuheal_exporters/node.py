@@ -139,9 +139,12 @@ class NodeExporterState:
     def recovered(self, pci: str) -> int:
         """The driver wants no recovery any more (Xid 154 to 0): every level of the GPU at this address is over."""
         with self.lock:
-            forever = float("inf")
-            cleared = self.xids.clear(lambda key: key.pci_bus_id == pci, forever)
-            cleared += self.faults.clear(lambda key: key.pci_bus_id == pci, forever)
+            forever, uuid = float("inf"), self.uuid_of(pci)
+
+            def mine(key: XidKey | FaultKey) -> bool:
+                return key.pci_bus_id == pci or (uuid != "" and key.gpu_uuid == uuid)
+
+            cleared = self.xids.clear(mine, forever) + self.faults.clear(mine, forever)
             self._cleared("recovered", cleared)
             return cleared
 
@@ -205,7 +208,7 @@ class NodeExporterState:
             }
 
     def load(self, dumped: Mapping[str, Any]) -> None:
-        """The state is what `dump` gave; if that was another boot, only its events remain.
+        """The state is what `dump` gave; if that was another boot, or nobody knows which, only its events remain.
 
         Raises KeyError, TypeError or ValueError on anything else, and may then have loaded a part: make a new object.
         """
@@ -218,5 +221,5 @@ class NodeExporterState:
             self.learned = {str(pci): str(uuid) for pci, uuid in dumped["learned"].items()}
             self.events.load(dumped["events"])
             self.cursor = dict(dumped["cursor"])
-            if dumped["boot_id"] != self.boot_id:
+            if not self.boot_id or dumped["boot_id"] != self.boot_id:
                 self.reboot(self.boot_id, self.boot_time)

@@ -31,6 +31,7 @@ class LogSource(Protocol):
     """One way to the kernel log."""
 
     name: str
+    place: str  # the key of its cursor that says where to go on
     caught_up: bool
 
     def read(self, limit: int) -> list[KernelRecord]:
@@ -87,6 +88,7 @@ class KmsgSource:
     """/dev/kmsg: one record per read, EPIPE when the ring overtook the reader (Documentation/ABI/testing/dev-kmsg)."""
 
     name = "kmsg"
+    place = "seq"
 
     def __init__(self, path: Path, tally: Tally, cursor: Cursor | None = None) -> None:
         self._tally = tally
@@ -162,6 +164,7 @@ class FileSource:
         self._buffer = b""
         self.caught_up = False
         self._open()
+        self.place = "seq" if self._fifo else "offset"
         inode, offset = (cursor or {}).get("inode"), (cursor or {}).get("offset")
         if self._fifo:
             return

@@ -189,6 +189,7 @@ class Broken:
     """A source that fails after its first batch."""
 
     name = "kmsg"
+    place = "seq"
     caught_up = False
 
     def __init__(self) -> None:
@@ -226,7 +227,7 @@ def test_a_source_that_fails_is_closed_and_opened_again_from_its_cursor(tmp_path
     assert (broken.closed, follower.tally.up, totals(follower)) == (True, False, {"79": 1})
     node.clock.now += RETRY_SECONDS
     follower.step(0)
-    assert cursors == [{}, {"seq": 1}]
+    assert cursors == [{}, {"seq": 1, "usec": 1}]
 
 
 def test_the_state_is_written_at_most_once_a_second(tmp_path: Path) -> None:
@@ -266,3 +267,30 @@ def test_a_flood_is_taken_in_batches(tmp_path: Path) -> None:
         rounds += 1
     assert rounds >= 2
     assert totals(follower) == {"45": 3 * BATCH}
+
+
+def test_another_source_does_not_repeat_what_was_counted(tmp_path: Path) -> None:
+    """When the log has to be read by another way, records up to the last one counted are known by their time."""
+    node = Node(tmp_path)
+    for usec, code in enumerate((79, 45), 1):
+        node.write(code, usec=usec * 1_000_000)
+    first = node.start()
+    first.step(0)
+    first.close()
+    journal = tmp_path / "kern.log"
+    head = "kernel: [    {}.000000] NVRM: Xid (PCI:0000:3b:00): {}, text\n"
+    journal.write_text("".join(head.format(second, code) for second, code in ((1, 79), (2, 45), (3, 48))))
+
+    def opener(tally: Tally, cursor: Cursor) -> LogSource:
+        return FileSource(journal, tally, {}, sleep=sleepless)
+
+    state = json.loads(node.state_file.read_text())
+    del state["cursor"]["inode"], state["cursor"]["offset"]  # as /dev/kmsg would have left it
+    node.state_file.write_text(json.dumps(state))
+    second = node.start(openers=[opener])
+    second.step(0)
+    assert totals(second) == {"79": 1, "45": 1, "48": 1}
+    with journal.open("a") as out:
+        out.write(head.format(1, 13))
+    second.step(0)
+    assert totals(second)["13"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -218,6 +219,25 @@ def test_parse_reads_files_and_standard_input(host: Host) -> None:
     for done in (run(["--parse", str(host.root / "dmesg")]), run(["--parse", "-"], text)):
         (found,) = parsed(done.stdout)
         assert (found["line"], found["kind"], found["xid"], found["pci"]) == (2, "xid", 79, PCI)
+
+
+def test_parse_takes_any_bytes_and_a_reader_that_leaves() -> None:
+    """Bytes that are not UTF-8 are no error, and neither is a reader such as `head` that closes the pipe."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "exporters")}
+    command = [sys.executable, "-m", "gpuheal_exporters", "--parse", "-"]
+    line = HEAD.encode() + b"43, pid=7, name=\xff\xfe, Ch 00000018\n"
+    done = subprocess.run(command, input=line, capture_output=True, timeout=60, env=environment)
+    assert (done.returncode, json.loads(done.stdout)["pid"]) == (0, 7)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):  # it may be gone before it has read everything
+            process.stdin.write(line * 10_000)
+            process.stdin.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (0, b"")
 
 
 @pytest.mark.parametrize(

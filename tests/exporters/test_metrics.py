@@ -131,3 +131,14 @@ def test_only_names_of_the_table_can_be_emitted() -> None:
     with pytest.raises(KeyError):
         family("gpuheal_unknown")
     assert single("gpuheal_nvml_up", 1.0).samples[0].value == 1.0
+
+
+def test_gpus_that_only_the_log_named_are_known_too() -> None:
+    """A GPU the inventory lacks, but the driver named by UUID, has an identity series; a known one is not doubled."""
+    state = node()
+    state.feed_line("NVRM: GPU at PCI:0000:5a:00: GPU-b6c3b2be-c55b-d076-fa0e-d464e4c7e08b")
+    state.feed_line(f"NVRM: GPU at PCI:{PCI}: GPU-b6c3b2be-c55b-d076-fa0e-000000000000")
+    assert samples(state)["gpuheal_gpu_info"] == {
+        ("GPU-1", PCI, "9", "3", "H100"): 1.0,
+        ("GPU-b6c3b2be-c55b-d076-fa0e-d464e4c7e08b", "0000:5a:00", "", "", ""): 1.0,
+    }

@@ -304,3 +304,38 @@ def test_dump_and_load_are_inverse() -> None:
     other.load(document)
     assert (len(other.xids), len(other.sxids), len(other.events)) == (0, 0, 3)
     assert other.cursor == {"inode": 5, "offset": 99}
+
+
+def test_the_newest_verdict_of_the_driver_holds() -> None:
+    """When Xid 154 asks for less than before, the level asks for less too."""
+    state = make()
+    xid(state, "154, GPU recovery action changed from 0x0 (None) to 0x2 (OS Reboot)", 1.0)
+    xid(state, "154, GPU recovery action changed from 0x2 (OS Reboot) to 0x1 (GPU Reset Required)", 2.0)
+    entry = state.xids.get(XidKey(UUID, PCI, "154"))
+    assert entry is not None
+    assert entry.resolution is not None
+    assert entry.resolution.action == "gpu_reset"
+
+
+def test_recovery_ends_faults_of_the_port_above_too() -> None:
+    """What was kept under the address of the port belongs to the GPU as well."""
+    state = make()
+    state.upstream = {"0000:3a:00": PCI}
+    state.feed_line("pcieport 0000:3a:00.0: pciehp: Slot(12): Link Down", 1.0)
+    xid(state, "154, GPU recovery action changed from 0x2 (OS Reboot) to 0x0 (None)", 2.0)
+    assert not any(entry.latched for _, entry in state.faults.items())
+
+
+def test_the_place_on_the_die_is_told_in_the_event() -> None:
+    """Xid 13 names GPC, TPC and SM; they are in the event's detail."""
+    state = make()
+    xid(state, "13, Graphics SM Warp Exception on (GPC 1, TPC 3, SM 0): Out Of Range Address", 1.0)
+    assert state.events.dump()[0]["detail"] == "GPC 1, TPC 3, SM 0"
+
+
+def test_without_a_boot_id_old_levels_are_not_believed() -> None:
+    """If nobody knows which boot this is, levels of a file may be those of another one: the ring tells anew."""
+    state, again = make(boot_id=""), make(boot_id="")
+    xid(state, "79, gone", 1.0)
+    again.load(state.dump())
+    assert len(again.xids) == 0

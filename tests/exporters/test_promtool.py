@@ -15,7 +15,7 @@ from gpuheal_exporters.identity import GpuIdentity, StaticInventory
 from gpuheal_exporters.metrics import family_of, render
 from gpuheal_exporters.metrics_page import all_metrics
 from gpuheal_exporters.node import NodeExporterState
-from gpuheal_lab.servers import ensure
+from gpuheal_lab.servers import Generation, ensure
 
 pytestmark = pytest.mark.servers
 
@@ -25,7 +25,7 @@ SAMPLES = Path(__file__).parent / "data/samples.jsonl"
 @pytest.fixture(scope="module")
 def promtool() -> str:
     """promtool of Debian's generation: the oldest that clusters run."""
-    return str(ensure("promtool", "debian").path)
+    return str(ensure("promtool", Generation.DEBIAN).path)
 
 
 def remarks(promtool: str, text: bytes) -> str:
@@ -39,7 +39,7 @@ class EveryMetric(Collector):
 
     def collect(self) -> list[Metric]:
         """All families."""
-        families = []
+        families: list[Metric] = []
         for metric in all_metrics():
             made = family_of(metric)
             made.add_metric(tuple(f"{label}-1" for label in metric.labels), 1.0)
