@@ -243,7 +243,7 @@ _RDMA = (
         (*PORT, "link_layer", "net_device"),
         source=_SYSFS,
     ),
-    _gauge("gpuheal_rdma_port_rate_bits_per_second", "Signalling rate of the port.", PORT, "bits/s", _SYSFS),
+    _gauge("gpuheal_rdma_port_rate_bytes_per_second", "Signalling rate of the port.", PORT, "bytes/s", _SYSFS),
     _counter("gpuheal_rdma_port_link_downed_total", "Times the link went down.", PORT, "events", _SYSFS),
     _counter(
         "gpuheal_rdma_port_errors_total",

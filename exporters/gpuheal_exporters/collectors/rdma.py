@@ -55,7 +55,7 @@ class RdmaCollector(Collector):
             device = read_text(port / "gid_attrs/ndevs/0", 64).strip()
             out.add("gpuheal_rdma_port_info", 1, *labels, layer, device)
             rate = _RATE.match(read_text(port / "rate", 64))
-            out.add("gpuheal_rdma_port_rate_bits_per_second", float(rate[1]) * 1e9 if rate else None, *labels)
+            out.add("gpuheal_rdma_port_rate_bytes_per_second", float(rate[1]) * 1e9 / 8 if rate else None, *labels)
             out.add("gpuheal_rdma_port_link_downed_total", _count(port / "counters/link_downed"), *labels)
             for kind in ERRORS:
                 out.add("gpuheal_rdma_port_errors_total", _count(port / "counters" / kind), *labels, kind)

@@ -42,7 +42,7 @@ def test_ports_of_both_kinds(tmp_path: Path) -> None:
     first, second = ("mlx5_0", "1"), ("mlx5_1", "1")
     assert only(found, "gpuheal_rdma_port_state") == {first: 4, second: 1}
     assert only(found, "gpuheal_rdma_port_physical_state") == {first: 5, second: 3}
-    assert only(found, "gpuheal_rdma_port_rate_bits_per_second") == {first: 400e9, second: 2.5e9}
+    assert only(found, "gpuheal_rdma_port_rate_bytes_per_second") == {first: 50e9, second: 0.3125e9}
     assert only(found, "gpuheal_rdma_port_link_downed_total") == {first: 3}
     assert only(found, "gpuheal_rdma_port_errors_total") == {
         ("mlx5_0", "symbol_error", "1"): 0,
