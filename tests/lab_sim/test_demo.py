@@ -27,7 +27,7 @@ STEPS = ["kernel line", "alert", "webhook", "taint", "cordon", "condition", "dra
 def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     code = "import sys; from gpuheal_responder.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "demo", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, env=env)
+    return subprocess.run(command, capture_output=True, text=True, timeout=170, check=False, env=env)
 
 
 def is_server(process: psutil.Process) -> bool:
@@ -47,7 +47,7 @@ def test_fault_is_healed_and_the_json_tells_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - began <= 90
     told: dict[str, Any] = json.loads(file.read_text())
-    assert (told["ok"], told["restored_exactly"], told["differences"]) == (True, True, [])
+    assert (told["ok"], told["restored_exactly"], told["differences"], told["ending"]) == (True, True, [], "restored")
     assert told["target"]["node"] == "gpu-node-003"
     assert told["target"]["fault"] == "gpu-fell-off-bus"
     assert [s["name"] for s in told["steps"]] == [*STEPS, "restore"]
@@ -59,6 +59,19 @@ def test_fault_is_healed_and_the_json_tells_it(tmp_path: Path) -> None:
     assert all(seconds >= 0 for seconds in stages.values())
     assert "exactly as it was before" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.servers
+@pytest.mark.cluster
+@pytest.mark.timeout(180)
+def test_fault_is_healed_on_a_real_control_plane(tmp_path: Path) -> None:
+    """With --cluster kube the same story ends the same way: status 0 and the real Node exactly as before."""
+    file = tmp_path / "demo.json"
+    done = run("--once", "--json", str(file), "--nodes", "4", "--cluster", "kube")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told: dict[str, Any] = json.loads(file.read_text())
+    assert (told["cluster"], told["restored_exactly"], told["ending"]) == ("kube", True, "restored")
+    assert [s["name"] for s in told["steps"]] == [*STEPS, "restore"]
 
 
 @pytest.mark.servers
@@ -125,6 +138,7 @@ def test_summary_says_what_is_different() -> None:
     result = Result(
         ok=False,
         restored_exactly=False,
+        ending="drain-deadline",
         node="n",
         gpu_uuid="GPU-1",
         fault="gpu-fell-off-bus",
@@ -137,7 +151,7 @@ def test_summary_says_what_is_different() -> None:
         urls={"fleet": "http://127.0.0.1:1/fleet"},
     )
     text = "\n".join(summary(result))
-    assert "NOT as before" in text
+    assert "NOT as before; the case ended as: drain-deadline" in text
     assert "spec.unschedulable: null -> true" in text
     assert text.count("not seen") == 4
     assert json.dumps(result.as_json())

@@ -16,7 +16,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from gpuheal_lab.cluster import Simulation
     from gpuheal_lab.machine import GpuFault
+    from gpuheal_lab.objects import Json
     from gpuheal_lab.telemetry import Telemetry
 
 MAX_BODY = 64 * 1024
@@ -141,7 +142,7 @@ class FleetServer:
         return _json({"node": wanted.node, "gpu_uuid": wanted.gpu, "fault": wanted.fault.slug, "at": at.isoformat()})
 
     async def _fleet(self, _request: web.Request) -> web.Response:
-        return _json(describe(self.simulation))
+        return _json(describe(self.simulation, self.telemetry.objects))
 
 
 def parse_fault(simulation: Simulation, text: str) -> Injection:
@@ -190,8 +191,8 @@ def write_line(simulation: Simulation, node: str, text: str) -> bool:
     return simulation.fleet[node].log(text if raw is None else raw.text, facility=facility, level=level) is not None
 
 
-def describe(simulation: Simulation) -> dict[str, Any]:
-    """The fleet as plain data: machines, their GPUs, and what their Nodes say."""
+def describe(simulation: Simulation, objects: Mapping[str, Json]) -> dict[str, Any]:
+    """The fleet as plain data: machines, their GPUs, and what their Nodes (`objects`) say."""
     from gpuheal_responder.shell.kube_read import read_node
 
     simulation.schedule.catch_up()
@@ -208,7 +209,7 @@ def describe(simulation: Simulation) -> dict[str, Any]:
             }
             for gpu in machine.spec.gpus
         ]
-        raw = simulation.api.nodes.get(name)
+        raw = objects.get(name)
         if raw is not None:
             node = read_node(raw)
             entry |= {"ready": node.ready, "unschedulable": node.unschedulable, "allocatable": node.gpu_allocatable}

@@ -174,12 +174,12 @@ class Telemetry:
     def __init__(self, machines: Mapping[str, Machine], schedule: Schedule, nodes: Mapping[str, Json]) -> None:
         self.nodes = {name: NodeTelemetry(machine, schedule) for name, machine in machines.items()}
         self._schedule = schedule
-        self._objects = nodes
+        self.objects = nodes
 
     def kube_state_metrics(self) -> bytes:
         """Capacity, allocatable, conditions, cordons and taints of all nodes, as kube-state-metrics names them."""
         self._schedule.catch_up()
-        return "".join(_kube_lines(self._objects.values())).encode()
+        return "".join(_kube_lines(self.objects.values())).encode()
 
 
 def _identity(gpu: Gpu) -> GpuIdentity:

@@ -70,7 +70,7 @@ class Timeline:
                 self.steps[key] = known = replace(step, ended_at=None, reason="")
             news = known is not None and step.reason != BEGUN and _kind(known.reason) != _kind(step.reason)
             if news and step.ended_at is None:
-                self.say(f"{'':13}{attempt.step:<12} {_short(step.reason)}")
+                self.say(f"{'':13}{attempt.step:<12} {short(step.reason)}")
             self.put(key, step)
 
     def ordered(self) -> Sequence[Step]:
@@ -85,7 +85,7 @@ class Timeline:
         if step.ended_at is not None and step.ended_at > step.started_at:
             took = f" (took {seconds(step.ended_at - step.started_at):.1f} s)"
         mark = "✓" if step.ended_at is not None else "…"
-        self.say(f"{seconds(at - self.began_at):7.2f} s  {mark} {step.name:<12} {_short(step.reason)}{took}")
+        self.say(f"{seconds(at - self.began_at):7.2f} s  {mark} {step.name:<12} {short(step.reason)}{took}")
 
 
 def step_of(attempt: Attempt) -> Step:
@@ -109,7 +109,7 @@ def _kind(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """The text as it fits on a line: UUIDs by their first part, the rest cut."""
     text = _UUID.sub(r"\1", text)
     return text if len(text) <= LINE else f"{text[: LINE - 1]}…"

@@ -20,7 +20,7 @@ from gpuheal_lab.scene import Addresses, Scene, SimulatedScene
 from gpuheal_lab.servers import Generation, ServerUnavailable, ensure, find
 from gpuheal_lab.stack import Stack
 from gpuheal_lab.tap import Tap
-from gpuheal_lab.timeline import Step, Timeline, seconds
+from gpuheal_lab.timeline import Step, Timeline, seconds, short
 from gpuheal_responder.core.model import Case
 from gpuheal_responder.core.model import Result as Ending
 from gpuheal_responder.core.undo import TAINT_KEY, UNDO_ANNOTATION
@@ -72,6 +72,7 @@ class Result:
 
     ok: bool
     restored_exactly: bool
+    ending: str
     node: str
     gpu_uuid: str
     fault: str
@@ -86,6 +87,7 @@ class Result:
         return {
             "ok": self.ok,
             "restored_exactly": self.restored_exactly,
+            "ending": self.ending,
             "target": {"node": self.node, "gpu_uuid": self.gpu_uuid, "fault": self.fault},
             "cluster": self.cluster,
             "steps": [step.as_json() for step in self.steps],
@@ -156,8 +158,8 @@ def generation_of(say: Say) -> Generation:
     raise LabError("\n".join(problems))
 
 
-async def play(stage: Stage, say: Say) -> Result:
-    """One GPU is broken, and the node is watched until its case is closed."""
+async def play(stage: Stage, say: Say, *, deadline_s: float) -> Result:
+    """One GPU is broken, and the node is watched until its case is closed, escalated, or `deadline_s` is over."""
     scene, fault = stage.scene, FAULTS[stage.plan.fault]()
     spec = scene.specs[min(2, len(scene.specs) - 1)]
     gpu = spec.gpus[5]
@@ -169,11 +171,15 @@ async def play(stage: Stage, say: Say) -> Result:
     line = fault.kernel_lines[0].format(pci=gpu.kernel_address)
     timeline.at_once("kernel line", at, f"{spec.name}: {line}")
     story = Story(stage=stage, timeline=timeline, node=spec.name, since=at)
-    case, after = await story.follow()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(deadline_s):
+            await story.follow()
+    after = await scene.raw(spec.name)
     found = differences(before, essence(after))
     exactly = not found and UNDO_ANNOTATION not in after["metadata"].get("annotations", {})
     return Result(
-        ok=exactly and case.result is Ending.RESTORED,
+        ok=exactly and story.result is Ending.RESTORED,
+        ending=story.result.value if story.result is not None else story.escalated or "not over in time",
         restored_exactly=exactly,
         node=spec.name,
         gpu_uuid=gpu.uuid,
@@ -198,9 +204,11 @@ class Story:
     webhook_at: datetime | None = None
     tainted_at: datetime | None = None
     restored_at: datetime | None = None
+    result: Ending | None = None
+    escalated: str = ""
 
-    async def follow(self) -> tuple[Case, Json]:
-        """The closed case, and the raw node after it."""
+    async def follow(self) -> None:
+        """The case is closed and Kubernetes has followed, or the case is escalated to people."""
         watch = asyncio.create_task(self._watch_alert())
         try:
             while True:
@@ -209,8 +217,9 @@ class Story:
                 case = self._newest(await self.stage.scene.cases())
                 if case is not None:
                     self.timeline.follow(case)
-                    if case.closed_at is not None and self._settled(raw):
-                        return case, raw
+                    self.result, self.escalated = case.result, case.escalated
+                    if case.escalated or (case.closed_at is not None and self._settled(raw)):
+                        return
                 await asyncio.sleep(POLL_S)
         finally:
             watch.cancel()
@@ -277,7 +286,7 @@ def summary(result: Result) -> list[str]:
     if result.ok:
         lines.append("  The node is exactly as it was before: labels, annotations, taints, cordon, conditions.")
     else:
-        lines.append("  NOT as before:" if result.differences else "  The case did not end as restored.")
-        lines += [f"    {difference}" for difference in result.differences]
+        lines.append(f"  NOT as before; the case ended as: {result.ending}")
+        lines += [f"    {short(difference)}" for difference in result.differences]
     lines += ["", *(f"  {name:<13}{url}" for name, url in result.urls.items())]
     return lines
