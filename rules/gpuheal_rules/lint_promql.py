@@ -292,5 +292,16 @@ def cost(it: Subject) -> Iterator[Finding]:
                 yield found(it.rule, "cost", problem, "record the inner expression first")
 
 
-CHECKS: tuple[Check, ...] = (portable, ranges, xid_changes, absence, presence, fail_open, joins, cost)
+def forecasts(it: Subject) -> Iterator[Finding]:
+    """A forecast rests on enough samples, and nobody acts on it: one step of a counter extrapolates to doom."""
+    calls = [str(node.func.name) for node in nodes(it.rule.tree) if isinstance(node, pp.Call)]
+    if not {"predict_linear", "deriv"} & set(calls):
+        return
+    if "count_over_time" not in calls:
+        yield found(it.rule, "forecast", "forecasts from any number of samples", "and count_over_time(…) > 60")
+    if it.rule.labels.get("severity") == "critical":
+        yield found(it.rule, "forecast", "a forecast is critical: somebody would act on it", "warning or info")
+
+
+CHECKS: tuple[Check, ...] = (portable, ranges, xid_changes, absence, presence, fail_open, joins, cost, forecasts)
 """Checks for expressions that parse; `syntax` speaks for the others."""

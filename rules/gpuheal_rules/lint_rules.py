@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuheal_rules.lint_flow import metric_names, selectors
+from gpuheal_rules.lint_flow import matchers, metric_names, selectors
 from gpuheal_rules.lint_promql import Subject, found
 from gpuheal_rules.lint_source import Finding, Rule, Sources
 
@@ -31,6 +31,16 @@ TEMPLATE_LABEL = re.compile(r"\$labels\.([A-Za-z_][A-Za-z0-9_]*)|\.Labels\.([A-Z
 TEMPLATE_VALUE = re.compile(r"\$value|\.Value")
 GROUP_KEYS = {"query_offset": "2.53", "labels": "3.0", "evaluation_delay": "no Prometheus"}
 KEPT_STATES = frozenset({"KeepLast", "OK", "Ok", "KeepLastState"})
+OWN_CONDITIONS = ("GPUHealthy", "NVLinkHealthy", "GPUDriverHealthy", "GPUMemoryHealthy")
+OWN = {
+    "kube_node_status_condition": (
+        "condition",
+        ("GPUHealthy", "NVLinkHealthy", "GPUDriverHealthy", "GPUMemoryHealthy"),
+    ),
+    "kube_node_spec_taint": ("key", ("gpu.health/unhealthy", "gpu.health/suspect")),
+}
+"""What kube-state-metrics shows of our own doing: metric → label and the values that are ours (catalog/labels.yaml)."""
+
 SOURCES = {
     "dcgm-exporter": re.compile(r"DCGM_\w+"),
     "gpuheal's exporter": re.compile(r"gpuheal_(xid|gpu|nvlink|driver|kmsg|nvml|node|exporter)_\w+"),
@@ -140,7 +150,31 @@ def dependencies(it: Subject) -> Iterator[Finding]:
                 yield found(it.rule, "dead", f"{name} is recorded by no rule")
 
 
-CHECKS = (labels, texts, record_flow, severity, names, dependencies)
+def own_words(it: Subject) -> Iterator[Finding]:
+    """No rule reads the node conditions and taints we write ourselves: the system would believe its own words."""
+    if it.rule.tree is None:
+        return
+    for selector in selectors(it.rule.tree):
+        used = metric_names(selector)
+        label, words = next(((OWN[name]) for name in used if name in OWN), ("", ()))
+        if not label:
+            continue
+        pairs = [(sign, value) for name, sign, value in matchers(selector) if name == label]
+        heard = [word for word in words if all(_passes(word, sign, value) for sign, value in pairs)]
+        if heard:
+            yield found(it.rule, "own-words", f"{selector} also reads what gpuheal itself writes: {', '.join(heard)}")
+
+
+def _passes(value: str, sign: str, pattern: str) -> bool:
+    """Whether a label value passes a matcher; a pattern that does not compile counts as passed."""
+    try:
+        equal = re.fullmatch(pattern, value) is not None if sign.endswith("~") else value == pattern
+    except re.error:
+        return True
+    return equal == (sign in {"=", "=~"})
+
+
+CHECKS = (labels, texts, own_words, record_flow, severity, names, dependencies)
 
 
 def groups(sources: Sources) -> Iterator[Finding]:

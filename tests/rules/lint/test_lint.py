@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuheal_rules.alertmanager import PEOPLE_ONLY_ALERTS
 from gpuheal_rules.lint import CHECKS, LintOptions, lint, main
+from gpuheal_rules.lint_rules import ALERT_LABELS, OWN_CONDITIONS
 from gpuheal_rules.model import Catalogue
 
 ROOT = Path(__file__).parents[3] / "rules"
@@ -31,6 +32,13 @@ def test_alerts_kept_from_the_responder_are_those_about_itself(catalogue: Catalo
     """The routes' list and the catalogue's family of own-state faults name the same alerts."""
     own = {alert.name for fault, alert in catalogue.alerts() if fault.family == "own"}
     assert set(PEOPLE_ONLY_ALERTS) == own
+
+
+def test_the_linter_knows_the_catalogue_s_label_contract(catalogue: Catalogue) -> None:
+    """Alert labels and own conditions are the catalogue's; nothing the catalogue forbids is allowed."""
+    assert set(catalogue.labels.alert) - {"alertname"} == ALERT_LABELS
+    assert set(catalogue.labels.own_conditions) == set(OWN_CONDITIONS)
+    assert not set(catalogue.labels.forbidden) & ALERT_LABELS
 
 
 def changed(folder: Path, change: Callable[[list[dict[str, Any]]], object]) -> list[str]:
@@ -192,6 +200,7 @@ EXPRESSIONS = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(expr=EXPRESSIONS, other=EXPRESSIONS)
 def test_any_expression_is_judged_without_falling_over(
     expr: str, other: str, tmp_path_factory: pytest.TempPathFactory
@@ -214,6 +223,7 @@ DOCUMENTS = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(data=DOCUMENTS)
 def test_any_document_is_read_without_falling_over(data: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A YAML document of any shape is a finding at worst."""
