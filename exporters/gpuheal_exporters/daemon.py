@@ -125,7 +125,7 @@ def _open_path(path: Path, tally: Tally, cursor: Cursor) -> LogSource:
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from None
     if device:
-        return KmsgSource(path, tally, cursor)
+        return KmsgSource.open(path, tally, cursor)
     return FileSource(path, tally, cursor, sleep=time.sleep)
 
 

@@ -90,34 +90,31 @@ class KmsgSource:
     name = "kmsg"
     place = "seq"
 
-    def __init__(self, path: Path, tally: Tally, cursor: Cursor | None = None) -> None:
-        self._tally = tally
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise SourceError(f"{path}: {error.strerror}") from None
-        self._adopt(cursor)
+    def __init__(
+        self, fd: int, tally: Tally, cursor: Cursor | None = None, *, read: Callable[[int, int], bytes] = os.read
+    ) -> None:
+        """A source on an open, non-blocking descriptor that gives one record per `read`; `close` closes it."""
+        self._fd, self._tally, self._read = fd, tally, read
+        self.caught_up = False
+        self._intake = _Intake(tally, cursor or {}, numbered=True)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
 
     @classmethod
-    def from_fd(cls, fd: int, tally: Tally, cursor: Cursor | None = None) -> KmsgSource:
-        """A source on an open, non-blocking descriptor that gives one record per read."""
-        made = cls.__new__(cls)
-        made._tally, made._fd = tally, fd
-        made._adopt(cursor)
-        return made
-
-    def _adopt(self, cursor: Cursor | None) -> None:
-        self.caught_up = False
-        self._intake = _Intake(self._tally, cursor or {}, numbered=True)
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
+    def open(cls, path: Path, tally: Tally, cursor: Cursor | None = None) -> KmsgSource:
+        """The source of a device such as /dev/kmsg; SourceError if it may not be read."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from None
+        return cls(fd, tally, cursor)
 
     def read(self, limit: int) -> list[KernelRecord]:
         """See LogSource; an overrun is counted and reading goes on with the oldest record left."""
         out: list[KernelRecord] = []
         for _ in range(limit):
             try:
-                raw = os.read(self._fd, MAX_RECORD)
+                raw = self._read(self._fd, MAX_RECORD)
             except OSError as error:
                 if error.errno == errno.EPIPE:
                     self._tally.overruns += 1

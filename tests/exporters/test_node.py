@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from gpuheal_exporters.identity import GpuIdentity, StaticInventory
-from gpuheal_exporters.kmsg import KernelRecord
+from gpuheal_exporters.kmsg import KernelRecord, parse_raw
 from gpuheal_exporters.latch import FaultKey, SxidKey, XidKey
 from gpuheal_exporters.node import Limits, NodeExporterState
 
@@ -143,14 +143,22 @@ def test_the_driver_version_selects_the_nvlink_form() -> None:
 
 
 def test_a_flood_of_cleanups_keeps_the_first_cause_and_few_series() -> None:
-    """Thousands of Xid 45 in the wake of an Xid 79 are one level with cause 79 and one entry of the ring."""
+    """200,000 Xid 45 of thousands of processes in the wake of an Xid 79 are one level with cause 79 per GPU.
+
+    The raw records go the whole way; the ring keeps the first of them, and the state stays small.
+    """
     state = make()
     xid(state, "79, gone", 1.0)
-    for number in range(5000):
-        xid(state, f"45, pid={number}, name=python3, Ch {number:08x}", 1.0 + number * 1e-3)
+    for number in range(200_000):
+        text = f"NVRM: Xid (PCI:{PCI}): 45, pid={number}, name=python3, Ch {number:08x}"
+        record = parse_raw(f"4,{number},{number},-;{text}\n".encode())
+        assert record is not None
+        state.feed(record, 1.0 + number * 1e-5)
     entry = state.xids.get(XidKey(UUID, PCI, "45"))
     assert entry is not None
-    assert (entry.total, entry.cause, len(state.xids), len(state.events)) == (5000, "79", 2, 2)
+    assert (entry.total, entry.cause, len(state.xids), len(state.links)) == (200_000, "79", 2, 0)
+    assert [(event["code"], event["repeats"]) for event in state.events.dump()] == [("79", 0), ("45", 199_999)]
+    assert len(json.dumps(state.dump())) < 4096
 
 
 def test_the_named_cause_of_a_cleanup_is_believed() -> None:

@@ -44,7 +44,7 @@ def sleepless(seconds: float) -> None:
 def test_records_are_read_until_none_is_waiting(device: Device) -> None:
     """Records that may matter come out, the others are only counted; then the source has caught up."""
     tally = Tally()
-    source = KmsgSource.from_fd(device.fd, tally)
+    source = KmsgSource(device.fd, tally)
     device.write(5, "usb 1-1: new device")
     device.write(6, headline(79))
     assert [record.text for record in source.read(100)] == [headline(79)]
@@ -55,7 +55,7 @@ def test_records_are_read_until_none_is_waiting(device: Device) -> None:
 def test_sequence_gaps_are_counted_once_each(device: Device) -> None:
     """A jump in the numbers is one gap of as many lost records; the ring may begin with any number."""
     tally = Tally()
-    source = KmsgSource.from_fd(device.fd, tally)
+    source = KmsgSource(device.fd, tally)
     for seq in (1000, 1001, 1005, 1006, 1010):
         device.write(seq, "noise")
     source.read(100)
@@ -66,7 +66,7 @@ def test_sequence_gaps_are_counted_once_each(device: Device) -> None:
 def test_a_restart_neither_loses_nor_repeats(device: Device) -> None:
     """Records up to the cursor are skipped without a gap; the next one counts."""
     tally = Tally()
-    source = KmsgSource.from_fd(device.fd, tally, {"seq": 11})
+    source = KmsgSource(device.fd, tally, {"seq": 11})
     for seq in (10, 11, 12):
         device.write(seq, headline(seq))
     assert [record.seq for record in source.read(100)] == [12]
@@ -77,28 +77,27 @@ def test_a_restart_neither_loses_nor_repeats(device: Device) -> None:
 def test_records_overwritten_during_a_restart_are_a_gap(device: Device) -> None:
     """If the ring lost records that came while no exporter ran, their number is known."""
     tally = Tally()
-    source = KmsgSource.from_fd(device.fd, tally, {"seq": 11})
+    source = KmsgSource(device.fd, tally, {"seq": 11})
     device.write(20, headline(79))
     source.read(100)
     assert (tally.gaps, tally.lost) == (1, 8)
     source.close()
 
 
-def test_an_overrun_is_counted_and_reading_goes_on(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overrun_is_counted_and_reading_goes_on(device: Device) -> None:
     """EPIPE says that the ring overtook the reader: counted, and the oldest record left is read next."""
-    tally = Tally()
-    source = KmsgSource.from_fd(device.fd, tally)
+    tally, failures = Tally(), [0, errno.EPIPE, errno.EINVAL]
+
+    def read(fd: int, size: int) -> bytes:
+        if failures and failures[0]:
+            raise OSError(failures.pop(0), "as the kernel does")
+        return os.read(fd, size)
+
+    source = KmsgSource(device.fd, tally, read=read)
     device.write(1, "noise")
     source.read(100)
     device.write(50, headline(79))
-    real, failures = os.read, [errno.EPIPE, errno.EINVAL]
-
-    def read(fd: int, size: int) -> bytes:
-        if failures:
-            raise OSError(failures.pop(0), "simulated")
-        return real(fd, size)
-
-    monkeypatch.setattr(os, "read", read)
+    failures.pop(0)
     assert [record.seq for record in source.read(100)] == [50]
     assert (tally.overruns, tally.gaps, tally.lost) == (1, 1, 48)
     source.close()
@@ -106,7 +105,7 @@ def test_an_overrun_is_counted_and_reading_goes_on(device: Device, monkeypatch: 
 
 def test_fragments_are_joined_and_nothing_waits_for_more(device: Device) -> None:
     """A fragment completes its record, and a complete record is not held back when the log falls silent."""
-    source = KmsgSource.from_fd(device.fd, Tally())
+    source = KmsgSource(device.fd, Tally())
     device.write(1, headline(62), "c")
     device.write(2, " more", "+")
     assert [record.text for record in source.read(100)] == [headline(62) + " more"]
@@ -117,19 +116,19 @@ def test_fragments_are_joined_and_nothing_waits_for_more(device: Device) -> None
 
 def test_a_device_that_ends_is_an_error(device: Device) -> None:
     """End of file or an unknown error ends the source with a reason."""
-    source = KmsgSource.from_fd(device.fd, Tally())
+    source = KmsgSource(device.fd, Tally())
     device.inner.close()
     with pytest.raises(SourceError, match="end of file"):
         source.read(1)
     source.close()
 
 
-@pytest.mark.parametrize("kind", [KmsgSource, FileSource])
-def test_a_missing_path_is_named(tmp_path: Path, kind: type[KmsgSource] | type[FileSource]) -> None:
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
     """The reason why there is no source names the path."""
-    options = {"sleep": sleepless} if kind is FileSource else {}
     with pytest.raises(SourceError, match=r"nothing: No such file"):
-        kind(tmp_path / "nothing", Tally(), None, **options)
+        KmsgSource.open(tmp_path / "nothing", Tally())
+    with pytest.raises(SourceError, match=r"nothing: No such file"):
+        FileSource(tmp_path / "nothing", Tally(), sleep=sleepless)
 
 
 def test_a_file_is_followed_from_its_cursor(tmp_path: Path) -> None:
