@@ -52,12 +52,27 @@ def runbooks(rules: Sequence[Rule], pages: Mapping[str, Path]) -> Iterator[Findi
             yield Finding(check="contract", file=str(path), where="", problem="a runbook page of no alert")
 
 
+ACTIONS = frozenset(
+    {"taint", "cordon", "condition", "restart_services", "isolate_device", "drain", "gpu_reset", "reboot", "replace"}
+    | {"promote_standby", "capture", "verify", "probation", "restore"}
+)
+"""The steps a policy can name: one executor each in the responder."""
+
+TELLING = frozenset({"none", "alert", "diagnose"})
+"""Rungs of a ladder that only tell people; a fault with nothing else needs no policy."""
+
+
 def policies(documents: Sequence[Document], catalogue: Catalogue) -> Iterator[Finding]:
-    """Policies name faults that exist, and every fault with a ladder has a policy."""
+    """Policies name faults and steps that exist, and every fault that is acted on has a policy."""
     used: set[str] = set()
     for document in documents:
         for index, policy in enumerate(listed(document.data.get("policies"))):
             where = f"policies[{index}]"
+            for step in listed(mapped(policy).get("steps")):
+                action = next(iter(step), "") if isinstance(step, dict) else step
+                if action not in ACTIONS:
+                    problem = f"step {action!r} has no executor"
+                    yield Finding(check="contract", file=document.file, where=where, problem=problem)
             for slug in _faults(policy):
                 used.add(slug)
                 if slug not in catalogue.faults:
@@ -66,8 +81,8 @@ def policies(documents: Sequence[Document], catalogue: Catalogue) -> Iterator[Fi
     if not documents:
         return
     for slug, fault in catalogue.faults.items():
-        if getattr(fault, "ladder", ()) and slug not in used:
-            problem = f"fault {slug} has a ladder and no policy"
+        if set(fault.ladder) - TELLING and slug not in used:
+            problem = f"fault {slug} is acted on by its ladder ({', '.join(fault.ladder)}) and has no policy"
             yield Finding(check="contract", file=documents[0].file, where="", problem=problem)
 
 

@@ -258,3 +258,22 @@ def test_the_fault_catalogue_takes_its_codes_from_the_table(catalogue: Catalogue
             assert set(fault.xids) == by_fault[slug], slug
     listed = {code for fault in catalogue.faults.values() for code in fault.xids}
     assert {79, 48, 119, 74, 64} <= listed
+
+
+# Codes whose first step is milder than their fault's ladder: the line or the driver's verdict has to ask for more.
+MILDER = {63, 92, 94, 147, 148, 154, 160}
+
+
+def test_a_code_s_step_is_the_first_cure_of_its_fault_s_ladder(catalogue: Catalogue) -> None:
+    """A code never asks for another cure than its fault's ladder begins with; the milder ones are listed above."""
+    cures = ("restart_services", "isolate_device", "gpu_reset", "reboot", "replace")
+    for entry in XIDS["xids"]:
+        fault = catalogue.faults.get(entry["fault"])
+        if fault is None:
+            continue
+        ladder = [rung.removesuffix("-when-drained") for rung in fault.ladder]
+        first = next((rung for rung in ladder if rung in cures), "")
+        if entry["action"] in cures:
+            assert entry["action"] == first, entry["code"]
+        else:
+            assert (first != "") == (entry["code"] in MILDER), entry["code"]

@@ -107,14 +107,19 @@ def test_a_missing_and_a_stray_runbook_are_found(tmp_path: Path) -> None:
     assert "no runbook page GPUFellOffBus.md" not in problems
 
 
-def test_policies_and_faults_fit(tmp_path: Path) -> None:
-    """A policy for an unknown fault is found, and a fault with a ladder that no policy answers for."""
+def test_policies_faults_and_executors_fit(tmp_path: Path) -> None:
+    """Found: a policy for an unknown fault, a step nobody executes, a fault that is acted on and has no policy."""
     path = tmp_path / "policies.yaml"
-    path.write_text(yaml.safe_dump({"policies": [{"name": "p", "match": {"faults": ["gpu-fell-off-bus", "gpu-sad"]}}]}))
+    match = {"faults": ["gpu-fell-off-bus", "gpu-sad"]}
+    steps = ["taint", {"drain": {"grace": "1h"}}, {"exorcise": None}, "restore"]
+    path.write_text(yaml.safe_dump({"policies": [{"name": "p", "match": match, "steps": steps}]}))
     problems = {finding.problem for finding in lint([path])}
     assert "fault 'gpu-sad' is not in the catalogue" in problems
-    assert "fault gpu-memory-uncontained has a ladder and no policy" in problems
-    assert "fault gpu-fell-off-bus has a ladder and no policy" not in problems
+    assert "step 'exorcise' has no executor" in problems
+    assert not any("step 'drain'" in problem or "step 'taint'" in problem for problem in problems)
+    without = {problem.split()[1] for problem in problems if problem.endswith("has no policy")}
+    assert "gpu-memory-uncontained" in without
+    assert without.isdisjoint({"gpu-fell-off-bus", "app-gpu-error", "watchdog"})
 
 
 def test_foreign_rules_are_not_asked_our_contract() -> None:
