@@ -25,7 +25,7 @@ from typing import Any
 
 import aiohttp
 
-from gpuheal_lab.kubeletstatus import completed, completes_after_s, is_ready, node_status, running, seconds
+from gpuheal_lab.kubeletstatus import completed, completes_after_s, is_ready, killed, node_status, running, seconds
 
 Json = dict[str, Any]
 
@@ -275,17 +275,32 @@ class Kubelets:
         if "deletionTimestamp" in meta:
             await asyncio.sleep(seconds(pod, "stop-seconds", 0.0))
             if self._seen.manages(pod["spec"]["nodeName"]):
+                if phase not in ("Succeeded", "Failed"):  # the Job controller lets go of its pods only then
+                    ended = {"metadata": {"uid": uid}, "status": killed(pod, _now())}
+                    await self._api.send("PATCH", path + "/status", ended, STRATEGIC)
                 await self._api.send("DELETE", path, {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})
         elif phase == "Pending":
             await self._api.send(
                 "PATCH", path + "/status", {"metadata": {"uid": uid}, "status": running(pod, _now())}, STRATEGIC
             )
         elif phase == "Running" and (after_s := completes_after_s(pod)) is not None:
-            await asyncio.sleep(after_s)
-            current = self._seen.pods.get(uid, {"metadata": {"deletionTimestamp": ""}})
-            if self._seen.manages(pod["spec"]["nodeName"]) and "deletionTimestamp" not in current["metadata"]:
+            if not await self._stays(uid, after_s):
+                return
+            if self._seen.manages(pod["spec"]["nodeName"]):
                 ended = {"metadata": {"uid": uid}, "status": completed(pod, _now())}
                 await self._api.send("PATCH", path + "/status", ended, STRATEGIC)
+
+    async def _stays(self, uid: str, seconds: float) -> bool:
+        """Whether the pod was still wanted after so long; False as soon as it is being deleted."""
+        end = asyncio.get_running_loop().time() + seconds
+        while True:
+            pod = self._seen.pods.get(uid)
+            if pod is None or "deletionTimestamp" in pod["metadata"]:
+                return False
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0:
+                return True
+            await asyncio.sleep(min(left, CONTROL_POLL_S))
 
 
 def _read_control(path: Path) -> Mapping[str, Any]:

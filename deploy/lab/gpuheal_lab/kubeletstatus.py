@@ -58,7 +58,15 @@ def running(pod: Json, now: str) -> Json:
 
 def completed(pod: Json, now: str) -> Json:
     """The status of a pod whose containers ended with the code its annotation asks for, 0 unless given."""
-    code = int(seconds(pod, "exit-code", 0))
+    return _ended(pod, now, int(seconds(pod, "exit-code", 0)))
+
+
+def killed(pod: Json, now: str) -> Json:
+    """The status of a pod that was running when it was deleted: Kubernetes 1.27 made it end in a terminal phase."""
+    return _ended(pod, now, 137)  # 128 + SIGKILL
+
+
+def _ended(pod: Json, now: str, code: int) -> Json:
     reason = "Completed" if code == 0 else "Error"
     ended = {"terminated": {"exitCode": code, "reason": reason, "startedAt": now, "finishedAt": now}}
     kinds = ("ContainersReady", "Ready")
