@@ -6,7 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from gpuheal_lab.timeline import Timeline
+from gpuheal_responder.actions import SPECS
 from gpuheal_responder.core.model import Attempt, AttemptState, Case
+from gpuheal_responder.core.policy import Step
+from gpuheal_responder.core.verdict import Hold, Refusal
 
 AT = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -46,6 +49,21 @@ def test_step_is_told_when_it_begins_waits_and_ends() -> None:
     assert ["Eviction API" in told[0], "blocked by budget" in told[1], "took 2.0 s" in told[2]] == [True] * 3
     assert len(told) == 3
     assert told[2].startswith("   3.00 s")
+
+
+def test_what_holds_a_step_is_told_once() -> None:
+    """Each refusal of a hold is a line; the same hold at the next look is none, the next hold is told again."""
+    said: list[str] = []
+    timeline = Timeline(said.append)
+    step = Step(key="drain", spec=SPECS["drain"], params=None, deadline=SECOND)
+    silenced = Refusal(guard="signal", reason="alert-silenced", message="silenced by ann")
+    paused = Refusal(guard="permission", reason="paused", message="rack work")
+    for refusals in ((silenced, paused), (silenced, paused), (paused,)):
+        timeline.held(Hold(step=step, refusals=refusals))
+    timeline.held(None)
+    timeline.held(Hold(step=step, refusals=(paused,)))
+    assert ["ann" in said[0], "rack work" in said[1], "paused" in said[2], "paused" in said[3]] == [True] * 4
+    assert len(said) == 4
 
 
 def test_steps_are_data_with_full_reasons() -> None:

@@ -96,7 +96,7 @@ async def _tour(args: argparse.Namespace, folder: Path) -> Result:
             say("Everything keeps running; Ctrl-C ends it. Break another GPU with:")
             say(f"  curl -X POST {result.urls['fleet'].removesuffix('/fleet')}/faults -d '{tour.EXAMPLE}'")
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
+                await tour.watch(stage, say)
         return result
 
 

@@ -30,6 +30,7 @@ from gpuheal_lab.stack import wait_for
 from gpuheal_lab.telemetry import Telemetry
 from gpuheal_responder import app
 from gpuheal_responder.core.model import Case
+from gpuheal_responder.core.verdict import Verdict
 from gpuheal_responder.errors import ConfigError, ObserveError
 from gpuheal_responder.settings import Kubernetes
 from gpuheal_responder.shell.build import parts_of
@@ -145,6 +146,10 @@ class KubeScene:
             return [stored.case for stored in await self._parts.ports.remediations.list()]
         except ObserveError:
             return []
+
+    def verdict(self, case: str) -> Verdict | None:
+        """What the responder's last look decided about an open case."""
+        return self._app.parts.telemetry.verdict_of(case) if self._app is not None else None
 
     async def break_gpu(self, node: str, gpu: str, fault: GpuFault) -> None:
         """The GPU has the fault, and its kernel has said so."""

@@ -23,6 +23,7 @@ from gpuheal_lab.sim import FleetServer
 from gpuheal_lab.telemetry import Telemetry
 from gpuheal_responder import app
 from gpuheal_responder.core.model import Case, Controls
+from gpuheal_responder.core.verdict import Verdict
 from gpuheal_responder.errors import ConfigError, ObserveError
 from gpuheal_responder.ports import Clock
 from gpuheal_responder.settings import AlertmanagerPeer, Engine, Listen, PrometheusServer, Settings, Watchdog
@@ -70,6 +71,10 @@ class Scene(Protocol):
 
     async def cases(self) -> Sequence[Case]:
         """All cases, open and closed."""
+        ...
+
+    def verdict(self, case: str) -> Verdict | None:
+        """What the responder's last look decided about an open case."""
         ...
 
     async def break_gpu(self, node: str, gpu: str, fault: GpuFault) -> None:
@@ -188,6 +193,10 @@ class SimulatedScene:
     async def cases(self) -> Sequence[Case]:
         """All cases, open and closed."""
         return self.simulation.remediations.cases()
+
+    def verdict(self, case: str) -> Verdict | None:
+        """What the responder's last look decided about an open case."""
+        return self._app.parts.telemetry.verdict_of(case) if self._app is not None else None
 
     async def break_gpu(self, node: str, gpu: str, fault: GpuFault) -> None:
         """The GPU has the fault, and its kernel has said so."""

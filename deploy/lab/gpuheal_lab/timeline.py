@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gpuheal_responder.core.model import Attempt, AttemptState, Case
+from gpuheal_responder.core.verdict import Hold, Verdict
 
 LINE = 110
 BEGUN = "begun"
@@ -48,6 +49,7 @@ class Timeline:
     say: Callable[[str], None]
     began_at: datetime | None = None
     steps: dict[str, Step] = field(default_factory=dict)
+    _held: tuple[str, ...] = ()
 
     def at_once(self, name: str, at: datetime, reason: str) -> None:
         """The step happened at one moment."""
@@ -72,6 +74,15 @@ class Timeline:
             if news and step.ended_at is None:
                 self.say(f"{'':13}{attempt.step:<12} {short(step.reason)}")
             self.put(key, step)
+
+    def held(self, verdict: Verdict | None) -> None:
+        """What keeps the next step from beginning is told once for each set of reasons."""
+        refusals = verdict.refusals if isinstance(verdict, Hold) else ()
+        reasons = tuple(r.reason for r in refusals)
+        if isinstance(verdict, Hold) and reasons != self._held:
+            for refusal in refusals:
+                self.say(f"{'':13}{verdict.step.key:<12} held: {short(f'{refusal.reason}: {refusal.message}')}")
+        self._held = reasons
 
     def ordered(self) -> Sequence[Step]:
         """All steps by when they began."""

@@ -192,6 +192,19 @@ async def play(stage: Stage, say: Say, *, deadline_s: float) -> Result:
     )
 
 
+async def watch(stage: Stage, say: Say) -> None:
+    """Every further case is told as it goes on, until cancelled."""
+    timelines = {case.name: Timeline(lambda _: None) for case in await stage.scene.cases()}
+    while True:
+        for case in await stage.scene.cases():
+            if case.name not in timelines:
+                say(f"\n{case.node}: {', '.join(fault.slug for fault in case.faults)}")
+                timelines[case.name] = Timeline(say)
+            timelines[case.name].follow(case)
+            timelines[case.name].held(stage.scene.verdict(case.name))
+        await asyncio.sleep(POLL_S)
+
+
 @dataclass(slots=True, kw_only=True)
 class Story:
     """What is known so far of one healing; looked at many times a second, so that moments are known to 0.1 s."""
@@ -217,6 +230,7 @@ class Story:
                 case = self._newest(await self.stage.scene.cases())
                 if case is not None:
                     self.timeline.follow(case)
+                    self.timeline.held(self.stage.scene.verdict(case.name))
                     self.result, self.escalated = case.result, case.escalated
                     if case.escalated or (case.closed_at is not None and self._settled(raw)):
                         return
