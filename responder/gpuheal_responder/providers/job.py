@@ -97,7 +97,10 @@ def job_name(operation: str) -> str:
 
 
 def manifest(node: Node, operation: str, settings: JobSettings) -> dict[str, Any]:
-    """Return the Job's manifest."""
+    """Return the Job's manifest; Permanent `rejected` for names that no API server can have given us."""
+    for value in (node.name, node.boot_id, operation):
+        if not (value.isascii() and value.isprintable()):
+            raise Permanent("rejected", f"{value!r} is no name, boot id or operation of Kubernetes")
     text = _TEMPLATES.get_template(TEMPLATE).render(
         name=job_name(operation),
         namespace=settings.namespace,

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -175,7 +176,7 @@ async def connect(
                 client_configuration=settings,
                 persist_config=False,
             )
-    except (kube_config.ConfigException, OSError, ValueError) as problem:
+    except (kube_config.ConfigException, yaml.YAMLError, OSError, ValueError) as problem:
         raise ConfigError(
             str(kubeconfig or "in-cluster configuration"), "", str(problem), "give a kubeconfig, or run in a pod"
         ) from problem
