@@ -13,6 +13,21 @@ _EPILOG = """examples:
 """
 
 
+_PATHS = (
+    ("--kmsg", None, "PATH", "kernel log device, or a file or FIFO of records (default ROOT/dev/kmsg)"),
+    ("--log-file", None, "PATH", "kernel log file of the fallback (default ROOT/var/log/kern.log)"),
+    ("--inventory", None, "FILE", "JSON or YAML list of GPUs; outranks what NVML says"),
+    ("--state-dir", Path("/var/lib/gpuheal"), "DIR", "where levels are kept (default %(default)s)"),
+    ("--token-file", None, "FILE", "bearer token for /v1/acknowledge and /events"),
+    ("--root", Path("/"), "DIR", "root of everything read from the host (default %(default)s)"),
+)
+_FLAGS = (
+    ("--no-nvml", "do not ask NVML, the kubelet and other software of the node"),
+    ("--drill", "believe records that user space wrote to the kernel log: for drills, never production"),
+    ("--once", "print the metrics and exit; the state directory is not touched"),
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser; every option has a default that suits a node."""
     parser = argparse.ArgumentParser(
@@ -23,66 +38,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add(
-        "--listen-address",
-        default="127.0.0.1:9845",
-        metavar="HOST:PORT",
-        help="address of /metrics (default %(default)s)",
+        "--listen-address", default="127.0.0.1:9845", metavar="HOST:PORT", help="address to serve (default %(default)s)"
     )
-    add(
-        "--kmsg",
-        type=Path,
-        default=None,
-        metavar="PATH",
-        help="kernel log device, or a file or FIFO of records (default ROOT/dev/kmsg)",
-    )
-    add(
-        "--source",
-        choices=("auto", "kmsg", "journal", "file"),
-        default="auto",
-        help="where to read the kernel log (default %(default)s)",
-    )
-    add(
-        "--log-file",
-        type=Path,
-        default=None,
-        metavar="PATH",
-        help="kernel log file of the fallback (default ROOT/var/log/kern.log)",
-    )
-    add(
-        "--inventory",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="JSON or YAML list of GPUs, if NVML is not to be asked",
-    )
-    add(
-        "--state-dir",
-        type=Path,
-        default=Path("/var/lib/gpuheal"),
-        metavar="DIR",
-        help="where levels are kept (default %(default)s)",
-    )
-    add("--token-file", type=Path, default=None, metavar="FILE", help="bearer token for /v1/acknowledge and /events")
-    add(
-        "--root",
-        type=Path,
-        default=Path("/"),
-        metavar="DIR",
-        help="root of everything read from the host (default %(default)s)",
-    )
-    add("--no-nvml", action="store_true", help="do not ask NVML")
-    add(
-        "--drill",
-        action="store_true",
-        help="believe records that user space wrote to the kernel log: for drills, never production",
-    )
-    add("--once", action="store_true", help="print the metrics and exit; the state directory is not touched")
-    add(
-        "--parse",
-        metavar="FILE",
-        default=None,
-        help="print what each line of a log means, as JSON lines (- is standard input)",
-    )
+    sources = ("auto", "kmsg", "journal", "file")
+    add("--source", choices=sources, default="auto", help="where to read the kernel log (default %(default)s)")
+    for name, default, metavar, text in _PATHS:
+        add(name, type=Path, default=default, metavar=metavar, help=text)
+    for name, text in _FLAGS:
+        add(name, action="store_true", help=text)
+    add("--parse", metavar="FILE", help="print what each line of a log means, as JSON lines (- is standard input)")
     return parser
 
 
