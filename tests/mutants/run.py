@@ -72,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
         began = time.monotonic()
         noticed, said = killed(patch)
         survivors += not noticed
-        print(f"{'killed  ' if noticed else 'SURVIVED'} {patch.stem:<42} {time.monotonic() - began:5.1f} s  {said}", flush=True)
+        word, spent = "killed  " if noticed else "SURVIVED", time.monotonic() - began
+        print(f"{word} {patch.stem:<42} {spent:5.1f} s  {said}", flush=True)
     print(f"{len(patches) - survivors} passed, {survivors} failed")
     return 1 if survivors or not patches else 0
 

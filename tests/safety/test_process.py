@@ -57,6 +57,7 @@ async def test_s16_killed_at_every_boundary_the_end_is_the_same() -> None:
         assert stage.only_case().result is Result.RESTORED, crossing
         assert len(stage.sim.machines.reboots) == 1, crossing
         assert len(stage.sim.gate.made("reboot")) <= 2, crossing
+        assert len([a for a in stage.only_case().attempts if a.cure]) == 1, crossing
         evicted = [c.detail for c in stage.sim.gate.made("evict")]
         assert len(set(evicted)) == 2, crossing
 

@@ -60,7 +60,12 @@ class Work:
     stored: Stored | None
     world: World
     verdict: Verdict
-    record: Mapping[str, object]
+    judged: Case
+    """The case that the verdict was made on."""
+
+    def record(self) -> Mapping[str, object]:
+        """Return the decision in the form that can be replayed."""
+        return decision(self.world.now, self.verdict, self.world, self.judged)
 
 
 Subject = tuple[str, Case, Policy | None, Stored | None]
@@ -94,6 +99,7 @@ class Engine:
     _told: dict[str, tuple[object, ...]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _soon: bool = False
+    _turn: int = 0
     _pause: timedelta = timedelta(0)
 
     def wake(self, nodes: Collection[str]) -> None:
@@ -145,15 +151,26 @@ class Engine:
         works = [w for s in self._subjects(look) if (w := self._decide(look, board, s, Details())) is not None]
         urgent = [w for w in works if _contains(w.verdict)]
         await self._each(urgent, self._perform)
-        await self._each(urgent, self._store, until_woken=True)
-        rest = [w for w in works if not _contains(w.verdict)]
-        await self._each(rest, lambda work: self._look_closer(look, board, work))
-        await self._each([w for w in rest if w.stored is None or not isinstance(w.verdict, Act)], self._store)
-        await self._each([w for w in rest if w.stored is not None and isinstance(w.verdict, Act)], self._perform)
-        await self._each(works, self._tell, until_woken=True)
+        await self._each(self._in_turn(works), lambda work: self._go_on(look, board, work), until_woken=True)
         await self._each(surplus(look.closed, look.now), self.ports.remediations.delete)
         self._report(look, works)
         return tuple(works)
+
+    def _in_turn(self, works: Sequence[Work]) -> Sequence[Work]:
+        """Return the works from another one on in every round, so that a round cut short starves nobody."""
+        self._turn = (self._turn + self.pace.concurrency) % max(1, len(works))
+        return [*works[self._turn :], *works[: self._turn]]
+
+    async def _go_on(self, look: Look, board: Board, work: Work) -> None:
+        """Do for one case what is not urgent: look closer, perform or store, tell."""
+        contained = _contains(work.verdict)
+        if not contained:
+            await self._look_closer(look, board, work)
+        if not contained and work.stored is not None and isinstance(work.verdict, Act):
+            await self._perform(work)
+        else:
+            await self._store(work)
+        await self._tell(work)
 
     def _report(self, look: Look, works: Sequence[Work]) -> None:
         closed = [s.case for s in look.closed] + [w.case for w in works if w.case.closed_at is not None]
@@ -206,7 +223,7 @@ class Engine:
         seen = await details(self.ports, work.case, work.policy, node)
         again = self._decide(look, board, (work.node, work.origin, work.policy, work.stored), seen)
         if again is not None:
-            work.case, work.world, work.verdict, work.record = again.case, again.world, again.verdict, again.record
+            work.case, work.world, work.verdict, work.judged = again.case, again.world, again.verdict, again.judged
 
     def _count(self, board: Board, work: Work) -> None:
         """Let what was just decided count in the budgets of those that are decided next."""
@@ -265,7 +282,7 @@ class Engine:
         world = world_of(look, node, domains=board.ledger, seen=seen, gangs=others)
         settled = cases.settle(case, policy, world)
         verdict = decide(settled, policy, world)
-        record = decision(world.now, verdict, world, settled)
+        judged = settled
         if isinstance(verdict, Escalate) and not settled.escalated:
             settled = replace(settled, escalated=verdict.reason)
         work = Work(
@@ -276,7 +293,7 @@ class Engine:
             stored=stored,
             world=world,
             verdict=verdict,
-            record=record,
+            judged=judged,
         )
         self._count(board, work)
         return work
@@ -286,7 +303,7 @@ class Engine:
         began = self.ports.clock.now()
         self._soon = True
         done = await self._performer().perform(
-            work.case, work.stored, work.policy, work.verdict.step, work.world, work.record
+            work.case, work.stored, work.policy, work.verdict.step, work.world, work.record()
         )
         work.case, work.stored = done.case, done.stored
         spent = (self.ports.clock.now() - began).total_seconds()
@@ -305,10 +322,10 @@ class Engine:
         if not self.may_act():
             return
         if work.stored is None:
-            work.stored = await self.ports.remediations.create(work.case, work.record)
+            work.stored = await self.ports.remediations.create(work.case, work.record())
         elif work.case != work.stored.case or self._stored.get(work.case.name) != signature(work.verdict):
             work.stored = await self.ports.remediations.save(
-                Stored(case=work.case, version=work.stored.version), work.record
+                Stored(case=work.case, version=work.stored.version), work.record()
             )
         self._stored[work.case.name] = signature(work.verdict)
         self._plan_next_look(work)
