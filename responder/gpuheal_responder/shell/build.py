@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gpuheal_responder.ports import Machines
 from gpuheal_responder.providers import Providers
@@ -96,13 +96,14 @@ def machines_of(settings: Settings, api: Api) -> Machines:
     return Providers(default=settings.providers.default, by_name=named)
 
 
-async def parts_of(settings: Settings, *, machines: Machines | None = None) -> Parts:
+async def parts_of(settings: Settings, *, machines: Machines | None = None, audit: TextIO | None = None) -> Parts:
     """Return all parts on real servers; ConfigError when a file they need cannot be used. Nothing is started.
 
-    `machines` stands in for the configured providers (the lab's simulated machines).
+    `machines` stands in for the configured providers (the lab's simulated machines); audit lines go to `audit`, by
+    default standard output.
     """
     clock = WallClock()
-    telemetry = Telemetry(cluster=settings.cluster, clock=clock, audit=sys.stdout)
+    telemetry = Telemetry(cluster=settings.cluster, clock=clock, audit=audit or sys.stdout)
     policies = watched_policies(settings.policies, telemetry.config_error)
     api = await api_of(settings.kubernetes)
     watching = WatchSettings(page=settings.kubernetes.page_size)
