@@ -29,6 +29,7 @@ FOLDER = Path(__file__).resolve().parent.parent
 
 CHECKS = {
     "absent": "absent() stands for the whole fleet, never for one node or GPU",
+    "alias": "fields that DCGM renamed are read under both names",
     "annotations": "alerts carry summary, description and runbook_url",
     "contract": "alerts, faults, runbooks and policies are complete against each other",
     "cost": "no subquery over raw series",

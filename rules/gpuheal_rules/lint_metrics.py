@@ -49,6 +49,16 @@ DEFAULT_COUNTERS = frozenset(
         *(f"PROF_{part}" for part in ("PCIE_TX_BYTES", "PCIE_RX_BYTES")),
     )
 )
+# Fields that DCGM 4.6 renamed (dcgm_fields.h keeps the old names as aliases): a site's CSV may hold either.
+RENAMED = {
+    "DCGM_FI_DEV_XID_ERRORS": "DCGM_FI_DEV_XID_ERROR",
+    "DCGM_FI_DEV_ROW_REMAP_FAILURE": "DCGM_FI_DEV_ROW_REMAP_FAILED",
+    "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS": "DCGM_FI_DEV_ROW_REMAP_UNCORRECTABLE_TOTAL",
+    "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS": "DCGM_FI_DEV_ROW_REMAP_CORRECTABLE_TOTAL",
+    "DCGM_FI_DEV_PCIE_REPLAY_COUNTER": "DCGM_FI_DEV_PCIE_REPLAY_TOTAL",
+    "DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION": "DCGM_FI_DEV_GPU_RECOVERY_ACTION",
+    "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS": "DCGM_FI_DEV_CLOCKS_EVENT_REASONS",
+}
 VIOLATIONS = re.compile(r"DCGM_FI_DEV_\w+_VIOLATION|DCGM_FI_DEV_CLOCKS_EVENT_REASON_\w+_NS")
 THROTTLE = re.compile(r"DCGM_FI_DEV_CLOCKS?_(THROTTLE|EVENT)_REASONS")
 HARMLESS_BITS = frozenset({0x1, 0x2, 0x4})
@@ -130,6 +140,17 @@ def exported(it: Subject) -> Iterator[Finding]:
                     f"{name} is neither in dcgm-exporter's default counters nor in the catalogue: it matches nothing"
                 )
                 yield found(it.rule, "dead", problem, "add it to a signal's counters")
+
+
+def renamed(it: Subject) -> Iterator[Finding]:
+    """A field that has two names is read under both; after an upgrade of dcgm-exporter one of them is gone."""
+    used = {name for selector in selectors(it.rule.tree) for name in metric_names(selector)}
+    for old, new in RENAMED.items():
+        if len(used & {old, new}) == 1 and not it.flow.recorded(old):
+            (one,) = used & {old, new}
+            other = new if one == old else old
+            problem = f"{one} is called {other} by other releases, and the rule is dead there"
+            yield found(it.rule, "alias", problem, f'{{__name__=~"{old}|{new}"}}')
 
 
 def window(it: Subject) -> Iterator[Finding]:
@@ -289,4 +310,4 @@ def _ratios(it: Subject) -> Iterator[Finding]:
                 yield found(it.rule, "noise", f"{text(node)}: full memory is how training looks")
 
 
-CHECKS: tuple[Check, ...] = (sticky, dead, exported, window, units, noise)
+CHECKS: tuple[Check, ...] = (sticky, dead, exported, renamed, window, units, noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -105,6 +106,22 @@ def test_a_silent_responder_does_not_keep_anything_from_people(form: str, start:
         [alert("GPUFellOffBus"), alert("GPUHealPipelineBroken", node="", fault="pipeline-broken", scope="fleet")]
     )
     wait_for(lambda: names(webhook, "/people") == {"GPUFellOffBus", "GPUHealPipelineBroken"}, "people to know")
+
+
+def test_a_silent_responder_shows_in_alertmanager_s_own_numbers(start: Start, webhook: Webhook) -> None:
+    """Failed webhook notifications are counted while the responder is away, under the label a rule can select."""
+    manager = start(webhook_url="http://127.0.0.1:9/responder")
+
+    def failed() -> float:
+        with urllib.request.urlopen(f"{manager.url}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        ours = [line for line in lines if line.startswith("alertmanager_notifications_failed_total{")]
+        return sum(float(line.rpartition(" ")[2]) for line in ours if 'integration="webhook"' in line)
+
+    before = failed()
+    manager.post_alerts([alert("GPUFellOffBus")])
+    # A flush gives up after the group interval or 10 s, whichever is longer; only then it counts as failed.
+    wait_for(lambda: failed() > before, "the failure to be counted")
 
 
 def test_alerts_about_the_responder_reach_people_only(start: Start, webhook: Webhook) -> None:
