@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpuheal_exporters.procfs import read_text
+
+STAT_LIMIT = 4 * 2**20  # btime stands below the interrupt counts, one line of megabytes on large machines
 _DRIVER = re.compile(r"\b(\d{3,4}\.\d{1,4}(?:\.\d{1,4})?)\b")
 
 
@@ -17,24 +20,17 @@ class BootInfo:
     boot_time: float
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def read_boot(root: Path) -> BootInfo:
     """The running boot of the kernel whose /proc is below `root`."""
-    boot_id = _read(root / "proc/sys/kernel/random/boot_id").strip()
-    found = re.search(r"^btime (\d+)$", _read(root / "proc/stat"), re.MULTILINE)
+    boot_id = read_text(root / "proc/sys/kernel/random/boot_id").strip()
+    found = re.search(r"^btime (\d+)$", read_text(root / "proc/stat", STAT_LIMIT), re.MULTILINE)
     return BootInfo(boot_id=boot_id, boot_time=float(found[1]) if found else 0.0)
 
 
 def read_driver_version(root: Path) -> str:
     """The version of the loaded NVIDIA kernel module, or an empty text."""
-    version = _read(root / "sys/module/nvidia/version").strip()
+    version = read_text(root / "sys/module/nvidia/version").strip()
     if version:
         return version
-    found = _DRIVER.search(_read(root / "proc/driver/nvidia/version").split("\n", 1)[0])
+    found = _DRIVER.search(read_text(root / "proc/driver/nvidia/version").split("\n", 1)[0])
     return found[1] if found else ""

@@ -28,7 +28,8 @@ _UVM_FATAL = "NVRM: nvGpuOpsReportFatalError: uvm encountered global fatal error
 _RXDET = re.compile(r"NVRM: knvlinkDiscoverPostRxDetLinks\w*: .*failed")
 _SEVERITY = r"(Corrected|Correctable|Uncorrect(?:ed|able)(?: \((?:Fatal|Non-Fatal)\))?)"
 _AER_REPORT = re.compile(
-    rf"\w[\w-]{{0,30}} {_ADDRESS}: AER: (?:Multiple )?{_SEVERITY} error (?:message )?received: (?:id=\w+|{_ADDRESS})",
+    rf"\w[\w-]{{0,30}} {_ADDRESS}: AER: (?:Multiple )?{_SEVERITY} error (?:message )?received(?: from|:) "
+    rf"(?:id=\w+|{_ADDRESS})",
     re.IGNORECASE,
 )
 _AER_ERROR = re.compile(rf"\w[\w-]{{0,30}} {_ADDRESS}: (?:AER: )?PCIe Bus Error: severity={_SEVERITY}", re.IGNORECASE)

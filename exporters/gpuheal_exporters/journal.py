@@ -38,7 +38,7 @@ def parse_entry(line: bytes) -> tuple[KernelRecord, str] | None:
     """
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(entry, dict):
         return None

@@ -154,7 +154,10 @@ def _body(environ: Environ) -> bytes:
     length = int(text)
     if length > MAX_BODY:
         raise Refused(413, f"at most {MAX_BODY} bytes")
-    body: bytes = environ["wsgi.input"].read(length)
+    try:
+        body: bytes = environ["wsgi.input"].read(length)
+    except OSError:
+        raise Refused(400, "the body did not come in time") from None
     return body
 
 
@@ -171,7 +174,7 @@ def parse_acknowledgement(body: bytes, now: float) -> dict[str, Any]:
     """The arguments of `NodeExporterState.acknowledge` in a request body; Refused with what is wrong."""
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refused(400, "the body is not JSON") from None
     if not isinstance(document, dict):
         raise Refused(400, "the body is not a JSON object")

@@ -16,7 +16,7 @@ def write(root: Path, name: str, text: str) -> None:
 def test_the_boot_is_read_below_the_root(tmp_path: Path) -> None:
     """Boot id and boot time of the kernel whose /proc is mounted there."""
     write(tmp_path, "proc/sys/kernel/random/boot_id", "0b5e-1\n")
-    write(tmp_path, "proc/stat", "cpu  1 2 3\nintr 5\nbtime 1700000000\n")
+    write(tmp_path, "proc/stat", "cpu  1 2 3\nintr 5" + " 0" * 100_000 + "\nbtime 1700000000\n")
     assert read_boot(tmp_path) == BootInfo(boot_id="0b5e-1", boot_time=1.7e9)
 
 

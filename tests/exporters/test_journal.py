@@ -42,7 +42,7 @@ def test_what_user_space_wrote_is_not_the_kernels(facility: str) -> None:
     assert not parsed[0].from_kernel
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"3", b"null"])
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"3", b"null", b"[" * 10_000, b'{"a":' * 10_000])
 def test_other_lines_are_no_entry(line: bytes) -> None:
     """What is not a JSON object is passed over."""
     assert parse_entry(line) is None

@@ -162,6 +162,7 @@ def test_without_a_token_file_acknowledging_is_off(open_site: Site) -> None:
     ("body", "problem"),
     [
         (b"{", "not JSON"),
+        (b"[" * 10_000, "not JSON"),
         (b"[]", "not a JSON object"),
         ({}, "until"),
         ({"until": "1"}, "until"),
