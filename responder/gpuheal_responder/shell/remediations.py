@@ -86,7 +86,8 @@ class KubeRemediations:
     async def save(self, stored: Stored, decision: Mapping[str, object] | None) -> Stored:
         """Replace the case if its version is still that one, and add the decision; Transient `conflict` otherwise."""
         case = stored.case
-        kept = self.mirror.peek(case.name) or await self._fetch(case.name)
+        with changing(f"remediation {case.name}"):
+            kept = self.mirror.peek(case.name) or self._read(await self._api.get(f"{PATH}/{quote(case.name)}"), None)
         decisions = kept.decisions if kept is not None else ()
         shown = show(case, decision, kept.shown if kept is not None else {})
         spec, status = _split(case)
@@ -122,15 +123,6 @@ class KubeRemediations:
         with reading(f"remediation {name}"):
             raw = await self._api.get(f"{PATH}/{quote(name)}")
         return [record for _, record in sorted((raw.get("status", {}).get("decisions") or {}).items())]
-
-    async def _fetch(self, name: str) -> Kept | None:
-        with reading(f"remediation {name}"):
-            try:
-                return self._read(await self._api.get(f"{PATH}/{quote(name)}"), None)
-            except ApiError as problem:
-                if problem.status == 404:
-                    return None
-                raise
 
     def _put(self, case: Case, meta: Mapping[str, Any], decisions: tuple[str, ...], shown: Mapping[str, str]) -> Stored:
         stored = Stored(case=case, version=meta["metadata"]["resourceVersion"])

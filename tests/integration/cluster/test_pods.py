@@ -159,6 +159,26 @@ async def test_two_budgets_over_one_pod_block_it_in_words(
     assert "more than one PodDisruptionBudget" in answer.blocker
 
 
+async def test_a_pod_of_a_namespace_that_is_going_needs_no_eviction(
+    plane: ControlPlane, make_nodes: MakeNodes, cluster: KubeCluster, eventually: Eventually
+) -> None:
+    """The API server's 403 in a terminating namespace means that the pod is going anyway."""
+    (node,) = await asyncio.to_thread(make_nodes, 1)
+    place = await asyncio.to_thread(plane.create_namespace, "going")
+    pods = f"/api/v1/namespaces/{place}/pods"
+    await create(plane, pods, bare_pod("held", node, finalizers=["gpu.health/test"]))
+    (pod,) = await running(cluster, eventually, node, 1)
+    await asyncio.to_thread(plane.admin.delete, f"/api/v1/namespaces/{place}")
+
+    async def terminating() -> bool:
+        return any(p.terminating for p in await cluster.pods_on(node))
+
+    await eventually(terminating, "the namespace's pods to terminate")
+    assert (await cluster.evict(pod)).result is EvictionResult.GONE
+    change = {"metadata": {"finalizers": None}}
+    await asyncio.to_thread(plane.admin.patch, f"{pods}/held", change)
+
+
 async def test_many_pods_are_read_page_by_page(
     plane: ControlPlane, namespace: str, make_nodes: MakeNodes, cluster: KubeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
