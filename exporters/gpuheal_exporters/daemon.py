@@ -17,7 +17,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.bootinfo import BootInfo, read_boot, read_driver_version
+from gpuheal_exporters.bootinfo import BootInfo, read_boot, read_boot_id, read_driver_version
 from gpuheal_exporters.collector import InventoryCollector, KernelCollector
 from gpuheal_exporters.condition import SelfCollector
 from gpuheal_exporters.errors import ConfigError
@@ -95,8 +95,8 @@ class Exporter:
     def refresh(self) -> None:
         """What may change while the exporter runs is read again: boot, driver version, PCIe ports above the GPUs."""
         root = self.options.root
-        boot = read_boot(root)
-        if boot.boot_id and boot.boot_id != self.state.boot_id:
+        if read_boot_id(root) not in ("", self.state.boot_id):  # a process that was frozen and woken in another boot
+            boot = read_boot(root)
             self.state.reboot(boot.boot_id, boot.boot_time)
         told = self.monitor.supervisor.snapshot().driver_version if self.monitor else ""
         self.state.driver_version = told or read_driver_version(root)
