@@ -24,7 +24,7 @@ from gpuheal_responder.shell.kube_api import Api, ApiError
 T = TypeVar("T")
 GONE = 410
 MAX_PAGES = 10_000
-FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.1, 10.0
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.1, 5.0
 SHORT_S = 5.0
 """A round that ended sooner counts as a failure, so that no fault can make us ask in a tight loop."""
 
@@ -165,7 +165,7 @@ class Mirror(Generic[T]):
                     self._broken_since = self._clock()
             failures = failures + 1 if self._clock() - began < SHORT_S else 0
             if failures:
-                await asyncio.sleep(_pause(failures, retry_after))
+                await asyncio.sleep(pause(failures, retry_after))
 
     async def _list(self) -> None:
         """Read the whole resource page by page, then replace what is kept in one go."""
@@ -262,7 +262,8 @@ def _newer(version: str, known: str) -> bool:
     return int(version) > int(known) if version.isdecimal() and known.isdecimal() else version != known
 
 
-def _pause(failures: int, retry_after: timedelta | None) -> float:
+def pause(failures: int, retry_after: timedelta | None) -> float:
+    """Return the seconds to wait after so many failures in a row."""
     backoff = min(FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 10), LAST_BACKOFF_S)
     wanted = retry_after.total_seconds() if retry_after is not None else 0.0
     return max(backoff, wanted) * random.uniform(0.8, 1.2)  # noqa: S311  # replicas should not come back in step
