@@ -76,12 +76,12 @@ def ordinary(count: int) -> list[bytes]:
 
 
 def rate(count: int, work: Callable[[], object]) -> float:
-    """Units a second of the best of a few rounds: what the machine can do, not what else it was doing."""
+    """Units per second of processor time, best of a few rounds: what one core can do, whatever else it was doing."""
     best = 0.0
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        began = time.process_time()
         work()
-        best = max(best, count / (time.perf_counter() - began))
+        best = max(best, count / (time.process_time() - began))
     return round(best)
 
 
