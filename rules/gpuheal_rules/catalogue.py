@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from gpuheal_rules import model
+from gpuheal_rules.errors import ConfigError
 from gpuheal_rules.model import (
     Alert,
     Catalogue,
@@ -26,9 +28,11 @@ _SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _ALERT = re.compile(r"(GPU|NVLink)[A-Za-z0-9]+")
-_EVIDENCE_KEYS = ("name", "class", "strength", "signal", "op", "value", "threshold", "leave", "growth", "special")
+_EVIDENCE_KEYS = ("name", "class", "strength", "signal", "op", "value", "threshold", "leave", "growth", "special",
+    "guarded", "timed")  # fmt: skip
 _FAULT_KEYS = (
-    "title", "family", "scope", "state", "hardware", "xids", "evidence", "alerts", "ladder", "runbook", "sources",
+    "title", "family", "scope", "state", "hardware", "witness", "downgrade", "evidence", "alerts", "ladder", "runbook",
+    "sources",
 )  # fmt: skip
 GROWTH_WINDOWS = ("1h", "24h")
 
@@ -39,8 +43,16 @@ def load_catalogue(directory: Path = CATALOG) -> Catalogue:
     thresholds = _thresholds(directory / "thresholds.yaml")
     signals = _signals(directory / "signals.yaml")
     conditions = _conditions(directory / "conditions.yaml", labels)
-    faults = _faults(directory / "faults.yaml", thresholds, signals)
-    return Catalogue(labels=labels, thresholds=thresholds, signals=signals, conditions=conditions, faults=faults)
+    codes = _xids(directory / "xids.yaml")
+    faults = _faults(directory / "faults.yaml", thresholds, signals, codes)
+    return Catalogue(
+        labels=labels,
+        thresholds=thresholds,
+        signals=signals,
+        conditions=conditions,
+        faults=faults,
+        known_xids=tuple(sorted(codes)),
+    )
 
 
 def _labels(path: Path) -> Labels:
@@ -73,7 +85,7 @@ def _signals(path: Path) -> Mapping[str, Signal]:
     for name, entry in reader.mapping(load_yaml(path), "").items():
         if not _NAME.fullmatch(name):
             raise reader.error(name, "a signal is named in lower_snake_case")
-        raw = reader.mapping(entry, name, ("source", "scope", "metrics", "unit", "meaning", "counters"))
+        raw = reader.mapping(entry, name, ("source", "scope", "metrics", "match", "unit", "meaning", "counters"))
         metrics = reader.texts(raw.get("metrics"), f"{name}.metrics")
         if not metrics:
             raise reader.error(f"{name}.metrics", "at least one metric name")
@@ -85,6 +97,7 @@ def _signals(path: Path) -> Mapping[str, Signal]:
             source=reader.choice(raw.get("source"), f"{name}.source", model.SOURCES),
             scope=reader.choice(raw.get("scope", "gpu"), f"{name}.scope", ("gpu", "node", "fleet")),
             metrics=metrics,
+            match=raw.get("match", ""),
             unit=reader.text(raw.get("unit"), f"{name}.unit"),
             meaning=reader.text(raw.get("meaning"), f"{name}.meaning"),
             counters=_counters(reader, raw.get("counters"), f"{name}.counters"),
@@ -126,11 +139,12 @@ def _conditions(path: Path, labels: Labels) -> tuple[ForeignCondition, ...]:
     return tuple(found)
 
 
-def _faults(path: Path, thresholds: Mapping[str, Threshold], signals: Mapping[str, Signal]) -> Mapping[str, Fault]:
+def _faults(
+    path: Path, thresholds: Mapping[str, Threshold], signals: Mapping[str, Signal], codes: Mapping[int, str]
+) -> Mapping[str, Fault]:
     reader = Reader(path.name)
     found: dict[str, Fault] = {}
     alerts: set[str] = set()
-    codes: dict[int, str] = {}
     for slug, entry in reader.mapping(load_yaml(path), "").items():
         if not _SLUG.fullmatch(slug):
             raise reader.error(slug, "a fault is named in lower-case words with dashes")
@@ -139,11 +153,13 @@ def _faults(path: Path, thresholds: Mapping[str, Threshold], signals: Mapping[st
             if alert.name in alerts:
                 raise reader.error(f"{slug}.alerts[{index}].name", f"{alert.name} belongs to two faults")
             alerts.add(alert.name)
-        for code in fault.xids:
-            if code in codes:
-                raise reader.error(f"{slug}.xids", f"Xid {code} already belongs to {codes[code]}")
-            codes[code] = slug
-        found[slug] = fault
+        found[slug] = replace(fault, xids=tuple(sorted(code for code, of in codes.items() if of == slug)))
+    for slug, fault in found.items():
+        if fault.downgrade and fault.downgrade not in found:
+            raise reader.error(f"{slug}.downgrade", f"unknown fault {fault.downgrade!r}")
+    for code, slug in codes.items():
+        if slug != "none" and slug not in found:
+            raise ConfigError("xids.yaml", f"code {code}", f"unknown fault {slug!r}", "see faults.yaml")
     return found
 
 
@@ -171,7 +187,9 @@ def _fault(
         scope=reader.choice(raw.get("scope"), f"{slug}.scope", model.SCOPES),
         state=reader.choice(raw.get("state", "none"), f"{slug}.state", model.STATES),
         hardware=reader.flag(raw.get("hardware"), f"{slug}.hardware"),
-        xids=_xids(reader, raw.get("xids"), f"{slug}.xids"),
+        witness=reader.choice(raw.get("witness", "kernel"), f"{slug}.witness", model.CLASSES),
+        downgrade=raw.get("downgrade", ""),
+        xids=(),
         evidence=evidence,
         alerts=alerts,
         ladder=reader.texts(raw.get("ladder"), f"{slug}.ladder"),
@@ -180,13 +198,18 @@ def _fault(
     )
 
 
-def _xids(reader: Reader, value: object, path: str) -> tuple[int, ...]:
-    found = []
-    for index, code in enumerate(reader.items(value, path)):
+def _xids(path: Path) -> Mapping[int, str]:
+    reader = Reader(path.name)
+    found: dict[int, str] = {}
+    for index, entry in enumerate(reader.items(reader.mapping(load_yaml(path), "").get("xids"), "xids")):
+        raw = reader.mapping(entry, f"xids[{index}]")
+        code = raw.get("code")
         if isinstance(code, bool) or not isinstance(code, int) or not 1 <= code <= 999:
-            raise reader.error(f"{path}[{index}]", f"expected an Xid number, got {code!r}")
-        found.append(code)
-    return tuple(found)
+            raise reader.error(f"xids[{index}].code", f"expected an Xid number, got {code!r}")
+        if code in found:
+            raise reader.error(f"xids[{index}].code", f"Xid {code} stands twice")
+        found[code] = reader.text(raw.get("fault"), f"xids[{index}].fault")
+    return found
 
 
 def _evidence(
@@ -217,6 +240,8 @@ def _evidence(
         leave=raw.get("leave", ""),
         growth=raw.get("growth", ""),
         special=special,
+        guarded=reader.flag(raw.get("guarded"), f"{path}.guarded"),
+        timed=reader.flag(raw.get("timed"), f"{path}.timed"),
     )
 
 

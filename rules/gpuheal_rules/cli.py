@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+DELEGATED = {
+    "lint": "judge rule files and Alertmanager configurations",
+    "mutate": "prove that the tests notice small wrong changes of the rules",
+}
+"""Subcommands with a module and options of their own."""
 
 FOLDER = Path(__file__).resolve().parent.parent
 
@@ -14,6 +21,9 @@ def main(argv: Sequence[str]) -> int:
     """Run one subcommand and return its exit status: 0 fine, 1 a check failed, 2 wrong input."""
     from gpuheal_rules.errors import ConfigError
 
+    if argv and argv[0] in DELEGATED:
+        module = importlib.import_module(f"gpuheal_rules.{argv[0]}")
+        return int(module.main(list(argv[1:])))
     args = _parser().parse_args(list(argv))
     try:
         status: int = args.run(args)
@@ -34,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--out", type=Path, default=FOLDER, help="folder to compare with (default: the part's own)")
     check.add_argument("--promtool", help="also run promtool's lint and tests with this command")
     check.set_defaults(run=_check)
+    for name, text in DELEGATED.items():
+        commands.add_parser(name, help=text, add_help=False)
     return parser
 
 

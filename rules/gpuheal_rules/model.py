@@ -58,6 +58,7 @@ class Signal:
     source: str
     scope: str
     metrics: tuple[str, ...]
+    match: str
     unit: str
     meaning: str
     counters: tuple[Counter, ...]
@@ -68,7 +69,8 @@ class Evidence:
     """One way a fault shows: a level (`signal op limit`), a growth of a counter, or a special expression by name.
 
     Exactly one of `value` and `threshold` is set for levels and growths. `leave` is the threshold or number below
-    (above, for < and <=) which a level that holds lets go; None means the same limit.
+    (above, for < and <=) which a level that holds lets go; None means the same limit. `guarded` evidence does not count
+    on nodes that boot, are upgraded or are worked on by us. `timed` specials give the time of the sighting as value.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Evidence:
     leave: str = ""
     growth: str = ""
     special: str = ""
+    guarded: bool = False
+    timed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +113,8 @@ class Runbook:
 class Fault:
     """One kind of fault: the policy key, how it shows, what it does to the GPU's state, and what people are told.
 
-    `hardware` faults count in the health score and may be confirmed by the driver's own verdict.
+    `hardware` faults count in the health score and may be confirmed by the driver's own verdict. `witness` is the class
+    of its Xids. Xids that the exporter decoded as asking for nothing here count for the fault `downgrade` instead.
     """
 
     slug: str
@@ -118,6 +123,8 @@ class Fault:
     scope: str
     state: str
     hardware: bool
+    witness: str
+    downgrade: str
     xids: tuple[int, ...]
     evidence: tuple[Evidence, ...]
     alerts: tuple[Alert, ...]
@@ -145,6 +152,7 @@ class Catalogue:
     signals: Mapping[str, Signal]
     conditions: tuple[ForeignCondition, ...]
     faults: Mapping[str, Fault]
+    known_xids: tuple[int, ...]
 
     def alerts(self) -> tuple[tuple[Fault, Alert], ...]:
         """Return every alert with its fault, in file order."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from gpuheal_rules.groups import alerts, evidence, identity, latch, witness
+from gpuheal_rules.groups import alerts, evidence, fleet, guard, identity, latch, score, trend, witness
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.reader import format_duration
@@ -47,12 +47,19 @@ def build_groups(catalogue: Catalogue, options: Options) -> tuple[Group, ...]:
     """Return all groups; the main group carries a fact from scrape to alert within one evaluation."""
     main: tuple[Record | AlertRule, ...] = (
         *identity.rules(catalogue, options),
+        *guard.rules(catalogue, options),
         *latch.rules(catalogue, options),
         *evidence.rules(catalogue, options),
         *witness.rules(catalogue, options),
+        *score.rules(catalogue, options),
+        *fleet.rules(catalogue, options),
         *alerts.rules(catalogue, options),
     )
-    return (Group(name="gpuheal", interval=options.interval, rules=main),)
+    slow = tuple(trend.rules(catalogue, options))
+    return (
+        Group(name="gpuheal", interval=options.interval, rules=main),
+        Group(name="gpuheal-slow", interval=options.slow_interval, rules=slow),
+    )
 
 
 def rule_data(rule: Record | AlertRule) -> dict[str, Any]:

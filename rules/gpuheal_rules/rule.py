@@ -14,6 +14,11 @@ GPU = "node, gpu_uuid"
 """Identity of a GPU in every gpuheal series."""
 
 EVIDENCE = "gpuheal:fault_evidence:last_seen_seconds"
+OPEN = "gpuheal:fault_evidence:open_seconds"
+"""Evidence that no settlement covers."""
+
+GUARD = "gpuheal:node_guard:info"
+GPU_NODE = "gpuheal:gpu_node:info"
 WITNESS = "gpuheal:fault_witness:last_seen_seconds"
 COUNT = "gpuheal:gpu_witnesses:count"
 CLEARED = "gpuheal:fault_cleared:timestamp_seconds"
@@ -66,8 +71,9 @@ def threshold(name: str) -> str:
 def selector(signal: Signal) -> str:
     """Return a selector that matches the signal under all its names."""
     if len(signal.metrics) == 1:
-        return signal.metrics[0]
-    return '{__name__=~"' + "|".join(signal.metrics) + '"}'
+        return signal.metrics[0] + (f"{{{signal.match}}}" if signal.match else "")
+    name = f'__name__=~"{"|".join(signal.metrics)}"'
+    return f"{{{name}, {signal.match}}}" if signal.match else f"{{{name}}}"
 
 
 def gpu_labels(options: Options, vector: str) -> str:

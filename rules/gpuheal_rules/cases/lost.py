@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuheal_rules.cases.world import NODE, UUIDS, Case, Expectation, Query, World, settled
+from gpuheal_rules.cases.world import NODE, UUIDS, Case, Expectation, Query, lean, settled
 from gpuheal_rules.cases.xid import EVENT, instance
 from gpuheal_rules.model import Alert, Fault
 
@@ -22,7 +22,7 @@ def _gone(first: int, last: int | None = None):  # type: ignore[no-untyped-def]
 
 def _state(step: int, *states: float) -> Query:
     samples = [(f'gpuheal:gpu_state{{gpu_uuid="{u}", node="{NODE}"}}', s) for u, s in zip(UUIDS, states, strict=True)]
-    return Query(step=step, expr="gpuheal:gpu_state", samples=samples)
+    return Query(step=step, expr=f'gpuheal:gpu_state{{node="{NODE}"}}', samples=samples)
 
 
 def _fires(fault: Fault, alert: Alert, step: int, value: float) -> Expectation:
@@ -30,7 +30,7 @@ def _fires(fault: Fault, alert: Alert, step: int, value: float) -> Expectation:
 
 
 def _both(fault: Fault, alert: Alert) -> Case:
-    world = World(present=_gone(EVENT, EVENT + 30))
+    world = lean(present=_gone(EVENT, EVENT + 30))
     return Case(
         name=f"{alert.name} fires when NVML loses a GPU, is joined by dcgm-exporter, and resolves when the GPU is back",
         series=world.series(),
@@ -47,29 +47,29 @@ def _both(fault: Fault, alert: Alert) -> Case:
 
 
 def _dcgm(fault: Fault, alert: Alert) -> Case:
-    world = World(exporter=None, present=_gone(EVENT))
+    world = lean(exporter=None, present=_gone(EVENT))
     return Case(
         name=f"{alert.name} fires on dcgm-exporter alone, and remembers the lost GPU for hours",
         series=world.series(),
         alerts=[
             Expectation(step=EVENT + GRACE - 2, alertname=alert.name),
             _fires(fault, alert, EVENT + GRACE, 1),
-            _fires(fault, alert, EVENT + 500, 1),
+            _fires(fault, alert, EVENT + 260, 1),
         ],
         queries=[
             Query(
-                step=EVENT + 500,
-                expr=f'gpuheal:gpu_identity{{gpu_uuid="{UUIDS[1]}"}}',
+                step=EVENT + 260,
+                expr=f'gpuheal:gpu_identity{{gpu_uuid="{UUIDS[1]}", node="{NODE}"}}',
                 samples=[(f'gpuheal:gpu_identity{{gpu_uuid="{UUIDS[1]}", node="{NODE}", source="dcgm"}}', 1.0)],
             ),
-            _state(EVENT + 500, 0, 4),
+            _state(EVENT + 260, 0, 4),
         ],
-        steps=EVENT + 500,
+        steps=EVENT + 260,
     )
 
 
 def _blip(alert: Alert) -> Case:
-    world = World(exporter=None, present=_gone(EVENT, EVENT + 3), dcgm=lambda s: not EVENT + 10 <= s < EVENT + 20)
+    world = lean(exporter=None, present=_gone(EVENT, EVENT + 3), dcgm=lambda s: not EVENT + 10 <= s < EVENT + 20)
     return Case(
         name=f"{alert.name} is quiet when dcgm-exporter misses a GPU for three scrapes, or is itself away",
         series=world.series(),
@@ -79,7 +79,7 @@ def _blip(alert: Alert) -> Case:
 
 
 def _all(fault: Fault, alert: Alert) -> Case:
-    world = World(exporter=None, present=lambda _gpu, step: step < EVENT)
+    world = lean(exporter=None, present=lambda _gpu, step: step < EVENT)
     fires = [(instance(fault, alert, gpu), 1.0) for gpu in (0, 1)]
     return Case(
         name=f"{alert.name} fires for every GPU when dcgm-exporter answers and shows none",
@@ -90,7 +90,7 @@ def _all(fault: Fault, alert: Alert) -> Case:
 
 
 def _settled(fault: Fault, alert: Alert) -> Case:
-    world = World(present=_gone(EVENT))
+    world = lean(present=_gone(EVENT))
     return Case(
         name=f"{alert.name} resolves when a loss is settled that began before the settlement",
         series=[*world.series(), settled(fault.slug, UUIDS[1], EVENT + 20, EVENT + 20)],
@@ -104,8 +104,8 @@ def _settled(fault: Fault, alert: Alert) -> Case:
 
 
 def _replaced(fault: Fault, alert: Alert) -> Case:
-    world = World(exporter=None, present=_gone(EVENT))
-    new = World(exporter=None, uuids=(UUIDS[0], "GPU-22222222-0000-0000-0000-000000000001"))
+    world = lean(exporter=None, present=_gone(EVENT))
+    new = lean(exporter=None, uuids=(UUIDS[0], "GPU-22222222-0000-0000-0000-000000000001"))
     swap = EVENT + 40
     fresh = [
         series
@@ -121,7 +121,7 @@ def _replaced(fault: Fault, alert: Alert) -> Case:
 
 
 def _three(fault: Fault, alert: Alert) -> Case:
-    world = World(present=_gone(EVENT))
+    world = lean(present=_gone(EVENT))
     asks = [
         s for s in world.series()
         if not (s.metric == "gpuheal_gpu_recovery_action" and s.labels["gpu_uuid"] == UUIDS[1])
@@ -137,7 +137,7 @@ def _three(fault: Fault, alert: Alert) -> Case:
         queries=[
             Query(
                 step=EVENT + GRACE,
-                expr=f'gpuheal:fault_confidence:ratio{{fault="{fault.slug}"}}',
+                expr=f'gpuheal:fault_confidence:ratio{{fault="{fault.slug}", node="{NODE}"}}',
                 samples=[(f"gpuheal:fault_confidence:ratio{{{key}}}", 0.99)],
             )
         ],
@@ -146,7 +146,7 @@ def _three(fault: Fault, alert: Alert) -> Case:
 
 
 def _exporter_down(fault: Fault, alert: Alert) -> Case:
-    world = World(exporter=lambda s: s < EVENT + 10, dcgm=lambda s: s < EVENT + 10, present=_gone(EVENT))
+    world = lean(exporter=lambda s: s < EVENT + 10, dcgm=lambda s: s < EVENT + 10, present=_gone(EVENT))
     return Case(
         name=f"{alert.name} of a lost GPU holds when its exporters fall silent: silence is no recovery",
         series=world.series(),

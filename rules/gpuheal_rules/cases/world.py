@@ -6,12 +6,14 @@ Time runs in steps of one scrape. A `Timeline` is what a series shows at each st
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 STEP_SECONDS = 15
+LONG_STEPS = 150
+"""Cases above it share a test of their own, so that they do not make the others long."""
+
 STALE = "stale"
 Value = float | str | None
 Timeline = Callable[[int], Value]
@@ -21,6 +23,54 @@ UUIDS = ("GPU-11111111-0000-0000-0000-000000000000", "GPU-11111111-0000-0000-000
 BUSES = ("0000:1b:00", "0000:3b:00")
 DCGM_BUSES = ("00000000:1B:00.0", "00000000:3B:00.0")
 TOPOLOGY = {"rack": "r1", "zone": "z1", "fabric_domain": "f1"}
+
+
+HEALTHY_GPU = {
+    "gpuheal_gpu_recovery_action": 0,
+    "gpuheal_gpu_nvlinks_active": 18,
+    "gpuheal_gpu_nvlinks_expected": 18,
+    "gpuheal_gpu_pcie_link_width": 16,
+    "gpuheal_gpu_pcie_link_width_max": 16,
+    "gpuheal_gpu_pcie_link_generation_under_load": 5,
+    "gpuheal_gpu_pcie_link_generation_max": 5,
+    "gpuheal_gpu_temperature_margin_celsius": 40,
+    "gpuheal_gpu_fabric_health": 1,
+    "gpuheal_gpu_row_remap_pending": 0,
+    "gpuheal_gpu_row_remap_failed": 0,
+    "gpuheal_gpu_sram_threshold_exceeded": 0,
+}
+HEALTHY_DCGM = {
+    "DCGM_FI_DEV_MEMORY_TEMP": 60,
+    "DCGM_FI_DEV_CLOCKS_EVENT_REASONS": 4,
+    "DCGM_FI_DEV_FABRIC_MANAGER_STATUS": 3,
+    "DCGM_FI_DEV_ROW_REMAP_PENDING": 0,
+    "DCGM_FI_DEV_ROW_REMAP_FAILURE": 0,
+}
+HEALTHY_NODE: Sequence[tuple[str, Mapping[str, str], float]] = (
+    ("gpuheal_probe_stuck", {"group": "health"}, 0),
+    ("gpuheal_nvml_abandoned_children", {}, 0),
+    ("gpuheal_driver_version_mismatch", {}, 0),
+    ("gpuheal_driver_module_loaded", {"module": "nvidia"}, 1),
+    ("gpuheal_driver_pci_gpus", {}, 2),
+    ("gpuheal_nvml_devices", {}, 2),
+    ("gpuheal_software_up", {"component": "fabricmanager"}, 1),
+    ("gpuheal_software_expected", {"component": "fabricmanager"}, 1),
+    ("gpuheal_software_up", {"component": "device-plugin"}, 1),
+    ("gpuheal_software_expected", {"component": "device-plugin"}, 1),
+    ("gpuheal_rdma_port_state", {"device": "mlx5_0", "port": "1"}, 4),
+    ("gpuheal_rdma_port_state", {"device": "mlx5_9", "port": "1"}, 1),
+    ("gpuheal_nvml_driver_info", {"driver_version": "580.65.06"}, 1),
+)
+HEALTHY_CONDITIONS = (
+    ("Ready", "true", 1),
+    ("AcceleratedHardwareReady", "true", 1),
+    ("AcceleratedHardwareReady", "false", 0),
+    ("GPUMissing", "true", 0),
+    ("NT_NPU_CARD_LOSE", "unknown", 1),
+    ("GPUHealthy", "false", 1),
+    ("MemoryPressure", "false", 1),
+)
+"""Conditions of a node that is well: foreign ones of both polarities, one unknown, and one of our own that says no."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +89,8 @@ class Expectation:
     step: int
     alertname: str
     fires: Sequence[tuple[Mapping[str, str], float]] = ()
+    counted: bool = True
+    """Whether the value is the number of witness classes of the fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +111,8 @@ class Case:
     alerts: Sequence[Expectation] = ()
     queries: Sequence[Query] = ()
     steps: int = 60
+    alone: bool = False
+    """True when something in it is not of one node, so that it cannot share a test with other cases."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,7 +120,8 @@ class World:
     """The healthy telemetry of one node with two GPUs, to which a case adds its fault.
 
     `exporter` and `dcgm` tell whether the target answers at a step; `pod` names the exporter pod at a step, so that a
-    restart changes target labels as it does in a cluster.
+    restart changes target labels as it does in a cluster. A world that is not `rich` shows only what identity and
+    presence need; it keeps tests small.
     """
 
     node: str = NODE
@@ -76,6 +131,9 @@ class World:
     restart_at: int | None = None
     present: Callable[[int, int], bool] = field(default=lambda _gpu, _step: True)
     topology: Mapping[str, str] = field(default_factory=lambda: dict(TOPOLOGY))
+    ksm: Callable[[int], bool] | None = field(default=lambda _step: True)
+    booted_at: float = -86400.0
+    rich: bool = True
 
     def series(self) -> list[Series]:
         """Return the series of the healthy node."""
@@ -84,7 +142,18 @@ class World:
             found += self._exporter()
         if self.dcgm is not None:
             found += self._dcgm()
+        if self.ksm is not None and self.rich:
+            found += self._ksm()
         return found
+
+    def of_ksm(self, metric: str, at: Timeline, **labels: str) -> list[Series]:
+        """Return a metric of kube-state-metrics about this node."""
+        if self.ksm is None:
+            return []
+        target = {"job": "kube-state-metrics", "instance": "10.0.0.2:8080"}
+        return [
+            Series(metric=metric, labels={"node": self.node, **labels, **target}, at=_living(at, self.ksm, 0, None))
+        ]
 
     def of_exporter(self, metric: str, labels: Mapping[str, str], at: Timeline) -> list[Series]:
         """Return a metric of the exporter: it ends with its target, and changes target labels when the pod restarts."""
@@ -149,7 +218,23 @@ class World:
             info = {"serial": f"165{gpu}", "slot": str(gpu), "product": "NVIDIA H100 80GB HBM3"}
             found += self.of_exporter("gpuheal_gpu_info", {"gpu_uuid": uuid, "pci_bus_id": bus, **info}, always(1))
             found += self.of_exporter("gpuheal_gpu_present", {"gpu_uuid": uuid, "pci_bus_id": bus}, self._present(gpu))
-            found += self.of_exporter("gpuheal_gpu_recovery_action", {"gpu_uuid": uuid}, always(0))
+            for metric, value in HEALTHY_GPU.items() if self.rich else ():
+                found += self.of_exporter(metric, {"gpu_uuid": uuid}, always(value))
+        for metric, labels, reading in HEALTHY_NODE if self.rich else ():
+            found += self.of_exporter(metric, labels, always(reading))
+        found += self.of_exporter("gpuheal_node_boot_timestamp_seconds", {}, always(self.booted_at))
+        return found
+
+    def _ksm(self) -> list[Series]:
+        up = self.ksm
+        assert up is not None
+        target = {"job": "kube-state-metrics", "instance": "10.0.0.2:8080"}
+        found = [Series(metric="up", labels=target, at=lambda step: 1.0 if up(step) else 0.0)]
+        count = float(len(self.uuids))
+        for metric in ("kube_node_status_capacity", "kube_node_status_allocatable"):
+            found += self.of_ksm(metric, always(count), resource="nvidia_com_gpu", unit="integer")
+        for condition, status, value in HEALTHY_CONDITIONS:
+            found += self.of_ksm("kube_node_status_condition", always(value), condition=condition, status=status)
         return found
 
     def _present(self, gpu: int) -> Timeline:
@@ -162,6 +247,8 @@ class World:
         for gpu in range(len(self.uuids)):
             found += self.of_dcgm("DCGM_FI_DEV_GPU_TEMP", gpu, always(45))
             found += self.of_dcgm("DCGM_FI_DEV_SM_CLOCK", gpu, always(1980))
+            for metric, value in HEALTHY_DCGM.items() if self.rich else ():
+                found += self.of_dcgm(metric, gpu, always(value))
             found += self.of_dcgm("DCGM_FI_DEV_XID_ERRORS", gpu, self._no_xid(), err_code="0", err_msg="No Error")
         return found
 
@@ -172,6 +259,11 @@ class World:
         port = "9500" if job == "gpuheal-exporter" else "9400"
         labels = {"job": job, "instance": f"10.0.0.5:{port}", "node": self.node, **self.topology}
         return [Series(metric="up", labels=labels, at=lambda step: 1.0 if up(step) else 0.0)]
+
+
+def lean(**given: Any) -> World:
+    """Return a world that shows only what identity and presence need."""
+    return World(rich=False, **given)
 
 
 def always(value: float) -> Timeline:
@@ -194,6 +286,13 @@ def event_time(step: int) -> float:
     return step * STEP_SECONDS - 7.0
 
 
+def merged(healthy: Sequence[Series], changed: Sequence[Series]) -> list[Series]:
+    """Return the healthy series with those replaced that `changed` gives anew, and the other changed ones added."""
+    found = {(s.metric, frozenset(s.labels.items())): s for s in healthy}
+    found |= {(s.metric, frozenset(s.labels.items())): s for s in changed}
+    return list(found.values())
+
+
 def settled(fault: str, gpu_uuid: str, step: int, at: int, node: str = NODE) -> Series:
     """Return the responder's settlement, exported from `step` on, of all evidence up to the time of step `at`."""
     labels = {"target_node": node, "fault": fault, "job": "gpuheal-responder", "node": "cpu-node-1", "pod": "r-0"}
@@ -214,87 +313,3 @@ def _living(at: Timeline, up: Callable[[int], bool], first: int, last: int | Non
         return STALE if before else None
 
     return value
-
-
-def values(at: Timeline, steps: int) -> str:
-    """Return promtool's notation of a timeline."""
-    tokens = ["_" if v is None else v if isinstance(v, str) else f"{v:.12g}" for v in map(at, range(steps + 1))]
-    found: list[str] = []
-    index = 0
-    while index < len(tokens):
-        count = 1
-        while index + count < len(tokens) and tokens[index + count] == tokens[index]:
-            count += 1
-        token = tokens[index]
-        if token == "_":  # noqa: S105
-            found.append(f"_x{count}")
-        elif count == 1 or token == STALE:
-            found += [token] * count
-        else:
-            found.append(f"{token}x{count - 1}")
-        index += count
-    return " ".join(found)
-
-
-def expand(template: str, labels: Mapping[str, str], value: float) -> str:
-    """Return an annotation as Prometheus expands it; knows `$labels.x` and `$value`, raises ValueError for the rest."""
-
-    def one(match: re.Match[str]) -> str:
-        word = match.group(1).strip()
-        if word == "$value":
-            return f"{value:.12g}"
-        if word.startswith("$labels."):
-            return labels.get(word.removeprefix("$labels."), "")
-        raise ValueError(f"annotation template {word!r} is not supported")
-
-    return re.sub(r"\{\{([^}]*)\}\}", one, template)
-
-
-def document(cases: Sequence[Case], rule_file: str, annotations: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """Return a promtool test file; `annotations` are the templates of each alert, by name."""
-    return {
-        "rule_files": [rule_file],
-        "evaluation_interval": f"{STEP_SECONDS}s",
-        "tests": [_test(case, annotations) for case in cases],
-    }
-
-
-def _test(case: Case, annotations: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "name": case.name,
-        "interval": f"{STEP_SECONDS}s",
-        "input_series": [
-            {"series": f"{s.metric}{_braces(s.labels)}", "values": values(s.at, case.steps)} for s in case.series
-        ],
-    }
-    if case.alerts:
-        found["alert_rule_test"] = [_alert_test(e, annotations) for e in case.alerts]
-    if case.queries:
-        found["promql_expr_test"] = [
-            {
-                "expr": query.expr,
-                "eval_time": f"{query.step * STEP_SECONDS}s",
-                "exp_samples": [{"labels": labels, "value": value} for labels, value in query.samples],
-            }
-            for query in case.queries
-        ]
-    return found
-
-
-def _alert_test(expected: Expectation, annotations: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    templates = annotations[expected.alertname]
-    return {
-        "eval_time": f"{expected.step * STEP_SECONDS}s",
-        "alertname": expected.alertname,
-        "exp_alerts": [
-            {
-                "exp_labels": dict(labels),
-                "exp_annotations": {key: expand(text, labels, value) for key, text in templates.items()},
-            }
-            for labels, value in expected.fires
-        ],
-    }
-
-
-def _braces(labels: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f'{key}="{value}"' for key, value in labels.items()) + "}"

@@ -3,18 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 
+from gpuheal_rules.groups.fleet import ACTIVE_PROBLEM
 from gpuheal_rules.groups.witness import ACTIVE
 from gpuheal_rules.model import Alert, Catalogue, Fault
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import AlertRule
+from gpuheal_rules.rule import AlertRule, promql, threshold
+
+Expression = Callable[[Catalogue, Options], str]
 
 
 def _watchdog(_catalogue: Catalogue, _options: Options) -> str:
     return "vector(1)"
 
 
-EXPRESSIONS: Mapping[str, Callable[[Catalogue, Options], str]] = {"watchdog": _watchdog}
+def _problem(name: str) -> Expression:
+    # The label `problem` must not reach the alert.
+    expr = f'max by (node, rack, zone, fabric_domain) ({ACTIVE_PROBLEM}{{problem="{name}"}}) > 0'
+    return lambda _catalogue, _options: expr
+
+
+def _plain(expr: str) -> Expression:
+    text = promql(expr)
+    return lambda _catalogue, _options: text
+
+
+def _correlated(domain: str) -> Expression:
+    count = f"gpuheal:{domain}:new_bad_nodes"
+    all_nodes = f'count by ({domain}, zone) (gpuheal:node_topology:info{{{domain}!=""}})'
+    return _plain(f"{count} >= {threshold('correlation_nodes')} and {count} / {all_nodes} > 0.25")
+
+
+def _own_increase(metric: str, options: Options, match: str = "") -> str:
+    return f"sum(increase({metric}{match}[{options.window(timedelta(minutes=5))}])) > 0"
+
+
+def _rule_failures(_catalogue: Catalogue, options: Options) -> str:
+    group = '{rule_group=~".*;gpuheal.*"}'
+    failed = _own_increase("prometheus_rule_evaluation_failures_total", options, group)
+    missed = _own_increase("prometheus_rule_group_iterations_missed_total", options, group)
+    return f"{failed}\n  or {missed}"
+
+
+def _notifications_dropped(_catalogue: Catalogue, options: Options) -> str:
+    return _own_increase("prometheus_notifications_dropped_total", options)
+
+
+def _node_label_missing(_catalogue: Catalogue, options: Options) -> str:
+    names = ["gpuheal_exporter_heartbeat_timestamp_seconds"]
+    if options.labels.node == "node":
+        names.append("DCGM_FI_DEV_GPU_TEMP")
+    return f'count({{__name__=~"{"|".join(names)}", node=""}}) > 0'
+
+
+EXPRESSIONS: Mapping[str, Expression] = {
+    "watchdog": _watchdog,
+    "exporter_down": _problem("exporter-down"),
+    "dcgm_down": _problem("dcgm-down"),
+    "exporter_frozen": _problem("exporter-frozen"),
+    "exporter_missing": _problem("exporter-missing"),
+    "kmsg_down": _problem("kmsg-down"),
+    "case_pending": _problem("case-pending"),
+    "case_held": _problem("case-held"),
+    "case_escalated": _problem("case-escalated"),
+    "case_stale": _problem("case-stale"),
+    "cordon_budget": _plain("max(gpuheal_cordon_budget_exhausted) == 1"),
+    "rack_correlated": _correlated("rack"),
+    "fabric_correlated": _correlated("fabric_domain"),
+    "rollout_correlated": _plain(
+        f"""
+        max(
+          gpuheal:driver_version:new_bad_nodes >= {threshold("correlation_nodes")}
+            and gpuheal:driver_version:new_bad_nodes == on () group_left () count(gpuheal:node_bad:new30m)
+        ) and on () count(count by (driver_version) (gpuheal_nvml_driver_info)) > 1
+        """
+    ),
+    "telemetry_anomaly": _plain(
+        f"""
+        max(max_over_time(gpuheal:fault_nodes:growth10m[30m]))
+          >= {threshold("correlation_nodes")}
+          > scalar(gpuheal:gpu_nodes:count) * {threshold("fleet_anomaly_ratio")}
+        """
+    ),
+    "rule_failures": _rule_failures,
+    "notifications_dropped": _notifications_dropped,
+    "node_label_missing": _node_label_missing,
+    "kmsg_lost": _plain("count(sum by (node) (increase(gpuheal_kmsg_lost_records_total[15m])) > 0) > 0"),
+}
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[AlertRule]:

@@ -12,17 +12,25 @@ from gpuheal_rules.groups import special
 from gpuheal_rules.groups.latch import DCGM_XID, XID, bridged
 from gpuheal_rules.model import Catalogue, Evidence, Fault
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import EVIDENCE, GPU, Record, by_target, indent, promql, threshold
+from gpuheal_rules.rule import EVIDENCE, GPU, GUARD, Record, by_target, indent, promql, threshold
 
 Special = Callable[[Catalogue, Options], tuple[str, str]]
+HARMLESS_XID = "gpuheal:xid_harmless:info"
+"""Xids whose line says that nothing is to be done to this GPU, or that its peer is to blame."""
+
 SPECIALS: Mapping[str, Special] = special.SPECIALS
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     """Yield the evidence of every fault, in the catalogue's order."""
+    resolution = "gpuheal_xid_resolution_info"
+    yield Record(
+        name=HARMLESS_XID,
+        expr=f'group by ({GPU}, xid) (\n  {resolution}{{action=~"none|alert"}} or {resolution}{{blames="peer"}}\n)',
+    )
     for fault in catalogue.faults.values():
         if fault.xids and fault.scope == "gpu":
-            yield from _xid(fault)
+            yield from _xid(catalogue, fault)
         for evidence in fault.evidence:
             yield _one(catalogue, options, fault, evidence)
 
@@ -31,13 +39,24 @@ def _labels(fault: Fault, witness: str, signal: str, strength: str) -> dict[str,
     return {"fault": fault.slug, "class": witness, "signal": signal, "strength": strength}
 
 
-def _xid(fault: Fault) -> Iterator[Record]:
+def _xid(catalogue: Catalogue, fault: Fault) -> Iterator[Record]:
     codes = "|".join(str(code) for code in fault.xids)
-    for witness, series in (("kernel", XID), ("dcgm", DCGM_XID)):
+    kernel = f'{XID}{{xid=~"{codes}"}}'
+    if fault.downgrade:
+        kernel += f"\n  unless on ({GPU}, xid) {HARMLESS_XID}"
+    for other in catalogue.faults.values():
+        if other.downgrade == fault.slug:
+            moved = "|".join(str(code) for code in other.xids)
+            kernel += f'\n  or ({XID}{{xid=~"{moved}"}} and on ({GPU}, xid) {HARMLESS_XID})'
+    dcgm = f'{DCGM_XID}{{xid=~"{codes}"}}'
+    if fault.downgrade:
+        # dcgm-exporter has the number without the line; where the exporter decodes the line, its word counts.
+        dcgm += f"\n  unless on ({GPU}, xid) {HARMLESS_XID}"
+    for witness, expr in ((fault.witness, kernel), ("dcgm", dcgm)):
         yield Record(
             name=EVIDENCE,
             labels=_labels(fault, witness, "xid", "strong"),
-            expr=f'max by ({GPU}) ({series}{{xid=~"{codes}"}})',
+            expr=f"max by ({GPU}) (\n{indent(expr)}\n)" if "\n" in expr else f"max by ({GPU}) ({expr})",
         )
 
 
@@ -50,7 +69,10 @@ def _one(catalogue: Catalogue, options: Options, fault: Fault, evidence: Evidenc
         source = catalogue.signals[evidence.signal].source
         now = _growth(evidence) if evidence.growth else _level(catalogue, options, evidence, own)
     key = "node" if fault.scope != "gpu" else GPU
-    expr = f"group by ({key}) (\n{indent(now)}\n) * time()"
+    # What is timed carries the time of the event; a level is seen now.
+    expr = f"max by ({key}) (\n{indent(now)}\n)" if evidence.timed else f"group by ({key}) (\n{indent(now)}\n) * time()"
+    if evidence.guarded:
+        expr = f"{expr}\n  unless on (node) {GUARD}"
     if source in ("exporter", "dcgm", "ksm"):
         expr += f"\n  or on ({key})\n  max by ({key}) (\n{indent(bridged(own, source), 4)}\n  )"
     return Record(name=EVIDENCE, labels=labels, expr=expr)

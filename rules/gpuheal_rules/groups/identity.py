@@ -13,6 +13,7 @@ from gpuheal_rules.rule import GPU, Record, gpu_labels, promql, selector, thresh
 SEEN = "gpuheal:gpu_seen:last_seconds"
 UP = "gpuheal:source_up:info"
 SOURCE_SEEN = "gpuheal:source_seen:last_seconds"
+SILENT = "gpuheal:source_silent:info"
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
@@ -53,6 +54,8 @@ def _sources(options: Options) -> Iterator[Record]:
             labels={"source": source},
             expr=f"{UP}{of} * time()\n  or {SOURCE_SEEN}{of} > time() - {threshold('hold_seconds')}",
         )
+    # Silent now, but heard within the hold time: what it said last still counts.
+    yield Record(name=SILENT, expr=f"group by (node, source) ({SOURCE_SEEN}) unless {UP}")
 
 
 def _topology(options: Options) -> Record:

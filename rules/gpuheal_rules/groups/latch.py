@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpuheal_rules.groups.identity import SOURCE_SEEN, UP
+from gpuheal_rules.groups.identity import SILENT, SOURCE_SEEN, UP
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import CLEARED, GPU, Record, gpu_labels, promql, selector, threshold
+from gpuheal_rules.rule import CLEARED, GPU, Record, gpu_labels, promql, selector
 
 XID = "gpuheal:xid_latch:last_seconds"
 DCGM_XID = "gpuheal:dcgm_xid_latch:first_seconds"
 LOST = "gpuheal:gpu_lost:since_seconds"
+OWNER = "gpuheal:app_xid_owner:last_seconds"
+PORT_DOWN = "gpuheal:rdma_port_down:info"
 
 SETTLED_MEMORY_SECONDS = 7 * 86400
 """How long a settlement is remembered while nobody exports it; the responder exports it again after a restart."""
@@ -28,10 +30,8 @@ def bridged(series: str, source: str) -> str:
     The previous value is taken by an instant selector, which honours staleness: what had ended before the source fell
     silent does not come back, as it would with last_over_time.
     """
-    heard = f'{SOURCE_SEEN}{{source="{source}"}} > time() - {threshold("hold_seconds")}'
-    if source == "ksm":
-        return f'{series}\n  unless on () {UP}{{source="ksm"}}\n  and on () ({heard})'
-    return f'{series}\n  unless on (node) {UP}{{source="{source}"}}\n  and on (node) ({heard})'
+    on = "on ()" if source == "ksm" else "on (node)"
+    return f'{series}\n  and {on} {SILENT}{{source="{source}"}}'
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
@@ -56,11 +56,13 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     )  # fmt: skip
     yield from _dcgm(catalogue, options, key)
     yield from _lost(options)
+    yield _owners(catalogue)
+    yield _ports(options)
 
 
 def _dcgm(catalogue: Catalogue, options: Options, key: str) -> Iterator[Record]:
     last = gpu_labels(options, f"{selector(catalogue.signals['dcgm_xid'])} > 0")
-    counted = gpu_labels(options, f'{selector(catalogue.signals["dcgm_xid_count"])}{{xid!=""}} > 0')
+    counted = gpu_labels(options, f"{selector(catalogue.signals['dcgm_xid_count'])} > 0")
     now = "gpuheal:dcgm_xid:info"
     # The code as a label comes from the value, which every release has; err_code exists since 3.3.6-3.4.2 only.
     yield Record(
@@ -80,11 +82,44 @@ def _dcgm(catalogue: Catalogue, options: Options, key: str) -> Iterator[Record]:
             {DCGM_XID} and on ({GPU}) {now}
               or on ({key}) {now} * time()
               or on ({key})
-              (
-                {DCGM_XID}
-                  unless on ({GPU}) gpuheal:gpu_present:info{{source="dcgm"}}
-                  and on (node) ({SOURCE_SEEN}{{source="dcgm"}} > time() - {threshold("hold_seconds")})
-              )
+              ({DCGM_XID}
+                unless on ({GPU}) gpuheal:gpu_present:info{{source="dcgm"}}
+                and on (node) {SOURCE_SEEN}{{source="dcgm"}})
+            """),
+    )
+
+
+def _owners(catalogue: Catalogue) -> Record:
+    codes = "|".join(str(code) for code in catalogue.faults["app-gpu-error"].xids)
+    # Prometheus renames the labels pod and namespace of a series when its target has labels of the same names.
+    holders = (
+        'label_replace(label_replace(last_over_time(gpuheal_gpu_pod_info[5m]), "pod", "$1", "exported_pod", "(.+)")'
+    )
+    holders += ', "namespace", "$1", "exported_namespace", "(.+)")'
+    # The pods that held the GPU around an application's Xid, remembered for a day.
+    return Record(
+        name=OWNER,
+        expr=promql(f"""
+            group by ({GPU}, namespace, pod) (
+              {holders}
+                and on ({GPU}) ({XID}{{xid=~"{codes}"}} > time() - 120)
+            ) * time()
+              or {OWNER} > time() - 86400
+            """),
+    )
+
+
+def _ports(options: Options) -> Record:
+    key = "node, device, port"
+    state = "gpuheal_rdma_port_state"
+    # A port that was active a moment ago and is not now, until it is active again; a port that never was is unused.
+    return Record(
+        name=PORT_DOWN,
+        expr=promql(f"""
+            group by ({key}) (
+              {state} != 4
+                and on ({key}) (({state} offset {options.scrapes(4)}) == 4 or on ({key}) {PORT_DOWN})
+            )
             """),
     )
 

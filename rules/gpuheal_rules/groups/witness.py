@@ -7,21 +7,38 @@ from collections.abc import Iterator
 from gpuheal_rules.groups.identity import UP
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import CLEARED, COUNT, EVIDENCE, GPU, WITNESS, Record, by_target, promql
+from gpuheal_rules.rule import (
+    CLEARED,
+    COUNT,
+    EVIDENCE,
+    GPU,
+    OPEN,
+    WITNESS,
+    Record,
+    by_target,
+    indent,
+    promql,
+    threshold,
+)
 
 STATE = "gpuheal:gpu_state"
 ACTIVE = "gpuheal:fault_active:count"
+SUSPECT = "gpuheal:gpu_suspect:last_seconds"
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     """Yield witnesses, their number, the confidence, the faults with topology, and the state."""
     key = f"{GPU}, fault"
+    yield Record(name=OPEN, expr=f"{EVIDENCE}\n  unless ({EVIDENCE} <= on ({key}) group_left () {CLEARED})")
+    severe = "|".join(f.slug for f in catalogue.faults.values() if f.state == "faulty")
+    # Weak evidence of a severe fault needs strong evidence beside it; of a mild one it is enough.
     yield Record(
         name=WITNESS,
         expr=promql(f"""
             max by ({key}, class) (
-              {EVIDENCE}
-                unless ({EVIDENCE} <= on ({key}) group_left () {CLEARED})
+              {OPEN}{{strength="strong"}}
+                or {OPEN}{{fault!~"{severe}"}}
+                or {OPEN} and on ({key}) {OPEN}{{strength="strong"}}
             )
             """),
     )
@@ -33,6 +50,14 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         expr=promql(f"""
             {COUNT} * on (node) group_left (rack, zone, fabric_domain) gpuheal:node_topology:info
               or on ({key}) {COUNT}
+            """),
+    )
+    suspect = "|".join(f.slug for f in catalogue.faults.values() if f.state == "suspect")
+    yield Record(
+        name=SUSPECT,
+        expr=promql(f"""
+            group by ({GPU}) ({COUNT}{{fault=~"{suspect}"}}) * time()
+              or {SUSPECT} > time() - {threshold("suspect_hold_seconds")}
             """),
     )
     yield _state(catalogue)
@@ -62,7 +87,7 @@ def _confidence(key: str) -> Record:
         expr=promql(f"""
             ({COUNT} >= 2) * 0 + 0.99
               or group by ({key}) ({WITNESS}{{class="driver"}}) * 0.99
-              or group by ({key}) ({COUNT} and on ({key}) {EVIDENCE}{{strength="strong"}}) * 0.9
+              or group by ({key}) ({COUNT} and on ({key}) {OPEN}{{strength="strong"}}) * 0.9
               or {COUNT} * 0 + 0.6
             """),
     )
@@ -74,14 +99,20 @@ def _state(catalogue: Catalogue) -> Record:
 
     levels = [
         (4, promql(f"""
-            {COUNT}{{fault="gpu-fell-off-bus"}} and on ({GPU}) {EVIDENCE}{{fault="gpu-fell-off-bus", signal=~"lost-.+"}}
+            {COUNT}{{fault="gpu-fell-off-bus"}} and on ({GPU}) {OPEN}{{fault="gpu-fell-off-bus", signal=~"lost-.+"}}
             """)),
         (3, f'{COUNT}{{fault=~"{having("faulty")}"}}'),
-        (5, f'gpuheal:gpu_identity unless on (node) {UP}{{source=~"exporter|dcgm"}}'),
+        (5, promql(f"""
+            gpuheal:gpu_identity
+              unless on ({GPU}) gpuheal:gpu_present:info{{source="dcgm"}}
+              unless on ({GPU}) (
+                gpuheal_gpu_present == 1
+                  and on (node) {UP}{{source="exporter"}}
+                  and on (node) gpuheal_nvml_up == 1
+              )
+            """)),
     ]  # fmt: skip
-    for value, state in ((2, "suspect"), (1, "degraded")):
-        if having(state):
-            levels.append((value, f'{COUNT}{{fault=~"{having(state)}"}}'))
+    levels += [(2, SUSPECT), (1, f'{COUNT}{{fault=~"{having("degraded")}"}}')]
     levels.append((0, "gpuheal:gpu_identity"))
-    terms = [f"(group by ({GPU}) ({expr}) * {value})" for value, expr in levels]
+    terms = [f"group by ({GPU}) (\n{indent(expr)}\n) * {value}" for value, expr in levels]
     return Record(name=STATE, expr=f"\nor on ({GPU})\n".join(terms))

@@ -1,0 +1,174 @@
+"""Cases as promtool test files. Cases share a test, each on nodes of its own: rules are evaluated once for all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpuheal_rules.cases.world import (
+    LONG_STEPS,
+    NODE,
+    OTHER_NODE,
+    STALE,
+    STEP_SECONDS,
+    TOPOLOGY,
+    Case,
+    Expectation,
+    Query,
+    Series,
+    Timeline,
+    merged,
+)
+
+
+def values(at: Timeline, steps: int) -> str:
+    """Return promtool's notation of a timeline."""
+    tokens = ["_" if v is None else v if isinstance(v, str) else f"{v:.12g}" for v in map(at, range(steps + 1))]
+    found: list[str] = []
+    index = 0
+    while index < len(tokens):
+        count = 1
+        while index + count < len(tokens) and tokens[index + count] == tokens[index]:
+            count += 1
+        token = tokens[index]
+        if token == "_":  # noqa: S105
+            found.append(f"_x{count}")
+        elif count == 1 or token == STALE:
+            found += [token] * count
+        else:
+            found.append(f"{token}x{count - 1}")
+        index += count
+    return " ".join(found)
+
+
+def expand(template: str, labels: Mapping[str, str], value: float) -> str:
+    """Return an annotation as Prometheus expands it; knows `$labels.x` and `$value`, raises ValueError for the rest."""
+
+    def one(match: re.Match[str]) -> str:
+        word = match.group(1).strip()
+        if word == "$value":
+            return f"{value:.12g}"
+        if word.startswith("$labels."):
+            return labels.get(word.removeprefix("$labels."), "")
+        raise ValueError(f"annotation template {word!r} is not supported")
+
+    return re.sub(r"\{\{([^}]*)\}\}", one, template)
+
+
+def document(cases: Sequence[Case], rule_file: str, annotations: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Return a promtool test file; `annotations` are the templates of each alert, by name."""
+    alone = [case for case in cases if case.alone]
+    shared = [_moved(case, index) for index, case in enumerate(case for case in cases if not case.alone)]
+    groups = [[c for c in shared if c.steps <= LONG_STEPS], [c for c in shared if c.steps > LONG_STEPS]]
+    tests = [_together(group) for group in groups if group] + [_test(case, annotations) for case in alone]
+    return {"rule_files": [rule_file], "evaluation_interval": f"{STEP_SECONDS}s", "tests": tests}
+
+
+def _moved(case: Case, index: int) -> Case:
+    """Return the case on nodes of its own, in a rack of its own, so that cases can run at once without meeting."""
+    names = {name: f"{name}-{index}" for name in (NODE, OTHER_NODE)}
+    names |= {TOPOLOGY[key]: f"{TOPOLOGY[key]}-{index}" for key in ("rack", "fabric_domain")}
+
+    def labels(found: Mapping[str, str]) -> dict[str, str]:
+        moved = {"node", "target_node", "rack", "fabric_domain", "Hostname"}
+        return {key: names.get(value, value) if key in moved else value for key, value in found.items()}
+
+    def text(found: str) -> str:
+        for old, new in names.items():
+            found = found.replace(f'"{old}"', f'"{new}"')
+        return found
+
+    return Case(
+        name=case.name,
+        series=[Series(metric=s.metric, labels=labels(s.labels), at=s.at) for s in case.series],
+        alerts=[
+            Expectation(
+                step=e.step,
+                alertname=e.alertname,
+                fires=[(labels(found), value) for found, value in e.fires],
+                counted=e.counted,
+            )
+            for e in case.alerts
+        ],
+        queries=[
+            Query(step=q.step, expr=text(q.expr), samples=[(text(found), value) for found, value in q.samples])
+            for q in case.queries
+        ],
+        steps=case.steps,
+    )
+
+
+def _together(cases: Sequence[Case]) -> dict[str, Any]:
+    """Return one test of many cases, each on its own node; what fires is asked for node by node."""
+    steps = max(case.steps for case in cases)
+    series = merged([], [s for case in cases for s in case.series])
+    queries: list[dict[str, Any]] = []
+    for case in cases:
+        node = next((s.labels["node"] for s in case.series if s.labels.get("node", "").startswith(NODE)), NODE)
+        for expected in case.alerts:
+            queries += [_expr_test(query) for query in _asked(expected, node)]
+        queries += [_expr_test(query) for query in case.queries]
+    return {
+        "name": "; ".join(case.name for case in cases),
+        "interval": f"{STEP_SECONDS}s",
+        "input_series": [{"series": f"{s.metric}{_braces(s.labels)}", "values": values(s.at, steps)} for s in series],
+        "promql_expr_test": queries,
+    }
+
+
+def _asked(expected: Expectation, node: str) -> list[Query]:
+    of = f'alertname="{expected.alertname}", alertstate="firing", node="{node}"'
+    firing = [
+        (f"ALERTS{_braces({**labels, 'alertname': expected.alertname, 'alertstate': 'firing'})}", 1.0)
+        for labels, _value in expected.fires
+    ]
+    found = [Query(step=expected.step, expr=f"ALERTS{{{of}}}", samples=firing)]
+    for labels, value in expected.fires:
+        if expected.counted:
+            gpu = labels.get("gpu_uuid", "")
+            count = f'max(gpuheal:fault_active:count{{fault="{labels["fault"]}", node="{node}", gpu_uuid="{gpu}"}})'
+            found.append(Query(step=expected.step, expr=count, samples=[("{}", value)]))
+    return found
+
+
+def _expr_test(query: Query) -> dict[str, Any]:
+    return {
+        "expr": query.expr,
+        "eval_time": f"{query.step * STEP_SECONDS}s",
+        "exp_samples": [{"labels": labels, "value": value} for labels, value in query.samples],
+    }
+
+
+def _test(case: Case, annotations: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "name": case.name,
+        "interval": f"{STEP_SECONDS}s",
+        "input_series": [
+            {"series": f"{s.metric}{_braces(s.labels)}", "values": values(s.at, case.steps)} for s in case.series
+        ],
+    }
+    if case.alerts:
+        found["alert_rule_test"] = [_alert_test(e, annotations) for e in case.alerts]
+    if case.queries:
+        found["promql_expr_test"] = [_expr_test(query) for query in case.queries]
+    return found
+
+
+def _alert_test(expected: Expectation, annotations: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    templates = annotations[expected.alertname]
+    return {
+        "eval_time": f"{expected.step * STEP_SECONDS}s",
+        "alertname": expected.alertname,
+        "exp_alerts": [
+            {
+                "exp_labels": dict(labels),
+                "exp_annotations": {key: expand(text, labels, value) for key, text in templates.items()},
+            }
+            for labels, value in expected.fires
+        ],
+    }
+
+
+def _braces(labels: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f'{key}="{value}"' for key, value in labels.items()) + "}"

@@ -1,0 +1,36 @@
+"""Cases for error counters that grow: within the window, after a reset, and old errors that are no news."""
+
+from __future__ import annotations
+
+from gpuheal_rules.cases.shows import limit, of_signal
+from gpuheal_rules.cases.world import STEP_SECONDS, Case, Expectation, Timeline, lean, merged
+from gpuheal_rules.cases.xid import instance
+from gpuheal_rules.model import Alert, Catalogue, Evidence, Fault
+
+HOUR = 3600 // STEP_SECONDS
+BEGIN = HOUR + 6
+
+
+def cases(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) -> list[Case]:
+    """Return the cases of a growth within an hour."""
+    number = limit(catalogue, evidence)
+    title = f"{alert.name} ({evidence.witness} {evidence.name})"
+    first = BEGIN + -(-round(alert.wait.total_seconds()) // STEP_SECONDS)
+    fires = [
+        Expectation(step=BEGIN - 1, alertname=alert.name),
+        Expectation(step=first, alertname=alert.name, fires=[(instance(fault, alert), 1.0)]),
+    ]
+    quiet = [Expectation(step=step, alertname=alert.name) for step in (30, BEGIN, first + 8)]
+
+    def case(fact: str, at: Timeline, alerts: list[Expectation]) -> Case:
+        world = lean()
+        series = merged(world.series(), of_signal(world, catalogue.signals[evidence.signal], at))
+        return Case(name=f"{title} {fact}", series=series, alerts=alerts, steps=first + 8)
+
+    return [
+        case("fires when a counter that was not there grows", lambda s: number + 1 if s >= BEGIN else None, fires),
+        case("fires when a counter grows", lambda s: 500.0 + (number + 1 if s >= BEGIN else 0), fires),
+        case("fires when a counter restarts and grows", lambda s: number + 1 if s >= BEGIN else 9000.0, fires),
+        case("is quiet for growth at the limit", lambda s: 500.0 + (number if s >= BEGIN else 0), quiet),
+        case("is quiet for old errors seen for the first time", lambda _s: 9000.0, quiet),
+    ]

@@ -1,0 +1,168 @@
+"""How each piece of evidence shows in telemetry: the series that differ from the healthy ones while it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from gpuheal_rules.cases.world import BUSES, HEALTHY_GPU, UUIDS, Series, Timeline, Value, World
+from gpuheal_rules.model import Catalogue, Evidence, Signal
+
+Shown = Callable[[int], bool]
+Show = Callable[[World, Shown], list[Series]]
+
+SAMPLE_LABELS: Mapping[str, Mapping[str, str]] = {
+    "clocks_thermal": {"reason": "hw_thermal"},
+    "clocks_power_brake": {"reason": "hw_power_brake"},
+    "ecc_uncorrected_volatile": {"severity": "uncorrected", "counter": "volatile", "location": "dram"},
+    "ecc_corrected": {"severity": "corrected", "counter": "volatile", "location": "dram"},
+    "remap_banks_exhausted": {"spare": "none"},
+    "nvlink_errors": {"link": "3", "kind": "replay"},
+    "nvlink_down": {"link": "3"},
+    "remapped_rows": {"cause": "correctable"},
+    "fabric_problem": {"problem": "bandwidth_degraded"},
+    "probe_stuck": {"group": "health"},
+    "kernel_recovery_action": {"pci_bus_id": BUSES[1]},
+}
+"""Labels a series of the signal carries besides those of GPU and target."""
+
+
+def limit(catalogue: Catalogue, evidence: Evidence) -> float:
+    """Return the number the evidence compares with."""
+    if evidence.value is not None:
+        return evidence.value
+    return catalogue.thresholds[evidence.threshold].value
+
+
+def bad_value(catalogue: Catalogue, evidence: Evidence) -> float:
+    """Return a value just beyond the limit."""
+    number = limit(catalogue, evidence)
+    return {">": number + 1, "<": number - 1}.get(evidence.op, number)
+
+
+def good_value(catalogue: Catalogue, evidence: Evidence) -> float:
+    """Return a value that is well."""
+    number = limit(catalogue, evidence)
+    return number - 1 if evidence.op in (">=", "==") else number
+
+
+def of_signal(world: World, signal: Signal, at: Timeline, gpu: int = 1) -> list[Series]:
+    """Return the signal's series for one GPU (or the node) under its first name."""
+    labels = SAMPLE_LABELS.get(signal.name, {})
+    if signal.source == "dcgm":
+        return world.of_dcgm(signal.metrics[0], gpu, at, **labels)
+    own = {"gpu_uuid": UUIDS[gpu]} if signal.scope == "gpu" else {}
+    return world.of_exporter(signal.metrics[0], {**own, **labels}, at)
+
+
+def show(catalogue: Catalogue, evidence: Evidence) -> Show:
+    """Return what makes the evidence hold."""
+    if evidence.special:
+        return SPECIAL_SHOWS[evidence.special]
+    signal = catalogue.signals[evidence.signal]
+    bad = bad_value(catalogue, evidence)
+    good = HEALTHY_GPU.get(signal.metrics[0], 0.0 if evidence.op != "<" else bad + 20)
+    return lambda world, shown: of_signal(world, signal, _switch(shown, bad, good))
+
+
+def _switch(shown: Shown, bad: Value, good: Value) -> Timeline:
+    return lambda step: bad if shown(step) else good
+
+
+def _exporter(metric: str, labels: Mapping[str, str], bad: float, good: Value) -> Show:
+    return lambda world, shown: world.of_exporter(metric, labels, _switch(shown, bad, good))
+
+
+def _gpu(metric: str, bad: float, good: Value = None, **labels: str) -> Show:
+    return _exporter(metric, {"gpu_uuid": UUIDS[1], **labels}, bad, good)
+
+
+def _dcgm(metric: str, bad: float, good: Value) -> Show:
+    return lambda world, shown: world.of_dcgm(metric, 1, _switch(shown, bad, good))
+
+
+def _ksm(metric: str, bad: float, good: Value, **labels: str) -> Show:
+    return lambda world, shown: world.of_ksm(metric, _switch(shown, bad, good), **labels)
+
+
+def _kernel(kind: str, severity: str = "") -> Show:
+    labels = {"gpu_uuid": UUIDS[1], "pci_bus_id": BUSES[1], "kind": kind, "severity": severity}
+
+    def series(world: World, shown: Shown) -> list[Series]:
+        return [
+            *world.of_exporter("gpuheal_kernel_fault_latched", labels, _switch(shown, 1.0, None)),
+            *world.of_exporter("gpuheal_kernel_fault_last_timestamp_seconds", labels, _switch(shown, 100.0, None)),
+        ]
+
+    return series
+
+
+def _sxid(action: str) -> Show:
+    labels = {"switch": "0", "pci_bus_id": "0000:c1:00", "sxid": "12020", "link": "5", "severity": "fatal"}
+
+    def series(world: World, shown: Shown) -> list[Series]:
+        info = {**labels, "action": action, "scope": "device"}
+        return [
+            *world.of_exporter("gpuheal_sxid_latched", labels, _switch(shown, 1.0, None)),
+            *world.of_exporter("gpuheal_sxid_last_timestamp_seconds", labels, _switch(shown, 100.0, None)),
+            *world.of_exporter("gpuheal_sxid_resolution_info", info, _switch(shown, 1.0, None)),
+        ]
+
+    return series
+
+
+def _owners(world: World, shown: Shown) -> list[Series]:
+    found = world.xid(1, 31, 10)
+    for index in range(3):
+        labels = {
+            "gpu_uuid": UUIDS[1],
+            "exported_namespace": "team-a",
+            "exported_pod": f"job-{index}",
+            "container": "c",
+        }
+        found += world.of_exporter("gpuheal_gpu_pod_info", labels, _switch(shown, 1.0, None))
+    return found
+
+
+def _lost(world: World, shown: Shown) -> list[Series]:
+    return world.of_exporter(
+        "gpuheal_gpu_present", {"gpu_uuid": UUIDS[1], "pci_bus_id": BUSES[1]}, _switch(shown, 0.0, 1.0)
+    )
+
+
+def _unknown(world: World, shown: Shown) -> list[Series]:
+    labels = {"gpu_uuid": UUIDS[1], "pci_bus_id": BUSES[1], "xid": "998"}
+    return [
+        *world.of_exporter("gpuheal_xid_latched", labels, _switch(shown, 1.0, None)),
+        *world.of_exporter("gpuheal_xid_last_timestamp_seconds", labels, _switch(shown, 100.0, None)),
+    ]
+
+
+_COUNT = {"resource": "nvidia_com_gpu", "unit": "integer"}
+SPECIAL_SHOWS: Mapping[str, Show] = {
+    "lost_nvml": _lost,
+    "kernel_gpu_lost": _kernel("gpu_lost"),
+    "kernel_pcie": _kernel("aer", "fatal"),
+    "kernel_gsp": _kernel("gsp_rate_limited"),
+    "pcie_below_maximum": _gpu("gpuheal_gpu_pcie_link_width", 8, 16.0),
+    "allocatable_below_capacity": _ksm("kube_node_status_allocatable", 1, 2.0, **_COUNT),
+    "capacity_below_inventory": _ksm("kube_node_status_capacity", 1, 2.0, **_COUNT),
+    "pci_above_nvml": _exporter("gpuheal_nvml_devices", {}, 1, 2.0),
+    "sxid_fatal": _sxid("reboot"),
+    "sxid_degraded": _sxid("alert"),
+    "fabric_manager_software": _exporter("gpuheal_software_up", {"component": "fabricmanager"}, 0, 1.0),
+    "dcgm_fabric_manager": _dcgm("DCGM_FI_DEV_FABRIC_MANAGER_STATUS", 1, 3.0),
+    "driver_module_missing": _exporter("gpuheal_driver_module_loaded", {"module": "nvidia"}, 0, 1.0),
+    "plugin_software": _exporter("gpuheal_software_up", {"component": "device-plugin"}, 0, 1.0),
+    "no_allocatable": _ksm("kube_node_status_allocatable", 0, 2.0, **_COUNT),
+    "dcgm_clocks_thermal": _dcgm("DCGM_FI_DEV_CLOCKS_EVENT_REASONS", 0x20 + 4, 4.0),
+    "dcgm_clocks_power_brake": _dcgm("DCGM_FI_DEV_CLOCKS_EVENT_REASONS", 0x80 + 0x8, 4.0),
+    "slowdown_unexplained": _gpu("gpuheal_gpu_clocks_event", 1, None, reason="hw_slowdown"),
+    "dcgm_slowdown_unexplained": _dcgm("DCGM_FI_DEV_CLOCKS_EVENT_REASONS", 0x8 + 1, 4.0),
+    "suspect_owners": _owners,
+    "unknown_xid": _unknown,
+    "foreign_condition": _ksm(
+        "kube_node_status_condition", 1, 0.0, condition="AcceleratedHardwareReady", status="false"
+    ),
+    "not_ready": _ksm("kube_node_status_condition", 0, 1.0, condition="Ready", status="true"),
+    "rdma_port_down": _exporter("gpuheal_rdma_port_state", {"device": "mlx5_0", "port": "1"}, 1, 4.0),
+}

@@ -1,0 +1,103 @@
+"""Layer 4: what is wrong with many nodes at once, with a node's telemetry, and with our own cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpuheal_rules.groups.guard import ACCELERATORS
+from gpuheal_rules.groups.witness import STATE
+from gpuheal_rules.model import Catalogue
+from gpuheal_rules.options import Options
+from gpuheal_rules.rule import COUNT, GPU_NODE, GUARD, WITNESS, Record, promql
+
+BAD = "gpuheal:node_bad:info"
+NEW = "gpuheal:node_bad:new30m"
+PROBLEM = "gpuheal:node_problem:info"
+ACTIVE_PROBLEM = "gpuheal:node_problem_active:info"
+TOPOLOGY = "gpuheal:node_topology:info"
+HARMLESS = "app-gpu-error|gpu-suspect-repeat|gpu-unknown-xid|gpu-ecc-trend"
+
+
+def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+    """Yield bad nodes, correlations, the growth of each fault, and problems of telemetry and cases by node."""
+    node_faults = "|".join(f.slug for f in catalogue.faults.values() if f.hardware and f.scope == "node")
+    yield Record(
+        name=BAD,
+        expr=promql(f"""
+            group by (node) (
+              group by (node) ({STATE} >= 3)
+              or group by (node) ({COUNT}{{fault=~"{node_faults}|node-not-ready"}})
+            ) unless on (node) {GUARD}
+            """),
+    )
+    yield Record(name=NEW, expr=f"{BAD} unless on (node) ({BAD} offset 30m)")
+    for domain in ("rack", "fabric_domain"):
+        yield Record(
+            name=f"gpuheal:{domain}:new_bad_nodes",
+            expr=promql(f"""
+                count by ({domain}, zone) (
+                  {NEW} * on (node) group_left ({domain}, zone) {TOPOLOGY}{{{domain}!=""}}
+                )
+                """),
+        )
+    yield Record(
+        name="gpuheal:driver_version:new_bad_nodes",
+        expr=promql(f"""
+            count by (driver_version) (
+              {NEW} * on (node) group_left (driver_version)
+              topk by (node) (1, group by (node, driver_version) (gpuheal_nvml_driver_info))
+            )
+            """),
+    )
+    yield Record(
+        name="gpuheal:fault_nodes:growth10m",
+        expr=promql(f"""
+            count by (fault) (
+              group by (fault, node) ({WITNESS}{{fault!~"{HARMLESS}"}})
+                unless on (fault, node) ({WITNESS} offset 10m)
+            )
+            """),
+    )
+    yield from _problems(options)
+
+
+def _problems(options: Options) -> Iterator[Record]:
+    jobs = options.jobs
+    alive = promql(f"""
+        (
+          group by (node) (up{{job=~"{jobs["node"]}"}} == 1)
+            or group by (node) (kube_node_status_condition{{condition="Ready", status="true"}} == 1)
+        )
+        """)
+    targets = f'up{{job=~"{jobs["exporter"]}|{jobs["dcgm"]}"}}'
+    problems = {
+        "exporter-down": f'(max by (node) (up{{job=~"{jobs["exporter"]}"}}) == 0)\n  and on (node) {alive}',
+        "dcgm-down": f'(max by (node) (up{{job=~"{jobs["dcgm"]}"}}) == 0)\n  and on (node) {alive}',
+        "exporter-frozen": "gpuheal:exporter_frozen:info",
+        "exporter-missing": (
+            f'(max by (node) (kube_node_status_capacity{{resource=~"{ACCELERATORS}"}}) > 0)\n'
+            f"  unless on (node) group by (node) ({targets})"
+        ),
+        "kmsg-down": "(max by (node) (gpuheal_kmsg_up) == 0)",
+    }
+    for problem, expr in problems.items():
+        yield Record(
+            name=PROBLEM,
+            labels={"problem": problem},
+            expr=f"group by (node) (\n{expr}\n) unless on (node) {GUARD}",
+        )
+    for state in ("pending", "held", "escalated", "stale"):
+        of = f'gpuheal_case_state{{state="{state}"}} == 1'
+        yield Record(
+            name=PROBLEM,
+            labels={"problem": f"case-{state}"},
+            expr=f'group by (node) (label_replace({of}, "node", "$1", "target_node", "(.+)"))',
+        )
+    yield Record(
+        name=ACTIVE_PROBLEM,
+        expr=promql(f"""
+            {PROBLEM} * on (node) group_left (rack, zone, fabric_domain) {TOPOLOGY}
+              or on (node, problem) {PROBLEM}
+            """),
+    )
+    yield Record(name="gpuheal:gpu_nodes:count", expr=f"count({GPU_NODE})")

@@ -1,0 +1,73 @@
+"""The health score of parity row A11, with every term defined, and the node's tier.
+
+score = (1 - 0.4 xid) x (0.7 + 0.3 nvlink) x (1 - 0.2 ecc) x thermal, where
+xid      1 while a hardware fault of the GPU holds, else 0
+nvlink   active / expected links, 1 where the GPU has none
+ecc      1 while a memory fault holds, else corrected errors of a day / threshold, at most 1
+thermal  1 below the warning temperature, falling to 0.9 at the slowdown temperature, 0.9 while heat holds the clocks
+A lost GPU scores 0; an unknown one has no score, so that nobody takes silence for health. Only terms that differ from 1
+are recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpuheal_rules.groups.witness import STATE
+from gpuheal_rules.model import Catalogue
+from gpuheal_rules.options import Options
+from gpuheal_rules.rule import COUNT, GPU, OPEN, Record, by_target, promql, threshold
+
+TERM = "gpuheal:gpu_score:term"
+SCORE = "gpuheal:gpu_score"
+NODE_SCORE = "gpuheal:node_score"
+
+
+def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+    """Yield terms, score, node score and tier."""
+    hardware = "|".join(f.slug for f in catalogue.faults.values() if f.hardware and f.state == "faulty")
+    memory = "|".join(f.slug for f in catalogue.faults.values() if f.family == "memory" and f.hardware)
+    corrected = 'gpuheal:gpu_counter:growth24h{signal=~"ecc_corrected|dcgm_ecc_sbe_volatile"}'
+    warm, slow = threshold("temperature_enter_celsius"), threshold("temperature_slowdown_celsius")
+    hot = by_target(options, catalogue.signals["dcgm_temperature"], f"> {warm}")
+    terms = {
+        "xid": f'group by ({GPU}) ({COUNT}{{fault=~"{hardware}"}}) * 0.6',
+        "nvlink": promql(f"""
+            0.7 + 0.3 * (
+              max by ({GPU}) (gpuheal_gpu_nvlinks_active) / (max by ({GPU}) (gpuheal_gpu_nvlinks_expected) > 0) < 1
+            )
+            """),
+        "ecc": promql(f"""
+            group by ({GPU}) ({COUNT}{{fault=~"{memory}"}}) * 0.8
+              or 1 - 0.2 * clamp_max(max by ({GPU}) ({corrected}) / {threshold("ecc_corrected_per_day")}, 1)
+            """),
+        "thermal": promql(f"""
+            group by ({GPU}) ({OPEN}{{fault="gpu-thermal", signal=~"clocks.*"}}) * 0.9
+              or 1 - 0.1 * clamp_max(({hot} - {warm}) / ({slow} - {warm}), 1)
+            """),
+    }
+    for term, expr in terms.items():
+        yield Record(name=TERM, labels={"term": term}, expr=expr)
+    yield Record(
+        name=SCORE,
+        expr=promql(f"""
+            ({STATE} == 4) * 0
+              or on ({GPU}) exp(sum by ({GPU}) (ln({TERM}))) and on ({GPU}) {STATE} != 5
+              or on ({GPU}) ({STATE} != 5) * 0 + 1
+            """),
+    )
+    # A node is as good as its worst GPU, and has no score while one of its GPUs is unknown. It falls at once and
+    # rises when it has been better for a quarter of an hour.
+    yield Record(
+        name=NODE_SCORE,
+        expr=f"min by (node) ({SCORE}) unless on (node) {STATE} == 5",
+    )
+    steady = f"min_over_time({NODE_SCORE}[15m])"
+    tiers = {
+        "critical-training": f"{steady} > 0.9",
+        "inference": f"{steady} >= 0.7 <= 0.9",
+        "preemptible": f"{steady} < 0.7",
+    }
+    for tier, condition in tiers.items():
+        expr = f"group by (node) ({condition}) and on (node) {NODE_SCORE}"
+        yield Record(name="gpuheal:node_tier", labels={"tier": tier}, expr=expr)

@@ -1,0 +1,125 @@
+"""Slices of rules and cases: what is enough to notice a wrong change of one rule, and quick to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpuheal_rules.cases import level, score
+from gpuheal_rules.cases.build import cases_of
+from gpuheal_rules.cases.document import document
+from gpuheal_rules.cases.world import LONG_STEPS, Case
+from gpuheal_rules.groups.alerts import annotation_templates
+from gpuheal_rules.model import Catalogue
+from gpuheal_rules.mutants import Mutant
+from gpuheal_rules.options import Options
+from gpuheal_rules.promtool import run_tests
+from gpuheal_rules.render import rule_file, to_yaml
+from gpuheal_rules.rule import Group
+
+ALWAYS = frozenset({"watchdog"})
+STATE_FAULTS = frozenset(
+    {
+        "gpu-engine-fault",
+        "gpu-fell-off-bus",
+        "gpu-row-remap-pending",
+        "gpu-memory-uncontained",
+        "app-gpu-error",
+        "gpu-suspect-repeat",
+        "gpu-thermal",
+    }
+)
+FIRST = (
+    "gpu-fell-off-bus",
+    "state",
+    "gpu-fell-off-bus/long",
+    "pipeline",
+    "own",
+    "fleet",
+    "nvlink-fault",
+    "gpu-missing",
+)
+"""Suites in which a change of a shared rule is looked for, quickest and likeliest first."""
+
+BY_PREFIX: Mapping[str, tuple[str, ...]] = {
+    "gpuheal:gpu_counter": ("gpu-pcie-degraded/long", "nvlink-degraded/long"),
+    "gpuheal:gpu_score": ("state",),
+    "gpuheal:node_score": ("state",),
+    "gpuheal:node_tier": ("state",),
+    "gpuheal:gpu_state": ("state", "gpu-fell-off-bus"),
+    "gpuheal:gpu_suspect": ("state",),
+    "gpuheal:app_xid_owner": ("state", "gpu-suspect-repeat"),
+    "gpuheal:node_problem": ("pipeline", "own"),
+    "gpuheal:exporter_frozen": ("pipeline",),
+    "gpuheal:node_bad": ("fleet",),
+    "gpuheal:rack": ("fleet",),
+    "gpuheal:fabric_domain": ("fleet",),
+    "gpuheal:driver_version": ("fleet",),
+    "gpuheal:fault_nodes": ("fleet",),
+    "gpuheal:rdma_port_down": ("nic-down",),
+    "gpuheal:xid_harmless": ("nvlink-fault", "nvlink-degraded"),
+    "gpuheal:node_guard": ("pipeline", "gpu-missing"),
+    "gpuheal:gpu_node": ("node-not-ready", "gpu-missing", "node-gpu-condition"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """The faults whose rules take part, and the cases."""
+
+    name: str
+    faults: frozenset[str]
+    cases: Sequence[Case]
+
+
+def suites(catalogue: Catalogue) -> dict[str, Suite]:
+    """Return all suites by name; those of a fault are named after it, its hours-long cases end in /long."""
+    found: dict[str, Suite] = {}
+    for fault in catalogue.faults.values():
+        cases = [case for alert in fault.alerts for case in cases_of(catalogue, fault, alert)]
+        pair = {f.slug for f in catalogue.faults.values() if fault.slug in (f.slug, f.downgrade)} | {fault.downgrade}
+        family = fault.family if fault.family in ("fleet", "pipeline", "own") else ""
+        faults = frozenset(pair - {""}) | ALWAYS | ({"gpu-fell-off-bus", "node-not-ready"} if family else set())
+        short = [case for case in cases if case.steps <= LONG_STEPS]
+        for name, part in ((fault.slug, short), (f"{fault.slug}/long", [c for c in cases if c not in short])):
+            if part:
+                found[name] = Suite(name=name, faults=faults, cases=part)
+    for family in ("fleet", "pipeline", "own"):
+        slugs = [f.slug for f in catalogue.faults.values() if f.family == family]
+        parts = [found[slug] for slug in slugs if slug in found]
+        found[family] = Suite(
+            name=family,
+            faults=frozenset().union(*(part.faults for part in parts)),
+            cases=[case for part in parts for case in part.cases],
+        )
+    found["state"] = Suite(name="state", faults=STATE_FAULTS | ALWAYS, cases=score.cases(catalogue))
+    alerts = [alert for _fault, alert in catalogue.alerts() if alert.expr != "watchdog"]
+    found["quiet"] = Suite(name="quiet", faults=frozenset(catalogue.faults), cases=level.healthy(alerts))
+    return found
+
+
+def suites_for(mutant: Mutant, fault: str, known: Mapping[str, Suite]) -> list[Suite]:
+    """Return the suites that may notice the mutant, in the order to run them; `fault` is the rule's label or empty."""
+    if fault:
+        names: Sequence[str] = [fault, f"{fault}/long"]
+    else:
+        names = next((value for prefix, value in BY_PREFIX.items() if mutant.name.startswith(prefix)), FIRST)
+    return [known[name] for name in names if name in known]
+
+
+def sliced(groups: Sequence[Group], suite: Suite) -> tuple[Group, ...]:
+    """Return the groups without rules of faults that the suite does not need."""
+    return tuple(
+        replace(group, rules=tuple(r for r in group.rules if r.labels.get("fault", "watchdog") in suite.faults))
+        for group in groups
+    )
+
+
+def failures(promtool: str, catalogue: Catalogue, groups: Sequence[Group], suite: Suite, folder: Path) -> str:
+    """Return what promtool says when the suite's cases fail on these groups, empty when they pass."""
+    templates = {alert.name: annotation_templates(alert, Options()) for _fault, alert in catalogue.alerts()}
+    rules, tests = folder / "rules.yaml", folder / "cases.test.yaml"
+    rules.write_text(rule_file(sliced(groups, suite)), encoding="utf-8")
+    tests.write_text(to_yaml(document(suite.cases, rules.name, templates)), encoding="utf-8")
+    return run_tests(promtool, [tests])
