@@ -103,7 +103,7 @@ def read(paths: Sequence[Path]) -> Sources:
                 sources.runbooks[path.stem] = path
             continue
         try:
-            documents = list(yaml.load_all(path.read_text(encoding="utf-8"), _LOADER))
+            documents = list(yaml.load_all(path.read_text(encoding="utf-8"), _Loader))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
             line = str(problem).splitlines()[0]
             sources.broken.append(Finding(check="read", file=str(path), where="", problem=f"cannot be read: {line}"))
@@ -113,7 +113,11 @@ def read(paths: Sequence[Path]) -> Sources:
     return sources
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads a bare `=` as the text it is: people write `matchType: =`, which YAML 1.1 gives a tag of its own."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", lambda _, node: node.value)
 
 
 def listed(value: Any) -> list[Any]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from gpuheal_rules import lint_routes
 from gpuheal_rules.alertmanager import own_config
 from gpuheal_rules.lint import lint
+from gpuheal_rules.lint_flow import Flow
+from gpuheal_rules.lint_source import Rule, read
 from gpuheal_rules.operatorconfig import DEFAULT_PARAMS, STOCK_INHIBITION, alertmanager_config, values
 
 RULES = Path(__file__).parents[3] / "rules" / "generated" / "gpuheal.rules.yaml"
@@ -21,11 +25,24 @@ FORMS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+@cache
+def generated() -> tuple[list[Rule], Flow]:
+    """The generated rules, parsed once."""
+    rules = read([RULES]).rules
+    return rules, Flow(rules)
+
+
 def judged(config: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
-    """Check and problem of every finding about the configuration."""
+    """Check and problem of every finding about the configuration, beside all generated alerts."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
-    return [(one.check, f"{one.where}: {one.problem}") for one in lint([RULES, path]) if one.file == str(path)]
+    return of_file(path)
+
+
+def of_file(path: Path) -> list[tuple[str, str]]:
+    """The same for a configuration that is a file already."""
+    (document,) = read([path]).documents
+    return [(one.check, f"{one.where}: {one.problem}") for one in lint_routes.check(document, *generated())]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -186,3 +203,25 @@ def test_old_style_matchers_are_understood(tmp_path: Path) -> None:
     first.pop("matchers")
     first["match"] = {"alertname": "GPUHealWatchdog"}
     assert judged(config, tmp_path) == []
+
+
+def test_a_bare_equals_sign_is_read_as_text(tmp_path: Path) -> None:
+    """`matchType: =` without quotes, as many objects have it, is judged like the quoted one."""
+    path = tmp_path / "object.yaml"
+    text = (RULES.parent / "alertmanager" / "alertmanagerconfig.yaml").read_text(encoding="utf-8")
+    assert "matchType: '='" in text
+    path.write_text(text.replace("matchType: '='", "matchType: ="))
+    assert of_file(path) == []
+    path.write_text(text.replace("matchType: '='", "matchType: =").replace("GPUHealWatchdog", "GPUHealDog"))
+    assert of_file(path) != []
+
+
+def test_lint_judges_configurations_beside_rules(tmp_path: Path) -> None:
+    """The whole linter, given rules and a configuration, says what the route checks say."""
+    config = own_config(DEFAULT_PARAMS)
+    without(config, "gpuheal-watchdog")
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    found = [(one.check, f"{one.where}: {one.problem}") for one in lint([RULES, path]) if one.file == str(path)]
+    assert sorted(found) == sorted(of_file(path))
+    assert found
