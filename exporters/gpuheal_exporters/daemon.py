@@ -70,7 +70,7 @@ class Exporter:
         )
         self.follower = Follower(
             state=self.state,
-            openers=openers(options),
+            openers=[opener for _, opener in ways(options)],
             state_file=self.state_dir / NAME if self.state_dir else None,
             clock=time.time,
             time_base=_time_base(options, boot),
@@ -139,19 +139,19 @@ def _open_journal(tally: Tally, cursor: Cursor) -> LogSource:
     return JournalSource(tally, cursor)
 
 
-def openers(options: argparse.Namespace) -> list[OpenSource]:
-    """The sources to try, in order."""
+def ways(options: argparse.Namespace) -> list[tuple[str, OpenSource]]:
+    """The sources to try by name, in order."""
     log_file = options.log_file or options.root / "var/log/kern.log"
-    ways: dict[str, OpenSource] = {
+    known: dict[str, OpenSource] = {
         "kmsg": functools.partial(_open_path, _kmsg(options)),
         "journal": _open_journal,
         "file": functools.partial(_open_file, log_file),
     }
     if options.source != "auto":
-        return [ways[options.source]]
+        return [(options.source, known[options.source])]
     # journalctl reads the journal of the system it runs in: of no use for another root.
-    order = ("kmsg", "journal", "file") if options.root == Path("/") and options.kmsg is None else ("kmsg", "file")
-    return [ways[name] for name in order]
+    own = options.root == Path("/") and options.kmsg is None
+    return [(name, opener) for name, opener in known.items() if own or name != "journal"]
 
 
 def _kmsg(options: argparse.Namespace) -> Path:

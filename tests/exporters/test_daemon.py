@@ -100,3 +100,12 @@ def test_a_reset_that_nvml_proves_ends_the_levels(host: Host, script: Script, st
     script.set(gpu__3__field__230=0)
     running.until(lambda: running.value(latched) == 0, seconds=60)
     assert running.value('gpuheal_latch_cleared_total{reason="reset"}') == 1
+
+
+def test_without_the_kernel_log_nvml_goes_on(host: Host, script: Script) -> None:
+    """No right to read the log: it is down as a metric, and everything NVML says is there."""
+    host.log.unlink()
+    lines = once(host, script)
+    assert "gpuheal_kmsg_up 0.0" in lines
+    assert "gpuheal_nvml_up 1.0" in lines
+    assert f'gpuheal_gpu_present{{gpu_uuid="{UUID}",pci_bus_id="{PCI}"}} 1.0' in lines

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from gpuheal_exporters.daemon import ways
 from gpuheal_exporters.main import main
 from gpuheal_exporters.options import build_parser, parse_options
 
@@ -299,3 +300,28 @@ def test_listen_addresses_are_split(text: str, host_name: str, port: int) -> Non
 def test_every_option_is_explained() -> None:
     """Each option has a help text."""
     assert all(action.help for action in build_parser()._actions)
+
+
+def test_the_log_file_serves_where_the_device_is_not_there(host: Host) -> None:
+    """Below another root the kernel's log file comes after the device; the journal of this machine is left alone."""
+    host.log.unlink()
+    (host.root / "var/log").mkdir(parents=True)
+    (host.root / "var/log/kern.log").write_text(f"Nov 22 14:56:44 h kernel: [94555.573310] {HEAD}79, gone\n")
+    lines = run(host.arguments("--once")).stdout.splitlines()
+    assert 'gpuheal_kmsg_source_info{source="file"} 1.0' in lines
+    assert f"{total(79)} 1.0" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "order"),
+    [
+        ([], ["kmsg", "journal", "file"]),
+        (["--root", "/host"], ["kmsg", "file"]),
+        (["--kmsg", "/tmp/fifo"], ["kmsg", "file"]),
+        (["--source", "journal"], ["journal"]),
+        (["--source", "file"], ["file"]),
+    ],
+)
+def test_sources_are_tried_in_order(arguments: list[str], order: list[str]) -> None:
+    """The device first, then this machine's journal, then its log file; or only what was asked for."""
+    assert [name for name, _ in ways(parse_options(arguments))] == order
