@@ -109,6 +109,23 @@ def test_every_right_an_action_names_is_given() -> None:
     assert wanted
 
 
+def responder_pod(**changes: Any) -> dict[str, Any]:
+    """A pod as the base's Deployment makes it."""
+    template = yaml.safe_load((BASE / "deployment.yaml").read_text(encoding="utf-8"))["spec"]["template"]
+    metadata = {**template["metadata"], "generateName": "responder-", "namespace": "gpuheal"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**template["spec"], **changes}}
+
+
+def test_s23_the_responders_pod_is_admitted_as_restricted_and_no_other(plane: ControlPlane) -> None:
+    """The Deployment's pod passes Pod Security `restricted`; the same pod with the host's processes does not."""
+    dry_run = "/api/v1/namespaces/gpuheal/pods?dryRun=All"
+    made = plane.admin.create(dry_run, responder_pod())
+    assert made["spec"]["serviceAccountName"] == "gpuheal-responder"
+    with pytest.raises(ApiRefused, match="PodSecurity") as caught:
+        plane.admin.create(dry_run, responder_pod(hostPID=True))
+    assert caught.value.status == 403
+
+
 async def wait_phase(plane: ControlPlane, name: str) -> dict[str, Any]:
     """The Job's pod, when there is one."""
     path = f"/api/v1/namespaces/gpuheal-privileged/pods?labelSelector=batch.kubernetes.io/job-name={name}"
