@@ -168,7 +168,8 @@ class SimulatedCluster:
 
     def _pod(self, raw: Json) -> Pod:
         ref = f"{raw['metadata']['namespace']}/{raw['metadata']['name']}"
-        return replace(read_pod(raw), protected=self.protect.get(ref, ""))
+        pod = read_pod(raw)
+        return replace(pod, protected=self.protect.get(ref, pod.protected))
 
     def _change(self, node: Node, change: Callable[[Json], None], *, versioned: bool = True) -> Node:
         version = node.resource_version if versioned else None

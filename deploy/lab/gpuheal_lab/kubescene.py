@@ -116,14 +116,14 @@ class KubeScene:
 
     async def start_fleet(self, port: int) -> str:
         """The control plane runs with Nodes, work on them, and the responder's own objects; exporters answer."""
-        await asyncio.to_thread(self._prepare)
+        await asyncio.to_thread(self.prepare)
         address = await self.server.start(port)
         self._pump = asyncio.create_task(self._run_machines())
         return address
 
     async def start_responder(self, where: Addresses, token_file: Path, cluster: str) -> None:
         """The responder runs in this process on the real API server, with the rights of its service account."""
-        kubeconfig = await asyncio.to_thread(self._kubeconfig)
+        kubeconfig = await asyncio.to_thread(self.kubeconfig)
         made = replace(settings(where, token_file, cluster), kubernetes=Kubernetes(kubeconfig=kubeconfig))
         machines = SimulatedMachines(machines=self.simulation.fleet, gate=self.simulation.gate)
         with contextlib.redirect_stdout(self.audit):  # its audit lines would run through the timeline
@@ -167,7 +167,8 @@ class KubeScene:
         await self.server.stop()
         await asyncio.to_thread(self.plane.close)
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """The control plane runs, with Nodes, work on the third, and the responder's own objects. Blocks."""
         self.plane.start()
         for spec in self.specs:
             self.plane.admin.create("/api/v1/nodes", self._node(spec))
@@ -207,7 +208,8 @@ class KubeScene:
         here = [p["metadata"]["namespace"] for p in running if p["spec"].get("nodeName") == node]
         return here.count("serving") == 3 and "training" in here
 
-    def _kubeconfig(self) -> Path:
+    def kubeconfig(self) -> Path:
+        """A kubeconfig with a token of the responder's service account. Blocks."""
         token = self.plane.service_account_token(NAMESPACE, ACCOUNT)
         path = self.plane.folder / "responder.kubeconfig"
         server = {"server": self.plane.url, "certificate-authority": str(self.plane.ca_file)}
