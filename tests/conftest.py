@@ -19,7 +19,7 @@ def _debian(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With GPUHEAL_GENERATION=debian or =current keep that half of the tests marked `servers`; together they are all."""
+    """With GPUHEAL_GENERATION=debian or =current keep that part of the tests marked `servers`; both are all."""
     wanted = os.environ.get("GPUHEAL_GENERATION", "")
     if wanted not in {"", "debian", "current"}:
         raise pytest.UsageError(f"GPUHEAL_GENERATION is debian, current or unset, not {wanted!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def watched_policies(files: Sequence[Path], on_problem: Callable[[ConfigError], 
     return Watched(files, lambda: read_policies(files), on_problem)
 
 
+@functools.cache
 def fault_slugs() -> frozenset[str]:
     """Return the slugs of all fault kinds in the catalogue."""
     return frozenset(load_catalogue().faults)
