@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
+from gpuheal_responder.commands import remote
 from gpuheal_responder.commands.connection import add_arguments, connected, may_approve, remediations_of, whoami
 from gpuheal_responder.errors import Permanent
 
@@ -22,17 +23,24 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--evidence", required=True, help="what the approval binds to, as the proposal names it")
     parser.add_argument("--for", dest="span", type=_span, default=timedelta(hours=1), help="how long (default 1h)")
     add_arguments(parser)
+    remote.add_arguments(parser)
     return asyncio.run(_approve(parser.parse_args(argv)))
 
 
 async def _approve(args: argparse.Namespace) -> int:
+    from gpuheal_responder.core.policy import format_duration
     from gpuheal_responder.shell import desk
     from gpuheal_responder.shell.build import WallClock
 
+    if args.server:
+        fields = {"step": args.step, "evidence": args.evidence, "for": format_duration(args.span)}
+        said = await remote.post(args, args.case, "approve", fields)
+        print(f"{said['case']}: {said['approved']} approved by {said['by']}")
+        return 0
     async with connected(args) as api, remediations_of(api) as remediations:
         name = (await desk.find(remediations, args.case)).case.name
         if not await may_approve(api, name):
-            raise Permanent("forbidden", "you may not update remediations/approve")
+            raise Permanent("forbidden", "you may not create remediations/approve")
         by = await whoami(api)
         asked = {"name": name, "step": args.step, "evidence": args.evidence, "by": by, "span": args.span}
         case = await desk.approve(remediations, WallClock(), **asked)

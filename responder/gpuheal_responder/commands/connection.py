@@ -39,8 +39,11 @@ async def connected(args: argparse.Namespace) -> AsyncIterator[Api]:
 @asynccontextmanager
 async def remediations_of(api: Api) -> AsyncIterator[KubeRemediations]:
     """All Remediations, listed, while the context lasts; ObserveError when they can't be listed."""
-    from gpuheal_responder.shell.remediations import KubeRemediations
+    from gpuheal_responder.shell.kube_api import reading
+    from gpuheal_responder.shell.remediations import PATH, KubeRemediations
 
+    with reading("remediations"):  # following would try again and again what is forbidden or not installed
+        await api.get(PATH, {"limit": 1})
     found = KubeRemediations(api)
     found.start()
     try:

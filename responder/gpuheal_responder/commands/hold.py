@@ -6,6 +6,7 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 
+from gpuheal_responder.commands import remote
 from gpuheal_responder.commands.connection import add_arguments, connected, whoami
 
 
@@ -19,12 +20,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--reason", default="", help="why, for the others to read")
     parser.add_argument("--release", action="store_true", help="let go again")
     add_arguments(parser)
+    remote.add_arguments(parser)
     return asyncio.run(_hold(parser.parse_args(argv)))
 
 
 async def _hold(args: argparse.Namespace) -> int:
     from gpuheal_responder.shell.desk import KubeHolds
 
+    if args.server and not args.release:
+        said = await remote.post(args, args.node, "hold", {"reason": args.reason})
+        print(f"{said['held']}: held ({said['by']})")
+        return 0
     async with connected(args) as api:
         if args.release:
             await KubeHolds(api).put(args.node, None)

@@ -40,11 +40,14 @@ def main(argv: Sequence[str]) -> int:
 
 async def _revert(args: argparse.Namespace) -> int:
     from gpuheal_responder.shell.build import WallClock
-    from gpuheal_responder.shell.kube import KubeCluster
+    from gpuheal_responder.shell.kube import NODES, KubeCluster
+    from gpuheal_responder.shell.kube_api import reading
     from gpuheal_responder.shell.remediations import KubeRemediations
 
     clock = WallClock()
     async with connected(args) as api:
+        with reading("nodes"):  # following would try again and again what is forbidden
+            await api.get(NODES, {"limit": 1})
         cluster, remediations = KubeCluster(api, clock), KubeRemediations(api)
         cluster.start()
         remediations.start()

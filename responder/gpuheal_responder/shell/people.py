@@ -38,7 +38,7 @@ class Permission:
 
 
 SEE = Permission(verb="list", resource="remediations")
-APPROVE = Permission(verb="update", resource="remediations", subresource="approve")
+APPROVE = Permission(verb="create", resource="remediations", subresource="approve")
 SCRAPE = Permission(verb="get", path="/metrics")
 
 

@@ -147,7 +147,7 @@ async def test_a_closed_case_cannot_be_approved(world: World) -> None:
 @pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"Authorization": "Bearer bob"}, 403)])
 @pytest.mark.parametrize("verb", ["approve", "hold"])
 async def test_s04_only_who_may_approve_can_act(world: World, verb: str, headers: dict[str, str], status: int) -> None:
-    """Without a Kubernetes token, or without the right to update remediations/approve, nothing happens."""
+    """Without a Kubernetes token, or without the right to create remediations/approve, nothing happens."""
     found, _ = await world.post(f"/v1/cases/n1-1/{verb}", {"step": "drain", "evidence": EVIDENCE}, headers)
     assert found == status
     assert world.approvals() == ()

@@ -50,7 +50,7 @@ async def test_the_right_is_asked_for_the_tokens_owner() -> None:
         "uid": "7",
         "extra": {"k": ["v"]},
         "resourceAttributes": {
-            "verb": "update",
+            "verb": "create",
             "group": "gpu.health",
             "resource": "remediations",
             "subresource": "approve",
