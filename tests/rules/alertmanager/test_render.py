@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpuheal_rules.alertmanager import (
     PEOPLE_ONLY_ALERTS,
@@ -20,7 +23,16 @@ from gpuheal_rules.alertmanager import (
     own_config,
     render_config,
 )
-from gpuheal_rules.operatorconfig import DEFAULT_PARAMS, STOCK_INHIBITION, alertmanager_config, generated, values
+from gpuheal_rules.operatorconfig import (
+    DEFAULT_PARAMS,
+    FORMS,
+    STOCK_INHIBITION,
+    alertmanager_config,
+    generated,
+    main,
+    values,
+)
+from gpuheal_rules.reader import parse_duration
 
 ROOT = Path(__file__).parents[3]
 URL = "http://responder.example:8080/webhook"
@@ -192,3 +204,56 @@ def test_an_object_with_tls_files_is_refused() -> None:
     """Files on the Alertmanager's disk have no place in an object; the error says what to use."""
     with pytest.raises(ValueError, match="Secrets"):
         alertmanager_config(replace(DEFAULT_PARAMS, ca_file="/ca"))
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_the_command_prints_one_form(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each form is printed as the committed file has it, apart from what the arguments change."""
+    assert main([form]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed == yaml.safe_load(FORMS[form](DEFAULT_PARAMS))
+
+
+def test_the_command_takes_the_site_s_own_values(capsys: pytest.CaptureFixture[str]) -> None:
+    """Address, token, certificates, namespace, dead man and people's receiver reach the configuration."""
+    given = {"--webhook-url": "https://r.example/webhook", "--bearer-token-file": "/t", "--ca-file": "/ca"}
+    given |= {"--namespace": "gpus", "--deadman-url": "https://d.example/x", "--people-receiver": "oncall"}
+    assert main(["own", *(word for pair in given.items() for word in pair)]) == 0
+    text = capsys.readouterr().out
+    assert all(value in text for value in given.values())
+
+
+def test_the_command_refuses_what_would_lose_alerts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 2 and the reason, nothing on stdout."""
+    assert main(["own", "--webhook-url", "responder:8080"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, "webhook_url" in err) == ("", True)
+
+
+SPANS = st.integers(min_value=1, max_value=10**7).map(lambda seconds: timedelta(seconds=seconds))
+
+
+@settings(deadline=None, max_examples=50)
+@given(wait=SPANS, interval=SPANS, repeat=SPANS, deadman=st.booleans(), token=st.booleans())
+def test_any_intervals_keep_every_promise(
+    wait: timedelta, interval: timedelta, repeat: timedelta, deadman: bool, token: bool
+) -> None:
+    """Whatever a site sets, durations are whole, the heartbeat ends its search and the responder's route goes on."""
+    params = AlertmanagerParams(
+        webhook_url=URL,
+        group_wait=wait,
+        group_interval=interval,
+        repeat_interval=repeat,
+        deadman_url="https://deadman.example/x" if deadman else None,
+        bearer_token_file="/t" if token else None,
+    )
+    config = yaml.safe_load(render_config(params))
+    for route in walk(config["route"]):
+        for key in ("group_wait", "group_interval", "repeat_interval"):
+            assert re.fullmatch(r"\d+(d|h|m|s|ms)", route.get(key, "0s"))
+            assert key not in route or parse_duration(route[key]) >= timedelta(0)
+    tree = {route["receiver"]: route for route in config["route"]["routes"]}
+    assert parse_duration(tree[RESPONDER_RECEIVER]["group_interval"]) == interval
+    assert tree[RESPONDER_RECEIVER]["continue"] is True
+    assert "continue" not in tree[WATCHDOG_RECEIVER]
+    assert ("gpuheal-deadman" in tree) == deadman
