@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -27,8 +27,10 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 STEP_BUCKETS = (0.1, 1, 10, 60, 300, 900, 1800, 3600, 7200)
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 10)
 ROUND_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-PENDING = "pending"
-APPROVAL = "approval-needed"
+PENDING, OBSERVING, STALE = "pending", "observing", "stale"
+APPROVAL, OBSERVE, MARK_BUDGET = "approval-needed", "mode-observe", "mark-budget"
+STALE_AFTER = timedelta(hours=48)
+"""As medik8s' NodeHealthCheck: a remediation older than this stands still (NodeHealthCheckOldRemediationCR alert)."""
 _STATES = {Act: "acting", Wait: "waiting", Hold: "held", Escalate: "escalated", Done: "closing"}
 
 
@@ -41,7 +43,7 @@ class Telemetry:
         self._cluster = cluster
         self._clock = clock
         self._audit = audit
-        self._standing = _Standing()
+        self._standing = _Standing(clock)
         self._seen: frozenset[tuple[str, str]] = frozenset()
         registry = self.registry
         registry.register(self._standing)
@@ -172,7 +174,8 @@ class Telemetry:
 class _Standing(Collector):
     """Gauges that are made from the last round's cases at scrape time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.open: Sequence[tuple[Case, Verdict]] = ()
         self.closed: Sequence[Case] = ()
         self.dead: Sequence[str] = ()
@@ -192,8 +195,10 @@ class _Standing(Collector):
         for case, verdict in self.open:
             opened.add_metric((case.node, case.name), case.opened_at.timestamp())
             said = dump_verdict(verdict)
+            states = [state_of(verdict)] + [STALE] * (self._clock.now() - case.opened_at >= STALE_AFTER)
             for fault in sorted({f.slug for f in case.faults}):
-                state.add_metric((case.node, fault, state_of(verdict), said.get("step", ""), said["reason"]), 1)
+                for word in states:
+                    state.add_metric((case.node, fault, word, said.get("step", ""), said["reason"]), 1)
         cleared = GaugeMetricFamily(
             "gpuheal_fault_cleared_timestamp_seconds",
             "Until when evidence of this fault is settled by a closed case.",
@@ -206,14 +211,28 @@ class _Standing(Collector):
         )
         for reason in sorted(set(self.dead)):
             letters.add_metric((reason,), self.dead.count(reason))
-        return (state, opened, cleared, letters)
+        spent = GaugeMetricFamily(
+            "gpuheal_cordon_budget_exhausted", "1 while a faulty node waits because the budget for marks is spent."
+        )
+        spent.add_metric((), float(any(MARK_BUDGET in _reasons(verdict) for _, verdict in self.open)))
+        return (state, opened, cleared, letters, spent)
 
 
 def state_of(verdict: Verdict) -> str:
-    """Return the word for what a verdict means to people; what waits only for their approval is `pending`."""
-    if isinstance(verdict, Hold) and verdict.reason == APPROVAL:
+    """Return the word for what a verdict means to people.
+
+    What waits only for their approval is `pending`; what a policy merely observes is `observing`, nobody has to act.
+    """
+    reasons = _reasons(verdict)
+    if OBSERVE in reasons:
+        return OBSERVING
+    if reasons and set(reasons) == {APPROVAL}:
         return PENDING
     return _STATES[type(verdict)]
+
+
+def _reasons(verdict: Verdict) -> Sequence[str]:
+    return [r.reason for r in verdict.refusals] if isinstance(verdict, Hold) else []
 
 
 def settled(closed: Iterable[Case]) -> Mapping[tuple[str, str, str], datetime]:

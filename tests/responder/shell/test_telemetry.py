@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,6 +31,8 @@ CASE = Case(
     ),
 )
 APPROVAL = Refusal(guard="permission", reason="approval-needed", message="a person has to approve", blockers=("abc",))
+OBSERVE = Refusal(guard="permission", reason="mode-observe", message="policy hgx only observes")
+BUDGET = Refusal(guard="budget", reason="mark-budget", message="4 nodes were marked", blockers=("h100",))
 SILENCE = Refusal(guard="signal", reason="alert-silenced", message="silenced by ada", blockers=("ada",))
 
 
@@ -124,12 +127,13 @@ def test_an_audit_line_is_one_line_whatever_people_write(telemetry: Telemetry, a
         (hold(SILENCE), "held"),
         (hold(APPROVAL), "pending"),
         (hold(SILENCE, APPROVAL), "held"),
+        (hold(SILENCE, OBSERVE), "observing"),
         (Escalate(reason="ladder-exhausted", message=""), "escalated"),
         (Done(result=Result.RESTORED, reason="restored"), "closing"),
     ],
 )
 def test_state_words(verdict: Verdict, state: str) -> None:
-    """Only what nothing but a person's approval holds is pending."""
+    """Only what nothing but a person's approval holds is pending; what is only observed asks nobody for anything."""
     assert state_of(verdict) == state
 
 
@@ -177,3 +181,29 @@ def test_two_applications_do_not_share_metrics(audit: io.StringIO) -> None:
     first, second = (Telemetry(cluster="", clock=StillClock(), audit=audit) for _ in range(2))
     first.frozen("watchdog-silent")
     assert (value(first, "gpuheal_frozen"), value(second, "gpuheal_frozen")) == (1, 0)
+
+
+def test_a_case_of_two_days_is_stale_beside_its_state(telemetry: Telemetry) -> None:
+    """GPUHealStaleCase fires for what stands still, whatever it waits for."""
+    old = replace(CASE, opened_at=NOW - timedelta(hours=48))
+    telemetry.standing([(old, hold(SILENCE))], [])
+    labels = {"target_node": "n1", "fault": "gpu-fell-off-bus", "step": "taint", "reason": "alert-silenced"}
+    assert [value(telemetry, "gpuheal_case_state", state=state, **labels) for state in ("held", "stale")] == [1, 1]
+    telemetry.standing([(replace(old, opened_at=NOW - timedelta(hours=47)), hold(SILENCE))], [])
+    assert value(telemetry, "gpuheal_case_state", state="stale", **labels) is None
+
+
+def test_a_spent_mark_budget_is_told(telemetry: Telemetry) -> None:
+    """GPUHealCordonBudget fires while a faulty node stays schedulable for it."""
+    assert value(telemetry, "gpuheal_cordon_budget_exhausted") == 0
+    telemetry.standing([(CASE, hold(SILENCE, BUDGET))], [])
+    assert value(telemetry, "gpuheal_cordon_budget_exhausted") == 1
+
+
+def test_the_rules_read_what_is_there(telemetry: Telemetry) -> None:
+    """Every metric of ours that the generated rules read has its family here, under that very name."""
+    rules = (Path(__file__).parents[3] / "rules" / "generated" / "gpuheal.rules.yaml").read_text(encoding="utf-8")
+    read = set(re.findall(r"\bgpuheal_(?:case|cordon|fault|frozen|leader|dead|deliveries|observe|tick)\w*", rules))
+    families = {family.name for family in text_string_to_metric_families(telemetry.text().decode())}
+    assert {"gpuheal_case_state", "gpuheal_fault_cleared_timestamp_seconds"} <= read
+    assert read <= families
