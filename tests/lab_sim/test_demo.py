@@ -18,6 +18,7 @@ import pytest
 
 from gpuheal_lab import demo
 from gpuheal_lab.process import LabError, free_ports
+from gpuheal_lab.servers import Generation
 from gpuheal_lab.tap import Tap
 from gpuheal_lab.tour import Result, summary
 
@@ -39,11 +40,12 @@ def is_server(process: psutil.Process) -> bool:
 
 @pytest.mark.servers
 @pytest.mark.timeout(150)
-def test_fault_is_healed_and_the_json_tells_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("generation", list(Generation), ids=str)
+def test_fault_is_healed_and_the_json_tells_it(tmp_path: Path, generation: Generation) -> None:
     """Status 0 within 90 s; every step in order with its reason; four latencies; the node exactly as before."""
     file = tmp_path / "demo.json"
     began = time.monotonic()
-    done = run("--once", "--json", str(file), "--nodes", "4")
+    done = run("--once", "--json", str(file), "--nodes", "4", "--generation", generation.value)
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - began <= 90
     told: dict[str, Any] = json.loads(file.read_text())
@@ -75,12 +77,14 @@ def test_fault_is_healed_on_a_real_control_plane(tmp_path: Path) -> None:
 
 
 @pytest.mark.servers
-def test_interrupt_while_starting_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("generation", [Generation.DEBIAN], ids=str)
+def test_interrupt_while_starting_leaves_no_process_and_no_folder(tmp_path: Path, generation: Generation) -> None:
     """SIGTERM after the servers have started ends them all, and the temporary folder is gone."""
     code = "import sys; from gpuheal_responder.cli import main; sys.exit(main())"
     env = {**os.environ, "TMPDIR": str(tmp_path)}
+    args = ["demo", "--nodes", "2", "--generation", generation.value]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "demo", "--nodes", "2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env
+        [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env
     )
     try:
         found: list[psutil.Process] = []
@@ -102,7 +106,8 @@ def test_interrupt_while_starting_leaves_no_process_and_no_folder(tmp_path: Path
 
 
 @pytest.mark.servers
-def test_taken_port_is_a_clear_message() -> None:
+@pytest.mark.parametrize("generation", [Generation.DEBIAN], ids=str)
+def test_taken_port_is_a_clear_message(generation: Generation) -> None:
     """A port that somebody else uses is named, with status 1 and without a traceback."""
     import socket
 
@@ -111,7 +116,7 @@ def test_taken_port_is_a_clear_message() -> None:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", port))
         held.listen()
-        done = run("--once", "--port", str(port))
+        done = run("--once", "--port", str(port), "--generation", generation.value)
     assert done.returncode == 1
     assert f"127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -155,6 +160,17 @@ def test_summary_says_what_is_different() -> None:
     assert "spec.unschedulable: null -> true" in text
     assert text.count("not seen") == 4
     assert json.dumps(result.as_json())
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("generation", [Generation.DEBIAN], ids=str)
+def test_missing_server_is_one_message_that_names_every_way(tmp_path: Path, generation: Generation) -> None:
+    """A variable that names no program is an error at once: status 1, the variable's name, no traceback."""
+    env = {**os.environ, "GPUHEAL_ALERTMANAGER": str(tmp_path / "nothing")}
+    done = run("--once", "--generation", generation.value, env=env)
+    assert done.returncode == 1
+    assert "GPUHEAL_ALERTMANAGER" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 async def test_tap_answers_503_while_the_responder_is_away() -> None:

@@ -17,6 +17,7 @@ from gpuheal_lab.cluster import Simulation
 from gpuheal_lab.fleet import fleet
 from gpuheal_lab.machine import fell_off_bus
 from gpuheal_lab.process import free_ports
+from gpuheal_lab.servers import Generation
 from gpuheal_lab.sim import FleetServer
 from gpuheal_lab.stack import Stack, wait_for
 from gpuheal_lab.telemetry import Telemetry
@@ -31,7 +32,10 @@ async def waited(check: Callable[[], T], what: str) -> T:
     return await asyncio.to_thread(partial(wait_for, check, what))
 
 
-async def test_fault_becomes_an_alert_with_the_contracts_labels_and_a_reboot_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("generation", list(Generation), ids=str)
+async def test_fault_becomes_an_alert_with_the_contracts_labels_and_a_reboot_ends_it(
+    tmp_path: Path, generation: Generation
+) -> None:
     """A broken GPU is delivered to the webhook with exactly the contract's labels; after the reboot its state is 0."""
     specs = fleet(2, 8)
     sim = Simulation(specs, clock=WallClock())
@@ -53,7 +57,7 @@ async def test_fault_becomes_an_alert_with_the_contracts_labels_and_a_reboot_end
     hook = pipeline.Webhook(address=f"127.0.0.1:{port}", token_file=tmp_path / "token")
     scrape = discovery.write(tmp_path / "sd", specs, await server.start())
     try:
-        with Stack(tmp_path / "stack") as stack:
+        with Stack(tmp_path / "stack", generation) as stack:
             path = await asyncio.to_thread(partial(pipeline.start, stack, scrape=scrape, webhook=hook, cluster="lab"))
             await asyncio.to_thread(path.wait_for_fleet, 16)
             gpu = specs[0].gpus[3].uuid

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fault", default="gpu-fell-off-bus", help="fault to inject (default gpu-fell-off-bus)")
     parser.add_argument("--cluster", choices=("sim", "kube"), default="sim", help="simulated or real control plane")
     parser.add_argument("--speed", type=float, default=1.0, help="machines boot this many times as fast (default 1)")
+    parser.add_argument("--generation", choices=("current", "debian"), help="of the servers (default: the newest here)")
     parser.add_argument("--port", type=int, default=0, help="first of five ports to listen on (default: free ones)")
     return parser
 
@@ -80,10 +81,17 @@ async def _run(args: argparse.Namespace) -> int:
 
 async def _tour(args: argparse.Namespace, folder: Path) -> Result:
     from gpuheal_lab import tour
+    from gpuheal_lab.serverspec import Generation
 
     say = _line
     plan: Plan = tour.Plan(
-        nodes=args.nodes, fault=args.fault, cluster=args.cluster, speed=args.speed, port=args.port, folder=folder
+        nodes=args.nodes,
+        fault=args.fault,
+        cluster=args.cluster,
+        speed=args.speed,
+        port=args.port,
+        generation=Generation(args.generation) if args.generation else None,
+        folder=folder,
     )
     async with tour.stage(plan, say) as stage:
         result = await tour.play(stage, say, deadline_s=DEADLINE_S)

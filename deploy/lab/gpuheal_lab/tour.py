@@ -15,7 +15,7 @@ from gpuheal_lab import discovery, pipeline
 from gpuheal_lab.fleet import NodeSpec, fleet
 from gpuheal_lab.machine import FAULTS, Timings
 from gpuheal_lab.objects import Json, differences, essence
-from gpuheal_lab.process import LabError, free_ports
+from gpuheal_lab.process import free_ports
 from gpuheal_lab.scene import Addresses, Scene, SimulatedScene
 from gpuheal_lab.servers import Generation, ServerUnavailable, ensure, find
 from gpuheal_lab.stack import Stack
@@ -30,6 +30,7 @@ Say = Callable[[str], None]
 CLUSTER = "demo"
 POLL_S = 0.05
 GPUS = 8
+SERVERS = ("prometheus", "alertmanager")
 EXAMPLE = '{"node": "gpu-node-001", "gpu": 0, "fault": "gpu-fell-off-bus"}'
 
 
@@ -43,6 +44,7 @@ class Plan:
     cluster: str = "sim"
     speed: float = 1.0
     port: int = 0
+    generation: Generation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,7 @@ class Result:
 @contextlib.asynccontextmanager
 async def stage(plan: Plan, say: Say) -> AsyncIterator[Stage]:
     """Fleet, Prometheus, Alertmanager and responder run while the context lasts. Raises LabError if one cannot."""
-    generation = await asyncio.to_thread(partial(generation_of, say))
+    generation = await asyncio.to_thread(generation_of, plan.generation, say)
     specs = fleet(plan.nodes, GPUS)
     ports = list(range(plan.port, plan.port + 5)) if plan.port else free_ports(5)
     local = [f"127.0.0.1:{port}" for port in ports]
@@ -114,7 +116,8 @@ async def stage(plan: Plan, say: Say) -> AsyncIterator[Stage]:
         ends.push_async_callback(asyncio.to_thread, servers.__exit__, None, None, None)
         ends.push_async_callback(tap.stop)
         ends.push_async_callback(scene.close)
-        say(f"{plan.nodes} nodes × {GPUS} GPUs; starting Prometheus, Alertmanager ({generation}) and the responder")
+        kind = f" ({generation} generation)" if generation else ""
+        say(f"{plan.nodes} nodes × {GPUS} GPUs; starting Prometheus and Alertmanager{kind}, and the responder")
         await scene.start_fleet(ports[0])
         await tap.start(ports[2])
         hook = pipeline.Webhook(address=where.webhook, responder=where.responder, token_file=token_file)
@@ -138,24 +141,20 @@ def scene_of(plan: Plan, specs: Sequence[NodeSpec]) -> Scene:
     return KubeScene(specs, folder=plan.folder / "cluster", timings=timings)
 
 
-def generation_of(say: Say) -> Generation:
-    """The newest generation of which both servers are here, else one that could be fetched; LabError if none can."""
-    for generation in (Generation.CURRENT, Generation.DEBIAN):
+def generation_of(wanted: Generation | None, say: Say) -> Generation | None:
+    """The wanted generation, else the newest of which both servers are here, else None: one of each.
+
+    What is not here is fetched. Raises LabError that names every way tried if it cannot be had.
+    """
+    for generation in (wanted,) if wanted else (Generation.CURRENT, Generation.DEBIAN, None):
         with contextlib.suppress(ServerUnavailable):
-            for name in ("prometheus", "alertmanager"):
+            for name in SERVERS:
                 find(name, generation)
             return generation
     say("Prometheus or Alertmanager is not on this machine; fetching them once (up to some minutes)")
-    problems = []
-    for generation in (Generation.DEBIAN, Generation.CURRENT):
-        try:
-            for name in ("prometheus", "alertmanager"):
-                ensure(name, generation)
-        except ServerUnavailable as problem:
-            problems.append(str(problem))
-        else:
-            return generation
-    raise LabError("\n".join(problems))
+    for name in SERVERS:
+        ensure(name, wanted)
+    return wanted
 
 
 async def play(stage: Stage, say: Say, *, deadline_s: float) -> Result:
