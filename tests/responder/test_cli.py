@@ -93,3 +93,10 @@ def test_arguments_reach_the_command_and_its_status_comes_back(monkeypatch: pyte
     stand_in(monkeypatch, noting)
     assert cli.main(["probe", "--x", "y"]) == 7
     assert got == ["--x", "y"]
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_of_the_table_is_there(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each listed command can be loaded and says what it takes."""
+    assert cli.main([name, "--help"]) == 0
+    assert f"usage: gpuheal {name}" in capsys.readouterr().out
