@@ -160,10 +160,10 @@ def window(it: Subject) -> Iterator[Finding]:
         span = None if call is None else _window(call)
         if call is None or span is None:
             continue
-        if it.rule.alert and op in {">", ">="} and it.rule.wait >= span:
-            problem = (
-                f"{text(node)} sees one event for {span.total_seconds():g}s, and `for` waits as long: it never fires"
-            )
+        single = op == ">" and limit < 1
+        if it.rule.alert and single and it.rule.wait >= span:
+            seconds = f"{span.total_seconds():g}s"
+            problem = f"{text(node)} sees an event for {seconds} and `for` waits as long: a single event never fires it"
             yield found(it.rule, "dead", problem)
         if str(call.func.name) == "increase" and op in {">=", "=="} and limit >= 1:
             problem = f"{text(node)}: increase() extrapolates, so {limit:g} events are rarely exactly {limit:g}"

@@ -45,8 +45,13 @@ COMPARISONS = frozenset({"==", "!=", "<", ">", "<=", ">="})
 XID_SERIES = re.compile(r"(?i)(^|[_:])s?xid([_:]|s?_err|$)|XID_ERROR")
 MIN_SAMPLES = 4
 
-# The exporter's latches: the metrics of one latch always carry the same labels, so they may be joined by all of them.
-LATCH = re.compile(r"gpuheal_(\w+?)_(total|latched|first_timestamp_seconds|last_timestamp_seconds)")
+# Metrics whose labels are known to be equal, so that they may be joined by all of them: one latch of our exporter, GPU
+# fields of dcgm-exporter without those that carry an error code or belong to links, one subsystem of another exporter.
+FAMILIES = (
+    re.compile(r"(gpuheal_\w+?)_(total|latched|first_timestamp_seconds|last_timestamp_seconds)"),
+    re.compile(r"(DCGM_F)I_(?!DEV_XID|DEV_NVLINK|DEV_NVSWITCH)\w+"),
+    re.compile(r"((?!DCGM_|gpuheal)[a-zA-Z0-9]+_[a-zA-Z0-9]+)\w*"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +149,8 @@ def absence(it: Subject) -> Iterator[Finding]:
     for node in nodes(it.rule.tree):
         if not isinstance(node, pp.Call) or str(node.func.name) not in {"absent", "absent_over_time"}:
             continue
-        if it.rule.alert and it.rule.labels.get("scope") != "fleet":
+        whole_job = all(metric_names(selector) == ["up"] for selector in selectors(node))
+        if it.rule.alert and it.rule.labels.get("scope") != "fleet" and not whole_job:
             problem = f"{text(node)} fires only when the whole fleet is gone, and carries no node"
             yield found(it.rule, "absent", problem, "compare with what is known: known unless on (…) present")
         elif it.rule.alert and it.rule.wait < it.scrape_interval * 2:
@@ -162,12 +168,20 @@ def presence(it: Subject) -> Iterator[Finding]:
         if _compares_with_before(left, right):
             problem = f"{text(node)} is quiet once the offset has passed, and when the left side is empty"
             yield found(it.rule, "presence", problem, "remember what was known in a recording rule that reads itself")
-        elif isinstance(left, pp.AggregateExpr) and str(left.op) == "count" and _below(node, limit):
+        elif _counts(left) and _below(node, limit):
             problem = f"{text(node)}: when everything is gone the count is gone too, and nothing fires"
             yield found(it.rule, "presence", problem, "give the count a zero: count … or 0 * max by (node) (up)")
         elif limit == 0 and str(node.op) == "==" and _counts_devices(left):
             problem = f"{text(node)} fires only when all are gone; losing one of eight is silent"
             yield found(it.rule, "presence", problem, "compare with the inventory")
+
+
+def _counts(node: Node) -> bool:
+    """count(…) of series; count(count_values(…)) counts versions, which is something else."""
+    if not isinstance(node, pp.AggregateExpr) or str(node.op) != "count":
+        return False
+    inner = bare(node.expr)
+    return not (isinstance(inner, pp.AggregateExpr) and str(inner.op) == "count_values")
 
 
 def _below(node: Node, limit: float | None) -> bool:
@@ -275,11 +289,16 @@ def _implicit(it: Subject, node: Node) -> Iterator[Finding]:
         return
     mine = {name for selector in selectors(node.lhs) for name in metric_names(selector)}
     other = {name for selector in selectors(node.rhs) for name in metric_names(selector)}
-    latches = {match and match[1] for match in (LATCH.fullmatch(name) for name in mine | other)}
-    alike = len(latches) == 1 and None not in latches
+    families = {_family(name) for name in mine | other}
+    alike = len(families) == 1 and "" not in families
     if left.closed != right.closed or (mine != other and not alike):
         problem = f"`{node.op}` of {text(node.lhs, 40)} and {text(node.rhs, 40)} matches labels that differ"
         yield found(it.rule, "join", problem, "say on (node, gpu_uuid)")
+
+
+def _family(name: str) -> str:
+    """What the metric's labels are known by; "" when nothing is known."""
+    return next((found[1] for pattern in FAMILIES if (found := pattern.fullmatch(name))), "")
 
 
 def cost(it: Subject) -> Iterator[Finding]:

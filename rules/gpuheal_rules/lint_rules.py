@@ -203,10 +203,14 @@ def one_severity(rules: Sequence[Rule]) -> Iterator[Finding]:
 
 
 def duplicates(rules: Sequence[Rule]) -> Iterator[Finding]:
-    """No two rules of a file write the same series."""
-    seen: dict[tuple[str, str, tuple[tuple[str, str], ...], str], Rule] = {}
+    """No two rules of a file write the same series; matchers that differ keep recorded series apart."""
+    seen: dict[tuple[str, ...], Rule] = {}
     for rule in rules:
-        key = (rule.file, rule.name, tuple(sorted(rule.labels.items())), rule.expr if rule.alert else "")
+        if rule.tree is None:
+            continue
+        static = ",".join(f"{name}={value}" for name, value in sorted(rule.labels.items()))
+        selected = sorted(str(matcher) for selector in selectors(rule.tree) for matcher in matchers(selector))
+        key = (rule.file, rule.name, static, rule.expr if rule.alert else ",".join(selected))
         if key in seen:
             yield found(rule, "duplicate", f"writes the same series as {seen[key].where}")
         seen.setdefault(key, rule)
