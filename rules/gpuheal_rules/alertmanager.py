@@ -16,7 +16,7 @@ Only keys that Alertmanager 0.25 knows are used (no url_file, timeout, payload),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -239,3 +239,10 @@ def dump(data: Any) -> str:
 def render_config(params: AlertmanagerParams) -> str:
     """A complete alertmanager.yml for an own Alertmanager, valid on 0.25 and later; equal params give equal bytes."""
     return HEADER + dump(own_config(params))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print one of the forms for a site; see `operatorconfig.main`."""
+    from gpuheal_rules import operatorconfig  # knows all forms, and this module
+
+    return operatorconfig.main(argv)

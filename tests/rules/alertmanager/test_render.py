@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpuheal_rules import alertmanager
 from gpuheal_rules.alertmanager import (
     PEOPLE_ONLY_ALERTS,
     RESPONDER_RECEIVER,
@@ -212,6 +213,12 @@ def test_the_command_prints_one_form(form: str, capsys: pytest.CaptureFixture[st
     assert main([form]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed == yaml.safe_load(FORMS[form](DEFAULT_PARAMS))
+
+
+def test_both_modules_answer_to_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`gpuheal rules alertmanager` finds its entry under the module of that name."""
+    assert alertmanager.main(["own"]) == 0
+    assert capsys.readouterr().out == FORMS["own"](DEFAULT_PARAMS)
 
 
 def test_the_command_takes_the_site_s_own_values(capsys: pytest.CaptureFixture[str]) -> None:
