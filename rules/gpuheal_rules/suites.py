@@ -51,7 +51,7 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:gpu_suspect": ("state",),
     "gpuheal:app_xid_owner": ("state", "gpu-suspect-repeat"),
     "gpuheal:node_problem": ("pipeline", "own"),
-    "gpuheal:exporter_frozen": ("pipeline",),
+    "gpuheal:exporter_frozen": ("state", "pipeline"),
     "gpuheal:node_bad": ("fleet",),
     "gpuheal:rack": ("fleet",),
     "gpuheal:fabric_domain": ("fleet",),

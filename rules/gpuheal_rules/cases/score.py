@@ -36,6 +36,12 @@ def cases(_catalogue: Catalogue) -> list[Case]:
         _unsure("nvml-down", [Series(metric=s.metric, labels=s.labels, at=since(EVENT, 0, 1.0))
                               for s in World(dcgm=None).series() if s.metric == "gpuheal_nvml_up"]),
         _no_inventory(),
+        Case(
+            name="State: an exporter counts from its first scrape on",
+            series=lean(exporter=lambda step: step >= EVENT, dcgm=None).series(),
+            queries=[Query(step=EVENT, expr=_gpu("gpuheal:gpu_state"), samples=[(_gpu("gpuheal:gpu_state"), 0.0)])],
+            steps=EVENT,
+        ),
     ]  # fmt: skip
 
 
