@@ -8,17 +8,16 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from gpuheal_exporters.catalog import sxid_rows
-from gpuheal_exporters.latch import Latch, LatchStore
+from gpuheal_exporters.latch import KeyT, LatchStore
 from gpuheal_exporters.metrics import family, single
 from gpuheal_exporters.node import NodeExporterState
 from gpuheal_exporters.xid import RECOVERY_XID
 
 
-def _levels(prefix: str, store: LatchStore[tuple[str, ...]] | LatchStore) -> Iterator[Metric]:  # type: ignore[type-arg]
+def _levels(prefix: str, store: LatchStore[KeyT]) -> Iterator[Metric]:
     """total, latched, first and last of one store; times only while latched."""
     total, latched = family(f"{prefix}_total"), family(f"{prefix}_latched")
     first, last = family(f"{prefix}_first_timestamp_seconds"), family(f"{prefix}_last_timestamp_seconds")
-    entry: Latch
     for key, entry in store.items():
         total.add_metric(key, entry.total)
         if not (entry.latched or entry.first):

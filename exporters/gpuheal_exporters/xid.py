@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpuheal_exporters.identity import normalise_pci
 
@@ -129,7 +129,7 @@ def _nvlink5(text: str) -> Nvlink5 | None:
     )
 
 
-def _details(code: int, text: str) -> dict[str, object]:
+def _details(code: int, text: str) -> dict[str, Any]:
     """The fields that depend on the code; only what is anchored in the driver's own text is believed."""
     if code == CLEANUP_XID:
         match = _CAUSED_BY.search(text) if "caused by" in text else None
@@ -164,7 +164,7 @@ def parse_xid(message: str) -> Xid | None:
     if pid_match is not None:
         pid = int(pid_match[1]) if pid_match[1] else None
         name, rest = _split_name(rest[pid_match.end() :])
-    return Xid(
+    found = Xid(
         xid=code,
         text=rest.rstrip(),
         pci=normalise_pci(pci) if pci else None,
@@ -173,5 +173,6 @@ def parse_xid(message: str) -> Xid | None:
         ci=int(ci) if ci else None,
         pid=pid,
         name=name,
-        **_details(code, rest),  # type: ignore[arg-type]
     )
+    details = _details(code, rest)
+    return found._replace(**details) if details else found

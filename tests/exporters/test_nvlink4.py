@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from gpuheal_exporters import nvlink4
+
+CATALOGUE = Path(__file__).parents[2] / "rules/gpuheal_rules/catalog/xids.yaml"
 
 
 @pytest.mark.parametrize(
@@ -37,3 +42,39 @@ def test_no_bit_says_nothing(regs: tuple[int, ...]) -> None:
 def test_set_bits_names_word_and_bit() -> None:
     """Words are counted from zero, bits from the least significant one."""
     assert nvlink4.set_bits((0x10000, 0, 0x3)) == [(0, 16), (2, 0), (2, 1)]
+
+
+# Our class for each class of bits in the rule catalogue.
+CLASSES = {
+    "ignore": "ignore",
+    "sympathetic": "sympathetic",
+    "sympathetic_but_fabric_reset_needed": "fabric",
+    "ecc_or_parity": "memory",
+    "ecc_or_parity_report_if_twice_on_link": "memory",
+    "ecc_threshold_continue": "continue",
+    "possible_hardware_reseat_or_diagnose": "hardware",
+    "repeated_means_field_diagnostics": "hardware",
+    "marginal_signal_integrity": "signal",
+    "report_if_repeated": "repeat",
+    "report": "report",
+    "unexpected_report": "report",
+}
+
+
+def test_the_bits_are_those_of_the_rule_catalogue() -> None:
+    """Every bit of every register word has the class the catalogue gives it, and no other bit has one."""
+    document = yaml.load(CATALOGUE.read_text(), Loader=yaml.CSafeLoader)["xid74_registers"]
+    theirs = {
+        (int(register.removeprefix("register")) - 1, bit): CLASSES[name]
+        for register, classes in document.items()
+        for name, bits in classes.items()
+        for bit in bits
+    }
+    assert theirs == nvlink4.BIT_CLASS
+
+
+def test_the_detail_names_word_bit_and_meaning() -> None:
+    """People read which bit decided; words are counted from one, as in NVIDIA's guide."""
+    resolution = nvlink4.decode((0, 0, 0x10000, 0, 0, 0, 0))
+    assert resolution is not None
+    assert resolution.detail == "word 3 bit 16: possible hardware fault: reseat or diagnose"
