@@ -238,7 +238,16 @@ def dump(data: Any) -> str:
 
 def render_config(params: AlertmanagerParams) -> str:
     """A complete alertmanager.yml for an own Alertmanager, valid on 0.25 and later; equal params give equal bytes."""
-    return HEADER + dump(own_config(params))
+    return HEADER + people_note(params) + dump(own_config(params))
+
+
+def people_note(params: AlertmanagerParams) -> str:
+    """A comment that says so while people's receiver is empty, "" once it has a body."""
+    if params.people_config:
+        return ""
+    return (
+        f"# Receiver `{params.people_receiver}` is empty: fill it in (slack_configs, …), or nobody is told anything.\n"
+    )
 
 
 def main(argv: Sequence[str]) -> int:

@@ -25,6 +25,7 @@ from gpuheal_rules.alertmanager import (
     WATCHDOG_ALERT,
     AlertmanagerParams,
     dump,
+    people_note,
     receivers,
     render_config,
     routes,
@@ -114,7 +115,7 @@ def values(params: AlertmanagerParams) -> dict[str, Any]:
 
 def render_values(params: AlertmanagerParams) -> str:
     """The values as a file."""
-    return VALUES_HEADER + dump(values(params))
+    return VALUES_HEADER + people_note(params) + dump(values(params))
 
 
 def render_inhibition() -> str:

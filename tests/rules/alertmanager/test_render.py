@@ -31,6 +31,7 @@ from gpuheal_rules.operatorconfig import (
     alertmanager_config,
     generated,
     main,
+    render_values,
     values,
 )
 from gpuheal_rules.reader import parse_duration
@@ -61,6 +62,15 @@ def test_no_other_file_lies_beside_the_generated_ones() -> None:
 def test_equal_params_render_equal_bytes() -> None:
     """Rendering is a function of the params alone."""
     assert render_config(AlertmanagerParams(webhook_url=URL)) == render_config(AlertmanagerParams(webhook_url=URL))
+
+
+def test_an_empty_receiver_for_people_is_said_in_the_file() -> None:
+    """Valid and silent is the worst kind of configuration: the file itself says that nobody is told yet."""
+    empty = AlertmanagerParams(webhook_url=URL, people_receiver="oncall")
+    filled = replace(empty, people_config={"webhook_configs": [{"url": "http://p.example/"}]})
+    for render in (render_config, render_values):
+        assert "# Receiver `oncall` is empty" in render(empty)
+        assert "is empty" not in render(filled)
 
 
 def test_our_own_alertmanager_inhibits_nothing() -> None:
