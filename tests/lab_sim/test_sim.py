@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from gpuheal_lab import discovery
+from gpuheal_lab import discovery, sim
 from gpuheal_lab.cluster import Simulation
 from gpuheal_lab.fleet import fleet
 from gpuheal_lab.process import LabError
@@ -19,8 +23,8 @@ ONE = "gpu-node-001"
 
 
 def server() -> FleetServer:
-    sim = Simulation(fleet(2, 8))
-    return FleetServer(sim, Telemetry(sim.fleet, sim.schedule, sim.api.nodes))
+    made = Simulation(fleet(2, 8))
+    return FleetServer(made, Telemetry(made.fleet, made.schedule, made.api.nodes))
 
 
 async def test_posted_line_is_on_the_exporter(aiohttp_client: AiohttpClient) -> None:
@@ -112,3 +116,31 @@ def test_service_discovery_names_node_rack_zone_and_pool(tmp_path: Path) -> None
         assert expected.items() <= last.items()
         assert len({g["labels"]["instance"] for g in groups}) == 5
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_command_serves_until_a_signal_and_writes_service_discovery(tmp_path: Path) -> None:
+    """`gpuheal sim --port 0 --sd-dir` says where it listens, answers there, and ends with status 0 on SIGTERM."""
+    code = "import sys; from gpuheal_responder.cli import main; sys.exit(main())"
+    args = ["sim", "--nodes", "3", "--gpus", "2", "--port", "0", "--sd-dir", str(tmp_path / "sd")]
+    process = subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        first, second = process.stdout.readline(), process.stdout.readline()
+        url = first.split()[-1]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert [n["name"] for n in json.load(answer)["nodes"]] == [f"gpu-node-00{i}" for i in (1, 2, 3)]
+        assert str(tmp_path / "sd") in second
+        groups = json.loads((tmp_path / "sd" / "dcgm-exporter.json").read_text())
+        assert url == f"http://{groups[0]['targets'][0]}/fleet"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+@pytest.mark.parametrize("args", [["--nodes", "0"], ["--gpus", "99"]])
+def test_command_refuses_a_fleet_that_cannot_be(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 2 and what was expected."""
+    assert sim.main([*args, "--port", "0"]) == 2
+    assert "expected 1 to 100000 nodes" in capsys.readouterr().err

@@ -75,9 +75,13 @@ class KubeNodeAgent(Watcher):
         self._schedule.after(self._timings.kubelet_ready, partial(self._registered, machine))
 
     def send(self) -> None:
-        """What is queued has been reported; raises LabError when the API server refuses."""
+        """What is queued has been reported, except on Nodes that are gone; LabError when the API server refuses."""
         while self._queue:
-            self._queue.pop(0)()
+            try:
+                self._queue.pop(0)()
+            except ApiRefused as refused:
+                if refused.status != 404:
+                    raise
 
     def _report_gpus(self, machine: Machine) -> None:
         if machine.power is Power.DOWN:

@@ -45,6 +45,8 @@ class Plan:
     speed: float = 1.0
     port: int = 0
     generation: Generation | None = None
+    interval: timedelta = timedelta(seconds=1)
+    """Between two scrapes, and between two evaluations of the rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,11 +125,18 @@ async def stage(plan: Plan, say: Say) -> AsyncIterator[Stage]:
         hook = pipeline.Webhook(address=where.webhook, responder=where.responder, token_file=token_file)
         scrape = discovery.write(plan.folder / "discovery", specs, where.fleet)
         begin = partial(
-            pipeline.start, servers, scrape=scrape, webhook=hook, cluster=CLUSTER, ports=(ports[3], ports[4])
+            pipeline.start,
+            servers,
+            scrape=scrape,
+            webhook=hook,
+            cluster=CLUSTER,
+            interval=plan.interval,
+            ports=(ports[3], ports[4]),
         )
         path = await asyncio.to_thread(begin)
         await scene.start_responder(where, token_file, CLUSTER)
-        await asyncio.to_thread(path.wait_for_fleet, plan.nodes * GPUS)
+        patience_s = 30 + 4 * plan.interval.total_seconds()
+        await asyncio.to_thread(path.wait_for_fleet, plan.nodes * GPUS, patience_s)
         yield Stage(plan=plan, scene=scene, path=path, tap=tap, where=where)
 
 
