@@ -65,6 +65,8 @@ class CaseApi:
         try:
             person = await self._person(request, APPROVE, name)
             if isinstance(person, Denial):
+                if person.status == 403:  # somebody known tried; strangers would only fill the log
+                    self.telemetry.audit("refused", {"case": name, "message": person.message})
                 return refused(person)
             return web.json_response(await do(name, person.name, await _fields(request)))
         except ActionError as problem:

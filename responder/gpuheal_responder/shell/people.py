@@ -16,6 +16,8 @@ from gpuheal_responder.shell.kube_api import Api, reading
 REMEMBERED = timedelta(seconds=10)
 MOST_REMEMBERED = 1024
 LONGEST_TOKEN = 16 * 1024
+MOST_UNDER_WAY = 16
+"""Reviews asked for at once: strangers' tokens must not make us a burden on the API server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,7 @@ class KubePeople:
     _answers: OrderedDict[tuple[bytes, Permission, str], tuple[datetime, Person | Denial]] = field(
         default_factory=OrderedDict
     )
+    _under_way: int = 0
 
     async def admit(self, token: str, permission: Permission, name: str = "") -> Person | Denial:
         """Return who the token's owner is if they may, else why not."""
@@ -107,7 +110,13 @@ class KubePeople:
         known = self._answers.get(key)
         if known is not None and known[0] > self.clock.now():
             return known[1]
-        answer = await self._ask(token, permission, name)
+        if self._under_way >= MOST_UNDER_WAY:
+            raise ObserveError("kubernetes", "too many tokens are being reviewed at this moment")
+        self._under_way += 1
+        try:
+            answer = await self._ask(token, permission, name)
+        finally:
+            self._under_way -= 1
         self._answers[key] = (self.clock.now() + REMEMBERED, answer)
         self._answers.move_to_end(key)
         while len(self._answers) > MOST_REMEMBERED:

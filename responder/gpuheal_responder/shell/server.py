@@ -58,7 +58,9 @@ async def listening(
         try:
             await site.start()
         except OSError as problem:
-            raise ConfigError("", "listen", f"cannot listen on {listen.host}:{listen.port}: {problem}") from None
+            raise ConfigError(
+                "settings", "listen", f"cannot listen on {listen.host}:{listen.port}: {problem}"
+            ) from None
         if listen.tls is not None and context is not None:
             renewing = asyncio.create_task(_renew(context, listen.tls, on_problem))
         host, port = runner.addresses[0][:2]

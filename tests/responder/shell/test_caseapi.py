@@ -151,6 +151,7 @@ async def test_s04_only_who_may_approve_can_act(world: World, verb: str, headers
     found, _ = await world.post(f"/v1/cases/n1-1/{verb}", {"step": "drain", "evidence": EVIDENCE}, headers)
     assert found == status
     assert world.approvals() == ()
+    assert ('"event":"refused"' in world.audit.getvalue()) is (status == 403)
     assert world.holds.nodes == {"n1": None}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +12,7 @@ import pytest
 from tests.responder.shell.scripted import NOW, StillClock
 
 from gpuheal_responder.errors import ObserveError
-from gpuheal_responder.shell.people import APPROVE, MOST_REMEMBERED, SCRAPE, Denial, KubePeople, Person
+from gpuheal_responder.shell.people import APPROVE, MOST_REMEMBERED, MOST_UNDER_WAY, SCRAPE, Denial, KubePeople, Person
 
 TOKENS = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -127,3 +128,25 @@ async def test_a_review_without_a_status_is_no_answer() -> None:
     asked_people, _, _ = people(tokens=["?"])
     with pytest.raises(ObserveError, match="TokenReview came back without a status"):
         await asked_people.admit("secret", APPROVE)
+
+
+async def test_a_flood_of_tokens_is_not_passed_on() -> None:
+    """Only so many reviews are under way at once; beyond that nobody can tell, and the API server is spared."""
+    never = asyncio.Event()
+
+    class Stuck(ApiServer):
+        async def review(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+            self.asked.append((path, body))
+            await never.wait()
+            return {"status": {"authenticated": False}}
+
+    server = Stuck({})
+    asked_people = KubePeople(reviewer=server, clock=StillClock())
+    waiting = [asyncio.ensure_future(asked_people.admit(f"t{i}", APPROVE)) for i in range(MOST_UNDER_WAY)]
+    await asyncio.sleep(0)
+    with pytest.raises(ObserveError, match="too many tokens"):
+        await asked_people.admit("one more", APPROVE)
+    assert len(server.asked) == MOST_UNDER_WAY
+    never.set()
+    await asyncio.gather(*waiting)
+    assert isinstance(await asked_people.admit("one more", APPROVE), Denial)
