@@ -154,6 +154,7 @@ class PlayedEvidence:
         ]
         return Evidence(
             at=now,
+            booted_at=machine.booted_at,
             witnesses=tuple(witnesses),
             identities=tuple(Identity(gpu_uuid=g.uuid, source=s) for g in machine.spec.gpus for s in self.sources),
             health=tuple(

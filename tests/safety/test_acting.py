@@ -289,6 +289,19 @@ async def test_s18_nodes_of_other_tools_are_left_alone(label: dict[str, str]) ->
     assert await stage.play(5) == ["Hold taint left-alone"]
 
 
+async def test_s18_a_node_that_somebody_has_just_rebooted_is_given_time() -> None:
+    """Within 30 minutes of a boot that was not ours nothing disruptive begins; after that it does."""
+    stage = Stage()
+    name = stage.names[0]
+    stage.sim.fleet[name].reboot()
+    stage.advance(20)
+    stage.break_gpu()
+    said = await stage.play(10)
+    assert said[-1] == "Hold drain booted-lately"
+    stage.sim.advance(timedelta(minutes=30))
+    assert (await stage.play(until="Done"))[-1] == "Done restored"
+
+
 async def test_s18_a_foreign_lock_holds_and_is_named() -> None:
     """Whoever holds the node's Lease is waited for."""
     stage = Stage()

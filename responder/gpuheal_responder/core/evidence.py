@@ -42,6 +42,16 @@ def newest(faults: Iterable[Fault], evidence: Evidence | None) -> datetime | Non
     return max((w.last_seen_at for f in faults for w in witnesses_of(f, evidence)), default=None)
 
 
+def news(faults: Iterable[Fault], evidence: Evidence | None) -> datetime | None:
+    """Return when something last happened about the faults: a line of the kernel, or the beginning of an alert.
+
+    A level that merely goes on (NVML still misses the GPU) is no news, however fresh its sample.
+    """
+    found = list(faults)
+    lines = [w.last_seen_at for f in found for w in witnesses_of(f, evidence) if w.witness_class is WitnessClass.KERNEL]
+    return max([*lines, *(f.since for f in found)], default=None)
+
+
 def relapse(world: World, since: datetime) -> Witness | None:
     """Return a witness that saw a still-alerting fault of this node after `since`, or None."""
     seen = (w for f in world.faults for w in witnesses_of(f, world.evidence) if w.last_seen_at > since)

@@ -178,6 +178,7 @@ class Evidence:
     """What Prometheus knows of one node; `at` is Prometheus' own clock."""
 
     at: datetime
+    booted_at: datetime | None = None
     witnesses: tuple[Witness, ...] = ()
     identities: tuple[Identity, ...] = ()
     health: tuple[GpuHealth, ...] = ()

@@ -19,6 +19,7 @@ from gpuheal_responder.shell.endpoint import Client, decoded, together
 SOURCE = "prometheus"
 WITNESS = "gpuheal:fault_witness:last_seen_seconds"
 IDENTITY = "gpuheal:gpu_identity"
+BOOTED = "gpuheal_node_boot_timestamp_seconds"
 STATE = "gpuheal:gpu_state"
 CHUNK = 200
 UNKNOWN = 5
@@ -55,7 +56,8 @@ class PrometheusEvidence:
     async def read(self, health_of: Collection[str]) -> Mapping[str, Evidence]:
         """Return evidence of every node that has a witness or is named in `health_of`; ObserveError if any query fails.
 
-        Identities are read for the same nodes, GPU states only for `health_of`; those nodes are always keys.
+        Identities are read for the same nodes, boot times and GPU states only for `health_of`; those nodes are always
+        keys.
         """
         names = sorted(name for name in health_of if self._is_node(name))
         at = await self.now()
@@ -67,6 +69,7 @@ class PrometheusEvidence:
         ]
         chunks = ["|".join(map(_escaped, names[i : i + CHUNK])) for i in range(0, len(names), CHUNK)]
         asked += [f'{IDENTITY}{{node=~"{chunk}"}}' for chunk in chunks]
+        asked += [f'max by (node) ({BOOTED}{{node=~"{chunk}"}})' for chunk in chunks]
         asked += [f'{STATE}{{node=~"{chunk}"}}[{self._window}]' for chunk in chunks]
         found = await together(*(self._query(expression, moment) for expression in asked))
         count = len(chunks)
@@ -74,7 +77,9 @@ class PrometheusEvidence:
         fold.witnesses(found[0], found[1])
         for series in found[2 : 3 + count]:
             fold.identities(series)
-        for series in found[3 + count :]:
+        for series in found[3 + count : 3 + 2 * count]:
+            fold.boots(series)
+        for series in found[3 + 2 * count :]:
             fold.states(series)
         return fold.evidence(datetime.fromtimestamp(at, UTC), health_of)
 
@@ -186,6 +191,7 @@ class _Fold:
         self._on_ignored = on_ignored
         self._witnesses: dict[str, dict[tuple[str, str, str], Witness]] = {}
         self._identities: dict[str, set[tuple[str, str]]] = {}
+        self._boots: dict[str, datetime] = {}
         self._states: dict[str, dict[str, dict[float, int]]] = {}
 
     def witnesses(self, last_seen: Sequence[Series], ages: Sequence[Series]) -> None:
@@ -218,6 +224,14 @@ class _Fold:
             else:
                 self._on_ignored("identity-labels")
 
+    def boots(self, series: Sequence[Series]) -> None:
+        """Take in when each node's kernel started."""
+        for labels, ((_, began),) in series:
+            if labels.get("node") and _moment(began):
+                self._boots[labels["node"]] = datetime.fromtimestamp(began, UTC)
+            else:
+                self._on_ignored("boot-value")
+
     def states(self, series: Sequence[Series]) -> None:
         """Take in the GPU states; where two series tell of one moment the worse one counts."""
         for labels, values in series:
@@ -238,6 +252,7 @@ class _Fold:
         return {
             node: Evidence(
                 at=at,
+                booted_at=self._boots.get(node),
                 witnesses=tuple(w for _, w in sorted(self._witnesses.get(node, {}).items())),
                 identities=tuple(Identity(gpu_uuid=g, source=s) for g, s in sorted(self._identities.get(node, ()))),
                 health=tuple(_health(self._states.get(node, {}))),

@@ -83,12 +83,14 @@ async def test_series_become_evidence(make_script: MakeScript) -> None:
             ({"node": "n1", "gpu_uuid": "GPU-1", "source": "dcgm"}, 1),
         ),
         "gpuheal:gpu_identity{": vector(({"node": "n2", "gpu_uuid": "GPU-2", "source": "dcgm"}, 1)),
+        "max by (node) (gpuheal_node_boot": vector(({"node": "n2"}, T - 60), ({"node": "n3"}, float("nan"))),
         "gpuheal:gpu_state": matrix(({"node": "n2", "gpu_uuid": "GPU-2"}, [(T - 15, 4), (T, 0)])),
     }
     script, _ = await prometheus(make_script, answers)
     source = await source_at(script)
     found = await source.read({"n2", "n3"})
     await source.close()
+    assert (found["n2"].booted_at, found["n3"].booted_at) == (NOW - timedelta(seconds=60), None)
     assert list(found) == ["n1", "n2", "n3"]
     assert found["n1"].at == NOW
     assert found["n1"].witnesses == (
@@ -118,12 +120,12 @@ async def test_series_become_evidence(make_script: MakeScript) -> None:
 
 
 async def test_all_queries_are_of_one_moment_and_few(make_script: MakeScript) -> None:
-    """Whatever the fleet's size there are three queries, plus two per 200 nodes whose health is asked for."""
+    """Whatever the fleet's size there are three queries, plus three per 200 nodes whose health is asked for."""
     script, server = await prometheus(make_script, {})
     source = await source_at(script)
     await source.read([f"n{i}" for i in range(201)])
     await source.close()
-    assert len(server.asked) == 3 + 2 * 2
+    assert len(server.asked) == 3 + 3 * 2
     assert {moment for _, moment in server.asked} == {f"{T:.3f}"}
 
 

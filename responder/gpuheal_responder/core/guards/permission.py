@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.guards.question import Question
@@ -20,6 +21,7 @@ OPT_OUT_ANNOTATIONS = (
 )
 FOREIGN_TAINTS = ("ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted", "karpenter.sh/disruption")
 UPGRADE_LABEL = "nvidia.com/gpu-driver-upgrade-state"
+QUIET_AFTER_BOOT = timedelta(minutes=30)
 UPGRADE_IDLE = frozenset({"", "upgrade-done", "unknown"})
 
 
@@ -39,6 +41,8 @@ def check(q: Question) -> Iterator[Refusal]:
         yield Refusal(guard=GUARD, reason="frozen", message=controls.frozen)
     if q.world.node is not None:
         yield from _node(q, q.world.node)
+    if q.step.spec.disruptive and not q.giving_back and not q.in_flight:
+        yield from _fresh_boot(q)
     if q.step.spec.disruptive and not q.giving_back:
         lock = q.world.lock
         if lock is not None and lock.expires_at > q.world.now:
@@ -70,6 +74,18 @@ def _node(q: Question, node: Node) -> Iterator[Refusal]:
     if marks:
         yield Refusal(
             guard=GUARD, reason="left-alone", message=f"the node carries {', '.join(marks)}", blockers=tuple(marks)
+        )
+
+
+def _fresh_boot(q: Question) -> Iterator[Refusal]:
+    """Somebody else rebooted it a moment ago, and may not be done."""
+    booted_at = q.world.evidence.booted_at if q.world.evidence is not None else None
+    if booted_at is not None and q.world.now - booted_at < QUIET_AFTER_BOOT:
+        yield Refusal(
+            guard=GUARD,
+            reason="booted-lately",
+            message=f"the node booted at {booted_at.isoformat()}, less than {QUIET_AFTER_BOOT} ago, not by this case",
+            retry_in=booted_at + QUIET_AFTER_BOOT - q.world.now,
         )
 
 
