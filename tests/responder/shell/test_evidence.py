@@ -83,7 +83,7 @@ async def test_series_become_evidence(make_script: MakeScript) -> None:
             ({"node": "n1", "gpu_uuid": "GPU-1", "source": "dcgm"}, 1),
         ),
         "gpuheal:gpu_identity{": vector(({"node": "n2", "gpu_uuid": "GPU-2", "source": "dcgm"}, 1)),
-        "max by (node) (gpuheal_node_boot": vector(({"node": "n2"}, T - 60), ({"node": "n3"}, float("nan"))),
+        "max by (node) (gpuheal_node_boot": vector(({"node": "n2"}, T - 60)),
         "gpuheal:gpu_state": matrix(({"node": "n2", "gpu_uuid": "GPU-2"}, [(T - 15, 4), (T, 0)])),
     }
     script, _ = await prometheus(make_script, answers)
