@@ -186,8 +186,7 @@ def _once(exporter: Exporter) -> int:
     if exporter.monitor is not None:
         exporter.monitor.wait_first(max(until - time.monotonic(), 0.1))
     exporter.follower.heartbeat_at = time.time()
-    while exporter.follower.drain() and time.monotonic() < until:
-        pass
+    exporter.follower.catch_up(time.time() + ONCE_SECONDS)
     sys.stdout.write(render(*exporter.collectors).decode())
     exporter.stop_monitor()
     exporter.follower.close()

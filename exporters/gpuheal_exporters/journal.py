@@ -55,6 +55,7 @@ class JournalSource:
 
     name = "journal"
     place = "journal"
+    patience = 2.0  # journalctl has to find the boot in a journal that may be large
 
     def __init__(self, tally: Tally, cursor: Cursor | None = None, *, command: Words[str] = COMMAND) -> None:
         after = (cursor or {}).get("journal")

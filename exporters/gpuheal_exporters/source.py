@@ -32,6 +32,7 @@ class LogSource(Protocol):
 
     name: str
     place: str  # the key of its cursor that says where to go on
+    patience: float  # seconds within which what is there already may take to come
     caught_up: bool
 
     def read(self, limit: int) -> list[KernelRecord]:
@@ -89,6 +90,7 @@ class KmsgSource:
 
     name = "kmsg"
     place = "seq"
+    patience = 0.0
 
     def __init__(
         self, fd: int, tally: Tally, cursor: Cursor | None = None, *, read: Callable[[int, int], bytes] = os.read
@@ -152,6 +154,7 @@ class FileSource:
     """
 
     name = "file"
+    patience = 0.0
 
     def __init__(
         self, path: Path, tally: Tally, cursor: Cursor | None = None, *, sleep: Callable[[float], object]

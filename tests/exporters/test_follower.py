@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gpuheal_exporters.follower import BATCH, RETRY_SECONDS, Follower
 from gpuheal_exporters.identity import StaticInventory
+from gpuheal_exporters.journal import JournalSource
 from gpuheal_exporters.kmsg import KernelRecord
 from gpuheal_exporters.node import NodeExporterState
 from gpuheal_exporters.source import Cursor, FileSource, LogSource, SourceError
@@ -190,6 +192,7 @@ class Broken:
 
     name = "kmsg"
     place = "seq"
+    patience = 0.0
     caught_up = False
 
     def __init__(self) -> None:
@@ -294,3 +297,19 @@ def test_another_source_does_not_repeat_what_was_counted(tmp_path: Path) -> None
         out.write(head.format(1, 13))
     second.step(0)
     assert totals(second)["13"] == 1
+
+
+def test_one_look_takes_what_a_slow_journal_has(tmp_path: Path) -> None:
+    """For --once the exporter waits for a journalctl that needs a moment, and stops when nothing more comes."""
+    node = Node(tmp_path)
+    program = tmp_path / "journalctl.py"
+    entry = json.dumps({"MESSAGE": "NVRM: Xid (PCI:0000:3b:00): 79, text", "SYSLOG_FACILITY": "0", "__CURSOR": "c"})
+    program.write_text(f"import time\ntime.sleep(0.5)\nprint({entry!r}, flush=True)\ntime.sleep(60)\n")
+
+    def opener(tally: Tally, cursor: Cursor) -> LogSource:
+        return JournalSource(tally, cursor, command=(sys.executable, str(program)))
+
+    follower = node.start(openers=[opener])
+    follower.catch_up(node.clock.now + 60)
+    assert totals(follower) == {"79": 1}
+    follower.close()
