@@ -25,7 +25,17 @@ from gpuheal_responder.core.policy import Phase, Policy, match
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
 from gpuheal_responder.errors import ActionError, ObserveError
 from gpuheal_responder.ports import Recorder, Stored
-from gpuheal_responder.shell.observe import Details, Look, Ports, details, observe, standing_of, watermark_of, world_of
+from gpuheal_responder.shell.observe import (
+    Details,
+    Look,
+    Ports,
+    details,
+    observe,
+    standing_of,
+    taken_at,
+    watermark_of,
+    world_of,
+)
 from gpuheal_responder.shell.perform import Performer
 from gpuheal_responder.shell.record import decision
 from gpuheal_responder.shell.tidy import finish, surplus
@@ -265,6 +275,10 @@ class Engine:
         watermark = watermark_of(look.past.get(name, ()), node.system_uuid)
         newest = ev.newest(faults, evidence)
         if watermark is not None and (newest is None or newest <= watermark):
+            return None
+        taken = taken_at(look.past.get(name, ()), node.system_uuid)
+        happened = ev.news([f for f in faults if policy.matches(f, node)], evidence)
+        if taken is not None and (happened is None or happened <= taken):
             return None
         known = {i.gpu_uuid for i in evidence.identities} if evidence else set()
         number = 1 + max((_number(c.name) for c in look.past.get(name, ())), default=0)

@@ -42,7 +42,8 @@ from gpuheal_responder.ports import (
 T = TypeVar("T")
 
 HISTORY = timedelta(hours=24)
-SETTLING = frozenset({Result.RESTORED, Result.TAKEN_OVER, Result.REVERTED})
+TAKEN = frozenset({Result.TAKEN_OVER, Result.REVERTED})
+SETTLING = frozenset({Result.RESTORED}) | TAKEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +172,12 @@ def _evidence(look: Look, node: str) -> Evidence | None:
 def watermark_of(past: Sequence[Case], machine: str) -> datetime | None:
     """Return until when this machine's evidence is settled: when we or a person last gave it back."""
     ends = (c.closed_at for c in past if c.result in SETTLING and c.system_uuid in {"", machine})
+    return max((end for end in ends if end is not None), default=None)
+
+
+def taken_at(past: Sequence[Case], machine: str) -> datetime | None:
+    """Return when a person last took this machine back from us, or None."""
+    ends = (c.closed_at for c in past if c.result in TAKEN and c.system_uuid in {"", machine})
     return max((end for end in ends if end is not None), default=None)
 
 
