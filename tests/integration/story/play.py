@@ -28,6 +28,7 @@ from tests.integration.story.relay import Carrier, Relay, faithful
 
 from gpuheal_lab import discovery, pipeline
 from gpuheal_lab.controlplane import ControlPlane
+from gpuheal_lab.fleet import NodeSpec
 from gpuheal_lab.kubeapi import ApiRefused
 from gpuheal_lab.kubefleet import KubeFleet, machines
 from gpuheal_lab.machine import GpuFault, Timings, fell_off_bus
@@ -72,8 +73,8 @@ class Script:
     generation: Generation = Generation.CURRENT
     door: bool = False
     carry: Carrier = faithful
-    exporters: Mapping[int, str] = field(default_factory=dict)
-    """host:port of real exporters, by index of the node whose simulated exporter they stand in for."""
+    exporters: Mapping[int, Callable[[NodeSpec], str]] = field(default_factory=dict)
+    """Makes a real exporter for the node of this index and tells its host:port; it stands in for the played one."""
     respond: bool = True
 
 
@@ -243,8 +244,8 @@ class Play:
         token = self._token()
         specs = list(self.fleet.simulation.specs.values())
         scrape = discovery.write(self.folder / "discovery", specs, fleet_address)
-        for index, address in self.script.exporters.items():
-            self._stand_in(specs[index].name, address)
+        for index, make in self.script.exporters.items():
+            self._stand_in(specs[index].name, make(specs[index]))
         hook = pipeline.Webhook(address=self.relay.address, responder=self.listen, token_file=token)
         self.path = pipeline.start(stack, scrape=scrape, webhook=hook, cluster=CLUSTER, interval=timedelta(seconds=1))
 
