@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpuheal_rules import counters, operatorconfig, runbook
+from gpuheal_rules import counters, operatorconfig, policies, runbook
 from gpuheal_rules.cases.build import promtool_files
 from gpuheal_rules.catalogue import load_catalogue
 from gpuheal_rules.options import Options
@@ -28,6 +28,7 @@ def artefacts(options: Options | None = None) -> dict[str, str]:
         found[f"generated/prometheusrule{suffix}.yaml"] = HEADER + to_yaml(document)
     found |= {f"generated/alertmanager/{name}": text for name, text in operatorconfig.generated().items()}
     found["generated/dcgm-counters.csv"] = counters.render(catalogue)
+    found |= {f"generated/policies/{name}": text for name, text in policies.files(catalogue).items()}
     found |= {f"runbooks/{name}": text for name, text in runbook.pages(catalogue, options).items()}
     if options == Options():
         found |= {f"promtool/{name}": text for name, text in promtool_files(catalogue).items()}

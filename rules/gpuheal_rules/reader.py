@@ -12,6 +12,7 @@ import yaml
 
 from gpuheal_rules.errors import ConfigError
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:ms|s|m|h|d))+")
 _PART = re.compile(r"(\d+)(ms|s|m|h|d)")
@@ -106,7 +107,7 @@ class Reader:
 def load_yaml(path: Path) -> object:
     """Return the document of a YAML file; raise ConfigError when it is missing or not YAML."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506
     except OSError as problem:
         raise ConfigError(path.name, "", f"cannot be read: {problem.strerror}") from None
     except yaml.YAMLError as problem:

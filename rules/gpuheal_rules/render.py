@@ -20,19 +20,18 @@ OBJECT_LIMIT = 400 * 1024
 """Bytes of rule text per PrometheusRule; prometheus-operator refuses 512 KiB (pkg/operator/rules.go)."""
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes texts with line breaks as blocks, and never uses anchors."""
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes texts with line breaks as blocks, and never uses anchors; libyaml's is ten times as fast."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
         return True
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
-        super().increase_indent(flow, False)
 
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+def _text(dumper: Any, value: str) -> yaml.ScalarNode:
+    node: yaml.ScalarNode = dumper.represent_scalar(
+        "tag:yaml.org,2002:str", value, style="|" if "\n" in value else None
+    )
+    return node
 
 
 _Dumper.add_representer(str, _text)

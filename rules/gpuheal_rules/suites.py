@@ -119,7 +119,8 @@ def sliced(groups: Sequence[Group], suite: Suite) -> tuple[Group, ...]:
 def failures(promtool: str, catalogue: Catalogue, groups: Sequence[Group], suite: Suite, folder: Path) -> str:
     """Return what promtool says when the suite's cases fail on these groups, empty when they pass."""
     templates = {alert.name: annotation_templates(alert, Options()) for _fault, alert in catalogue.alerts()}
-    rules, tests = folder / "rules.yaml", folder / "cases.test.yaml"
+    rules, tests = folder / "rules.yaml", folder / f"{suite.name.replace('/', '-')}.test.yaml"
     rules.write_text(rule_file(sliced(groups, suite)), encoding="utf-8")
-    tests.write_text(to_yaml(document(suite.cases, rules.name, templates)), encoding="utf-8")
+    if not tests.exists():
+        tests.write_text(to_yaml(document(suite.cases, rules.name, templates)), encoding="utf-8")
     return run_tests(promtool, [tests])

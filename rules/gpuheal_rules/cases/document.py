@@ -10,7 +10,6 @@ from gpuheal_rules.cases.world import (
     LONG_STEPS,
     NODE,
     OTHER_NODE,
-    STALE,
     STEP_SECONDS,
     TOPOLOGY,
     Case,
@@ -18,28 +17,52 @@ from gpuheal_rules.cases.world import (
     Query,
     Series,
     Timeline,
+    Value,
     merged,
 )
 
 
 def values(at: Timeline, steps: int) -> str:
-    """Return promtool's notation of a timeline."""
-    tokens = ["_" if v is None else v if isinstance(v, str) else f"{v:.12g}" for v in map(at, range(steps + 1))]
+    """Return promtool's notation of a timeline: runs of equal values and of equal steps in its short forms."""
+    shown = [at(step) for step in range(steps + 1)]
     found: list[str] = []
     index = 0
-    while index < len(tokens):
-        count = 1
-        while index + count < len(tokens) and tokens[index + count] == tokens[index]:
-            count += 1
-        token = tokens[index]
-        if token == "_":  # noqa: S105
+    while index < len(shown):
+        first = shown[index]
+        count = _run(shown, index)
+        if first is None:
             found.append(f"_x{count}")
-        elif count == 1 or token == STALE:
-            found += [token] * count
+        elif isinstance(first, str):
+            found += [first] * count
+        elif count == 1:
+            found.append(f"{first:.12g}")
         else:
-            found.append(f"{token}x{count - 1}")
+            step = _difference(shown, index)
+            found.append(f"{first:.12g}{f'{step:+.12g}' if step else ''}x{count - 1}")
         index += count
     return " ".join(found)
+
+
+def _difference(shown: Sequence[Value], index: int) -> float:
+    """Return how much the series changes at `index` if it changes by the same at the next step too, else 0."""
+    three = shown[index : index + 3]
+    numbers = [value for value in three if isinstance(value, float | int)]
+    if len(numbers) < 3 or numbers[1] - numbers[0] != numbers[2] - numbers[1]:
+        return 0.0
+    return float(numbers[1] - numbers[0])
+
+
+def _run(shown: Sequence[Value], index: int) -> int:
+    """Return how many values from `index` on are equal, or differ by the same step."""
+    first, step = shown[index], _difference(shown, index)
+    count = 1
+    while index + count < len(shown):
+        value = shown[index + count]
+        wanted = first + step * count if isinstance(first, float | int) else first
+        if value != wanted or isinstance(value, str):
+            break
+        count += 1
+    return count
 
 
 def expand(template: str, labels: Mapping[str, str], value: float) -> str:

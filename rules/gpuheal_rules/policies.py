@@ -1,0 +1,70 @@
+"""The default policies by profile, as files the responder reads; made from catalog/policies.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpuheal_rules.catalogue import CATALOG
+from gpuheal_rules.model import Catalogue
+from gpuheal_rules.reader import Reader, load_yaml
+from gpuheal_rules.render import to_yaml
+
+HEADER = """\
+# Made by `gpuheal rules build` from rules/gpuheal_rules/catalog/policies.yaml; edit that, or copy this and edit the copy.
+# Profile {name}: {about}
+# Mode observe writes what it would do and touches nothing. Change to propose, then to enforce.
+"""
+
+
+def files(catalogue: Catalogue, path: Path = CATALOG / "policies.yaml") -> dict[str, str]:
+    """Return the policy file of every profile by its name; raise ConfigError on unknown faults, groups or ladders."""
+    reader = Reader(path.name)
+    top = reader.mapping(load_yaml(path), "", ("ladders", "groups", "profiles"))
+    ladders = reader.mapping(top.get("ladders"), "ladders")
+    groups = {
+        name: _slugs(reader, catalogue, value, f"groups.{name}")
+        for name, value in reader.mapping(top.get("groups"), "groups").items()
+    }
+    found: dict[str, str] = {}
+    for name, entry in reader.mapping(top.get("profiles"), "profiles").items():
+        where = f"profiles.{name}"
+        raw = reader.mapping(entry, where, ("about", "policies"))
+        policies = [
+            _policy(reader, catalogue, item, f"{where}.policies[{i}]", ladders, groups)
+            for i, item in enumerate(reader.items(raw.get("policies"), f"{where}.policies"))
+        ]
+        head = HEADER.format(name=name, about=reader.text(raw.get("about"), f"{where}.about"))
+        found[f"{name}.yaml"] = head + to_yaml({"policies": policies})
+    return found
+
+
+def _slugs(reader: Reader, catalogue: Catalogue, value: object, path: str) -> tuple[str, ...]:
+    slugs = reader.texts(value, path)
+    for index, slug in enumerate(slugs):
+        if slug not in catalogue.faults:
+            raise reader.error(f"{path}[{index}]", f"unknown fault {slug!r}", "see faults.yaml")
+    return slugs
+
+
+def _policy(
+    reader: Reader,
+    catalogue: Catalogue,
+    entry: object,
+    path: str,
+    ladders: Mapping[str, Any],
+    groups: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    raw = reader.mapping(entry, path, ("name", "groups", "ladder", "without"))
+    without = _slugs(reader, catalogue, raw.get("without"), f"{path}.without")
+    wanted = reader.texts(raw.get("groups"), f"{path}.groups")
+    for index, name in enumerate(wanted):
+        reader.choice(name, f"{path}.groups[{index}]", tuple(groups))
+    ladder = reader.choice(raw.get("ladder"), f"{path}.ladder", tuple(ladders))
+    return {
+        "name": reader.text(raw.get("name"), f"{path}.name"),
+        "mode": "observe",
+        "match": {"faults": [slug for name in wanted for slug in groups[name] if slug not in without]},
+        "steps": list(reader.items(ladders[ladder], f"ladders.{ladder}")),
+    }
