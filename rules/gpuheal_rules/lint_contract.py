@@ -59,7 +59,7 @@ ACTIONS = frozenset(
 """The steps a policy can name: one executor each in the responder."""
 
 TELLING = frozenset({"none", "alert", "diagnose"})
-"""Rungs of a ladder that only tell people; a fault with nothing else needs no policy."""
+"""Rungs of a ladder that only tell people; a fault whose ladder begins with one can do without a policy."""
 
 
 def policies(documents: Sequence[Document], catalogue: Catalogue) -> Iterator[Finding]:
@@ -81,7 +81,7 @@ def policies(documents: Sequence[Document], catalogue: Catalogue) -> Iterator[Fi
     if not documents:
         return
     for slug, fault in catalogue.faults.items():
-        if set(fault.ladder) - TELLING and slug not in used:
+        if fault.ladder and fault.ladder[0] not in TELLING and slug not in used:
             problem = f"fault {slug} is acted on by its ladder ({', '.join(fault.ladder)}) and has no policy"
             yield Finding(check="contract", file=documents[0].file, where="", problem=problem)
 
