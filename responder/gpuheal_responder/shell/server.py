@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.settings import Listen, ServerTls
@@ -18,6 +19,8 @@ from gpuheal_responder.shell.web import Web
 LARGEST_REQUEST = 64 * 1024  # of people; the webhook reads its own, larger bodies by itself
 LOOK_AT_CERTIFICATES_S = 30.0
 SHUTDOWN_S = 5.0
+ASK_DEADLINE_S = 30.0
+IDLE_S = 120.0
 
 
 def application(web_routes: Web, case_routes: CaseApi) -> web.Application:
@@ -50,27 +53,61 @@ async def listening(
     ConfigError if the address or the certificate can't be used.
     """
     context = tls_context(listen.tls) if listen.tls is not None else None
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+    silent: set[RequestHandler] = set()
+
+    async def hear(request: web.Request, _response: web.StreamResponse) -> None:
+        silent.discard(request.protocol)
+
+    app.on_response_prepare.append(hear)
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S
+    )
     await runner.setup()
-    renewing = None
+    renewing = site = None
     try:
-        site = web.TCPSite(runner, listen.host, listen.port, ssl_context=context, backlog=512)
         try:
-            await site.start()
+            site = await asyncio.get_running_loop().create_server(
+                _impatient(runner, silent), listen.host, listen.port, ssl=context, backlog=512
+            )
         except OSError as problem:
             raise ConfigError(
                 "settings", "listen", f"cannot listen on {listen.host}:{listen.port}: {problem}"
             ) from None
         if listen.tls is not None and context is not None:
             renewing = asyncio.create_task(_renew(context, listen.tls, on_problem))
-        host, port = runner.addresses[0][:2]
+        host, port = site.sockets[0].getsockname()[:2]
         yield host, port
     finally:
+        if site is not None:
+            site.close()
         if renewing is not None:
             renewing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await renewing
         await runner.cleanup()
+
+
+def _impatient(runner: web.AppRunner, silent: set[RequestHandler]) -> Callable[[], asyncio.Protocol]:
+    """Make aiohttp's protocols, but end connections that got no answer in time because they asked nothing.
+
+    aiohttp waits for it for ever, so strangers could hold every file descriptor we may have.
+    """
+    server = runner.server
+    assert server is not None
+
+    def end_if_silent(protocol: RequestHandler) -> None:
+        if protocol in silent:
+            silent.remove(protocol)
+            if protocol.transport is not None:
+                protocol.transport.abort()
+
+    def make() -> asyncio.Protocol:
+        protocol = server()
+        silent.add(protocol)
+        asyncio.get_running_loop().call_later(ASK_DEADLINE_S, end_if_silent, protocol)
+        return protocol
+
+    return make
 
 
 async def _renew(live: ssl.SSLContext, tls: ServerTls, on_problem: Callable[[ConfigError], None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import ssl
 from collections.abc import AsyncIterator
@@ -124,3 +126,22 @@ async def test_an_address_in_use_is_a_config_error(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot listen on"):
             async with subject.listening(app, Listen(host="127.0.0.1", port=port, tls=tls), no_problem):
                 pass
+
+
+async def test_s03_a_silent_connection_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends no complete head in time is cut off; a connection that has been used stays."""
+    monkeypatch.setattr(subject, "ASK_DEADLINE_S", 0.3)
+    authority = trustme.CA()
+    context = shown(authority)
+    async with serving(tls_files(tmp_path, authority)) as url:
+        port = int(url.rsplit(":", 1)[1])
+        silent, used = [await asyncio.open_connection("127.0.0.1", port, ssl=context) for _ in range(2)]
+        silent[1].write(b"POST /webhook HTTP/1.1\r\nHost: x\r\n")
+        used[1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert await silent[0].read() == b""
+        await used[0].readuntil(b"ok\n")
+        used[1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in await used[0].readuntil(b"ok\n")
+        for _, writer in (silent, used):
+            writer.close()
