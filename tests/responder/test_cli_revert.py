@@ -8,7 +8,9 @@ import pytest
 
 from gpuheal_lab.cluster import Simulation
 from gpuheal_lab.fleet import fleet
+from gpuheal_lab.mishap import conflict, forbidden
 from gpuheal_lab.objects import Json
+from gpuheal_responder.commands import revert as subject
 from gpuheal_responder.commands.revert import chosen, revert
 from gpuheal_responder.core.model import Case, Condition, Result, Taint, UndoRecord
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, mark
@@ -117,3 +119,18 @@ async def test_a_case_that_is_gone_does_not_matter() -> None:
     await sim.remediations.delete(f"{ONE}-1")
     assert "removed" in (await everything(sim))[ONE]
     assert essence(sim, ONE) == before
+
+
+async def test_a_race_is_tried_again_and_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conflict is somebody else's write: look and try again. What stays refused is named, the rest is reverted."""
+    monkeypatch.setattr(subject, "PAUSE_S", 0)
+    sim = Simulation(fleet(3, 8))
+    for node in (ONE, TWO):
+        await contained(sim, node)
+    sim.gate.fail_next("mark", conflict(), target=ONE)
+    sim.gate.fail_next("mark", forbidden(), target=TWO)
+    said = await everything(sim)
+    assert "uncordoned" in said[ONE]
+    assert said[TWO].startswith(f"{TWO}: NOT REVERTED: ")
+    assert UNDO_ANNOTATION not in (sim.raw(ONE)["metadata"].get("annotations") or {})
+    assert UNDO_ANNOTATION in sim.raw(TWO)["metadata"]["annotations"]
