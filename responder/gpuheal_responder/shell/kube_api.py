@@ -6,6 +6,7 @@ exchange. `reading` and `changing` turn `ApiError` into the project's own error 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -29,6 +30,8 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,ap
 """Asks for the object's metadata only: https://kubernetes.io/docs/reference/using-api/api-concepts/"""
 
 DEADLINE = timedelta(seconds=10)
+GOODBYE_S = 0.25
+"""What aiohttp advises to wait: https://docs.aiohttp.org/en/stable/client_advanced.html#graceful-shutdown"""
 USER_AGENT = "gpuheal"
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """A watch event larger than this is not Kubernetes' (etcd's objects end at 1.5 MiB)."""
@@ -74,11 +77,15 @@ class Api:
     def __init__(self, client: ApiClient, deadline: timedelta = DEADLINE) -> None:
         self._client = client
         self._deadline = deadline
+        self._lingering = False
         client.user_agent = USER_AGENT
 
     async def close(self) -> None:
         """Close all connections; repeatable."""
         await self._client.close()
+        if self._lingering:  # a request was broken off: let its connection's TLS goodbye end
+            self._lingering = False
+            await asyncio.sleep(GOODBYE_S)
 
     async def get(
         self, path: str, query: Mapping[str, object] | None = None, *, deadline: timedelta | None = None
@@ -134,6 +141,7 @@ class Api:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         given = {key: value for key, value in (query or {}).items() if value not in (None, "")}
         headers = {"Accept": accept, "Content-Type": content_type}
+        ended = False
         try:
             _, url, headers, _, _ = await self._client.param_serialize(
                 method, path, header_params=headers, auth_settings=["BearerToken"]
@@ -147,7 +155,7 @@ class Api:
                         raise _refused(response, await response.read())
                     yield response
                 finally:
-                    _abort(response)
+                    ended = _abort(response)
         except TimeoutError:
             raise ApiError(0, "Timeout", f"{method} {path}: no answer in time") from None
         except (aiohttp.ClientError, OSError) as problem:
@@ -156,6 +164,8 @@ class Api:
             raise ApiError(0, "Credentials", str(problem)) from problem
         except ValueError as problem:
             raise ApiError(0, "NotJSON", f"{method} {path}: {problem}") from problem
+        finally:
+            self._lingering |= not ended
 
 
 async def connect(
@@ -183,14 +193,16 @@ async def connect(
     return Api(ApiClient(settings), deadline)
 
 
-def _abort(response: aiohttp.ClientResponse) -> None:
-    """Cut the connection of an answer that was not read to its end.
+def _abort(response: aiohttp.ClientResponse) -> bool:
+    """Cut the connection of an answer that was not read to its end; return False if it is being closed already.
 
-    Closing it would begin a TLS goodbye that nobody waits for, to a server that may be gone.
+    Closing it begins a TLS goodbye that nobody waits for, to a server that may be gone.
     """
     connection = response.connection
     if connection is not None and connection.transport is not None:
         connection.transport.abort()
+        return True
+    return response.content.at_eof()
 
 
 def _refused(response: aiohttp.ClientResponse, text: bytes) -> ApiError:

@@ -60,6 +60,7 @@ class Proxy:
         self.cut()
         await self._runner.cleanup()
         await self._session.close()
+        await asyncio.sleep(0.25)  # requests that were broken off before their answer: the TLS goodbye takes a moment
 
     def cut(self) -> None:
         """Every request under way, watches too, is broken off."""
@@ -117,18 +118,26 @@ class Proxy:
             headers=headers,
             timeout=timeout,
         ) as answer:
-            if quiet:
-                await answer.read()
-                return web.Response()
-            kept = {k: v for k, v in answer.headers.items() if k in {"Content-Type", "Retry-After"}}
-            response = web.StreamResponse(status=answer.status, headers=kept)
-            await response.prepare(request)
-            with contextlib.suppress(ConnectionResetError):
-                async for chunk in answer.content.iter_any():
-                    if not (self.mute and "watch=1" in request.path_qs):
-                        await response.write(chunk)
-                await response.write_eof()
-            return response
+            try:
+                return await self._relay(request, answer, quiet=quiet)
+            finally:
+                # A TLS goodbye that nobody waits for would outlive the test.
+                if answer.connection is not None and answer.connection.transport is not None:
+                    answer.connection.transport.abort()
+
+    async def _relay(self, request: web.Request, answer: aiohttp.ClientResponse, *, quiet: bool) -> web.StreamResponse:
+        if quiet:
+            await answer.read()
+            return web.Response()
+        kept = {k: v for k, v in answer.headers.items() if k in {"Content-Type", "Retry-After"}}
+        response = web.StreamResponse(status=answer.status, headers=kept)
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionResetError):
+            async for chunk in answer.content.iter_any():
+                if not (self.mute and "watch=1" in request.path_qs):
+                    await response.write(chunk)
+            await response.write_eof()
+        return response
 
 
 def is_watch(request: web.Request) -> bool:
