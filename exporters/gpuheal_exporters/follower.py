@@ -140,14 +140,10 @@ class Follower:
 
     def catch_up(self, until: float) -> None:
         """What the log holds by now is part of the state, as far as it can be read before `until` (unix seconds)."""
-        before = -1
-        while self.tally.records != before and self._clock() < until:
-            before = self.tally.records
-            source = self._open()
-            if source is not None:
-                source.wait(source.patience)
-            while self.drain() and self._clock() < until:
-                pass
+        waiting = self._open() is not None
+        while waiting and self._clock() < until:
+            if not self.drain():
+                waiting = self._source is not None and self._source.wait(self._source.patience)
 
     def step(self, wait_seconds: float = 1.0, sleep: Callable[[float], object] | None = None) -> None:
         """One cycle: wait for records at most so long, take what is there, write the state if it is due."""

@@ -86,6 +86,8 @@ class JournalSource:
             except BlockingIOError:
                 self.caught_up = True
                 break
+            if not chunk and out:
+                break  # what it said last counts; the next read finds the end again
             if not chunk:
                 raise SourceError(f"journalctl ended with status {self._process.wait(timeout=5)}")
             *lines, rest = (self._buffer + chunk).split(b"\n")
@@ -108,9 +110,9 @@ class JournalSource:
         """journald's cursor of the last entry read."""
         return {"journal": self._cursor} if self._cursor else {}
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """See LogSource."""
-        self._poll.poll(seconds * 1000)
+        return bool(self._poll.poll(seconds * 1000))
 
     def close(self) -> None:
         """journalctl is gone."""

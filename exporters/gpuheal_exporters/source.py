@@ -43,8 +43,8 @@ class LogSource(Protocol):
         """The place after everything `read` gave."""
         ...
 
-    def wait(self, seconds: float) -> None:
-        """Return when something may be waiting, or after `seconds`."""
+    def wait(self, seconds: float) -> bool:
+        """Return when something is waiting (True), or after `seconds`."""
         ...
 
     def close(self) -> None:
@@ -138,9 +138,9 @@ class KmsgSource:
         """The last sequence number counted."""
         return {} if self._intake.sequence.cursor is None else {"seq": self._intake.sequence.cursor}
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """See LogSource."""
-        self._poll.poll(seconds * 1000)
+        return bool(self._poll.poll(seconds * 1000))
 
     def close(self) -> None:
         """See LogSource."""
@@ -254,14 +254,14 @@ class FileSource:
             place["seq"] = self._intake.sequence.cursor
         return place
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """See LogSource; a plain file gives no sign when it grows, so it is looked at four times a second."""
         if self._fifo:
             poll = select.poll()
             poll.register(self._fd, select.POLLIN)
-            poll.poll(seconds * 1000)
-        else:
-            self._sleep(min(seconds, 0.25))
+            return bool(poll.poll(seconds * 1000))
+        self._sleep(min(seconds, 0.25))
+        return os.fstat(self._fd).st_size > self._offset + len(self._buffer)
 
     def close(self) -> None:
         """See LogSource."""

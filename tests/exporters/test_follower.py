@@ -208,8 +208,8 @@ class Broken:
     def cursor(self) -> Cursor:
         return {"seq": 1}
 
-    def wait(self, seconds: float) -> None:
-        """Nothing to wait for."""
+    def wait(self, seconds: float) -> bool:
+        return False
 
     def close(self) -> None:
         self.closed = True
@@ -300,16 +300,22 @@ def test_another_source_does_not_repeat_what_was_counted(tmp_path: Path) -> None
 
 
 def test_one_look_takes_what_a_slow_journal_has(tmp_path: Path) -> None:
-    """For --once the exporter waits for a journalctl that needs a moment, and stops when nothing more comes."""
+    """For --once the exporter waits for a journalctl that needs a moment, also within a line, and then stops."""
     node = Node(tmp_path)
     program = tmp_path / "journalctl.py"
     entry = json.dumps({"MESSAGE": "NVRM: Xid (PCI:0000:3b:00): 79, text", "SYSLOG_FACILITY": "0", "__CURSOR": "c"})
-    program.write_text(f"import time\ntime.sleep(0.5)\nprint({entry!r}, flush=True)\ntime.sleep(60)\n")
+    program.write_text(
+        "import sys, time\n"
+        f"for part in ({entry[:20]!r}, {entry[20:]!r}, chr(10)):\n"
+        "    time.sleep(0.1)\n    sys.stdout.write(part)\n    sys.stdout.flush()\n"
+        "time.sleep(60)\n"
+    )
 
     def opener(tally: Tally, cursor: Cursor) -> LogSource:
         return JournalSource(tally, cursor, command=(sys.executable, str(program)))
 
     follower = node.start(openers=[opener])
     follower.catch_up(node.clock.now + 60)
-    assert totals(follower) == {"79": 1}
+    counted = totals(follower)
     follower.close()
+    assert counted == {"79": 1}

@@ -99,3 +99,12 @@ def test_no_journalctl_is_named() -> None:
     """A missing program is a reason, not a crash."""
     with pytest.raises(SourceError, match="no-such-journalctl: No such file"):
         JournalSource(Tally(), command=("no-such-journalctl",))
+
+
+def test_the_last_words_of_a_journalctl_that_ends_count(tmp_path: Path) -> None:
+    """Entries that come together with the end of the program are taken before the end is told."""
+    source = JournalSource(Tally(), command=script(tmp_path, [entry(HEADLINE)] * 3, stay=False))
+    assert len(drain(source, 3)) == 3
+    with pytest.raises(SourceError, match="ended"):
+        drain(source, 1)
+    source.close()
