@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuheal_responder.core.model import Node, OperationState
@@ -37,6 +37,7 @@ class Shelf:
         return self.jobs.get((namespace, name))
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=300))
 def test_any_operation_gives_a_label_of_its_own(operation: str) -> None:
     """Names are DNS labels of at most 63 characters, equal for equal operations only."""
@@ -73,6 +74,7 @@ def test_the_job_is_pinned_bounded_and_tried_once() -> None:
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
 
 
+@settings(deadline=None)
 @given(ASCII, ASCII, ASCII)
 def test_s04_no_value_can_break_out_of_its_place(name: str, boot: str, operation: str) -> None:
     """Whatever node name, boot id and operation say, they are values of the manifest and nothing else."""
