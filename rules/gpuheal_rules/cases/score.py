@@ -36,6 +36,7 @@ def cases(_catalogue: Catalogue) -> list[Case]:
         _unsure("nvml-down", [Series(metric=s.metric, labels=s.labels, at=since(EVENT, 0, 1.0))
                               for s in World(dcgm=None).series() if s.metric == "gpuheal_nvml_up"]),
         _no_inventory(),
+        _frozen(),
         Case(
             name="State: an exporter counts from its first scrape on",
             series=lean(exporter=lambda step: step >= EVENT, dcgm=None).series(),
@@ -112,6 +113,21 @@ def _no_inventory() -> Case:
         series=bare,
         queries=[Query(step=EVENT, expr=_gpu("gpuheal:gpu_state"), samples=[(_gpu("gpuheal:gpu_state"), 5.0)])],
         steps=EVENT,
+    )
+
+
+def _frozen() -> Case:
+    world = lean(dcgm=None)
+    still = world.of_exporter("gpuheal_exporter_heartbeat_timestamp_seconds", {}, lambda s: min(s, EVENT) * 15.0)
+    state = _gpu("gpuheal:gpu_state")
+    return Case(
+        name="State: what a frozen exporter shows is old, so its GPUs are unknown, and known again when it moves",
+        series=merged(world.series(), still),
+        queries=[
+            Query(step=EVENT + 6, expr=state, samples=[(state, 0.0)]),
+            Query(step=EVENT + 8, expr=state, samples=[(state, 5.0)]),
+        ],
+        steps=EVENT + 8,
     )
 
 
