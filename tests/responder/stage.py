@@ -215,8 +215,15 @@ class Stage:
     """A fleet of nodes, a responder, and a clock that moves one second at a time."""
 
     def __init__(
-        self, mode: str = "enforce", *, nodes: int = 8, steps: Sequence[object] = LADDER, **limits: object
+        self,
+        mode: str = "enforce",
+        *,
+        nodes: int = 8,
+        steps: Sequence[object] = LADDER,
+        more_faults: tuple[str, ...] = (),
+        **limits: object,
     ) -> None:
+        self.faults = FAULTS | set(more_faults)
         self.sim = Simulation(fleet(nodes, 8))
         self.latch = Latch()
         for machine in self.sim.fleet.values():
@@ -245,7 +252,7 @@ class Stage:
             policies=lambda: self.policies,
             cluster=CLUSTER,
             owner="gpuheal",
-            known_faults=FAULTS,
+            known_faults=self.faults,
             recorder=self.heard,
             may_act=lambda: self.leads,
         )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.responder.stage import Stage
+from dataclasses import replace
+
+from tests.responder.stage import CLUSTER, Stage
+
+from gpuheal_responder.core.model import Alert, Mode
 
 
 async def test_a_broken_gpu_is_healed_and_the_node_given_back_exactly() -> None:
@@ -27,3 +31,42 @@ async def test_a_broken_gpu_is_healed_and_the_node_given_back_exactly() -> None:
     assert said[-1] == "Done restored"
     assert stage.sim.snapshot(name) == before
     assert len(stage.sim.machines.reboots) == 1
+
+
+async def test_our_own_alerts_about_a_case_are_not_its_faults() -> None:
+    """An alert that says a case is held or a node not ready neither joins the case nor keeps it from ending."""
+    stage = Stage(more_faults=("held", "node-not-ready"))
+    name = stage.break_gpu()
+    now = stage.sim.now()
+    stage.alerts.extra = tuple(
+        Alert(
+            fingerprint=fault,
+            labels={"alertname": "X", "fault": fault, "severity": "warning", "node": name, "cluster": CLUSTER},
+            starts_at=now,
+            updated_at=now,
+        )
+        for fault in ("held", "node-not-ready")
+    )
+    assert (await stage.play(until="Done"))[-1] == "Done restored"
+    assert {f.slug for f in stage.only_case().faults} == {"gpu-fell-off-bus"}
+
+
+async def test_an_observed_fault_does_not_hide_one_to_act_on() -> None:
+    """A case that only observes is taken over by the policy of a later fault, as nothing has been done yet."""
+    stage = Stage(more_faults=("gpu-thermal",))
+    (act,) = stage.policies
+    look = replace(act, name="look", mode=Mode.OBSERVE, faults=("gpu-thermal",))
+    stage.policies = (act, look)
+    name, now = stage.names[0], stage.sim.now()
+    labels = {
+        "alertname": "GPUThermal",
+        "fault": "gpu-thermal",
+        "severity": "warning",
+        "node": name,
+        "cluster": CLUSTER,
+    }
+    stage.alerts.extra = (Alert(fingerprint="t", labels=labels, starts_at=now, updated_at=now),)
+    assert await stage.play(3) == ["Hold taint not-probable"]
+    stage.break_gpu()
+    assert (await stage.play(until="Done"))[-1] == "Done restored"
+    assert stage.cases()[0].policy == act.name

@@ -59,12 +59,14 @@ def relapse(world: World, since: datetime) -> Witness | None:
 
 
 def digest(case: Case, step: str, world: World) -> str:
-    """Return a short hash of what an approval of this step binds to: machine, boot, faults and who witnesses them."""
+    """Return a short hash of what an approval of this step binds to: machine, boot, and which GPUs have which faults.
+
+    Further witnesses of the same faults do not change it, another fault does.
+    """
     node = world.node
     parts = [case.name, step, case.node_uid, node.boot_id if node else ""]
     for fault in world.faults:
-        classes = sorted({w.witness_class.value for w in witnesses_of(fault, world.evidence)})
-        parts.append(f"{fault.slug}/{fault.target.gpu_uuid}/{'+'.join(classes)}")
+        parts.append(f"{fault.slug}/{fault.target.gpu_uuid}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -14,28 +14,18 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from gpuheal_responder.core import cases
-from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.budget import DEFAULT_KEYS, Ledger
 from gpuheal_responder.core.cases import started
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.guards.permission import APPROVALS
 from gpuheal_responder.core.guards.workload import UNREAD
 from gpuheal_responder.core.model import Case, World
-from gpuheal_responder.core.policy import Phase, Policy, match
+from gpuheal_responder.core.policy import Phase, Policy
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
 from gpuheal_responder.errors import ActionError, ObserveError
 from gpuheal_responder.ports import Recorder, Stored
-from gpuheal_responder.shell.observe import (
-    Details,
-    Look,
-    Ports,
-    details,
-    observe,
-    standing_of,
-    taken_at,
-    watermark_of,
-    world_of,
-)
+from gpuheal_responder.shell.docket import Subject, subjects
+from gpuheal_responder.shell.observe import Details, Look, Ports, details, observe, standing_of, world_of
 from gpuheal_responder.shell.perform import Performer
 from gpuheal_responder.shell.record import decision
 from gpuheal_responder.shell.tidy import finish, surplus
@@ -76,9 +66,6 @@ class Work:
     def record(self) -> Mapping[str, object]:
         """Return the decision in the form that can be replayed."""
         return decision(self.world.now, self.verdict, self.world, self.judged)
-
-
-Subject = tuple[str, Case, Policy | None, Stored | None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,7 +145,11 @@ class Engine:
         if look.intake.watchdog_at is not None:
             self.heartbeat(look.intake.watchdog_at)
         board = self._board(look)
-        works = [w for s in self._subjects(look) if (w := self._decide(look, board, s, Details())) is not None]
+        works = [
+            w
+            for s in subjects(look, self.policies(), self.owner)
+            if (w := self._decide(look, board, s, Details())) is not None
+        ]
         urgent = [w for w in works if _contains(w.verdict)]
         await self._each(urgent, self._perform)
         await self._each(self._in_turn(works), lambda work: self._go_on(look, board, work), until_woken=True)
@@ -246,54 +237,13 @@ class Engine:
             board.ledger.put(replace(standing, unavailable=True, disrupting=True, queued_at=None))
             board.gangs[work.node] = tuple({*work.case.gangs, *(p.gang for p in work.world.pods or () if p.gang)})
 
-    def _subjects(self, look: Look) -> list[Subject]:
-        """Return what to decide about: open cases, marks without a stored case, and faults without a case."""
-        by_name = {p.name: p for p in self.policies()}
-        found: list[Subject] = []
-        for name, stored in look.open.items():
-            found.append((name, stored.case, by_name.get(stored.case.policy), stored))
-        for name, node in look.nodes.items():
-            if name in look.open:
-                continue
-            if node.undo is not None and node.undo.owner == self.owner:
-                policy = by_name.get(node.undo.policy)
-                closed = next((s for s in look.closed if s.case.name == node.undo.case), None)
-                case = closed.case if closed else cases.case_from_undo(name, node.undo)
-                found.append((name, replace(case, closed_at=None, result=None), policy, closed))
-            elif name in look.intake.faults:
-                opened = self._open(look, name)
-                if opened is not None:
-                    found.append(opened)
-        return sorted(found, key=lambda s: (s[1].opened_at, s[0]))
-
-    def _open(self, look: Look, name: str) -> Subject | None:
-        node, faults = look.nodes[name], look.intake.faults[name]
-        policy = match(self.policies(), faults, node)
-        if policy is None:
-            return None
-        evidence = (look.evidence or {}).get(name)
-        watermark = watermark_of(look.past.get(name, ()), node.system_uuid)
-        newest = ev.newest(faults, evidence)
-        if watermark is not None and (newest is None or newest <= watermark):
-            return None
-        taken = taken_at(look.past.get(name, ()), node.system_uuid)
-        happened = ev.news([f for f in faults if policy.matches(f, node)], evidence)
-        if taken is not None and (happened is None or happened <= taken):
-            return None
-        known = {i.gpu_uuid for i in evidence.identities} if evidence else set()
-        number = 1 + max((_number(c.name) for c in look.past.get(name, ())), default=0)
-        case = cases.open_case(
-            name=f"{name}-{number}", node=node, faults=faults, policy=policy, gpus=sorted(known), now=look.now
-        )
-        return name, case, policy, None
-
     def _decide(self, look: Look, board: Board, subject: Subject, seen: Details) -> Work | None:
         node, case, policy, stored = subject
         if policy is None:
             log.error("case %s: policy %s does not exist any more; nothing is done", case.name, case.policy)
             return None
         others = sorted({g for name, held in board.gangs.items() if name != node for g in held})
-        world = world_of(look, node, domains=board.ledger, seen=seen, gangs=others)
+        world = world_of(look, node, policy, domains=board.ledger, seen=seen, gangs=others)
         settled = cases.settle(case, policy, world)
         verdict = decide(settled, policy, world)
         judged = settled
@@ -379,8 +329,3 @@ def signature(verdict: Verdict) -> tuple[object, ...]:
             return ("escalate", verdict.reason)
         case Done():
             return ("done", verdict.result)
-
-
-def _number(name: str) -> int:
-    tail = name.rpartition("-")[2]
-    return int(tail) if tail.isdigit() else 0

@@ -141,15 +141,19 @@ async def _or_none(reading: Awaitable[T]) -> T | None:
         return None
 
 
-def world_of(look: Look, node: str, *, domains: Ledger, seen: Details, gangs: Sequence[str]) -> World:
-    """Return everything a decision about this node may look at."""
+def world_of(look: Look, node: str, policy: Policy, *, domains: Ledger, seen: Details, gangs: Sequence[str]) -> World:
+    """Return everything a decision about this node may look at.
+
+    Faults are those that the policy answers for: our own alerts about a case, and consequences of our reboot such as
+    node-not-ready, are none of its business.
+    """
     past = look.past.get(node, ())
     found = look.nodes.get(node)
     machine = found.system_uuid if found is not None else ""
     return World(
         now=look.now,
         node=found,
-        faults=look.intake.faults.get(node, ()),
+        faults=faults_for(look, node, policy),
         peers_answering=sum(1 for p in look.peers if p.answered and not p.settling),
         peers_silent=tuple(f"{p.name}: {p.problem or 'settling'}" for p in look.peers if not p.answered or p.settling),
         evidence=_evidence(look, node),
@@ -161,6 +165,12 @@ def world_of(look: Look, node: str, *, domains: Ledger, seen: Details, gangs: Se
         lock=seen.lock,
         controls=replace(look.controls, gangs_in_flight=tuple(gangs)),
     )
+
+
+def faults_for(look: Look, name: str, policy: Policy) -> tuple[Fault, ...]:
+    """Return the faults of a node that this policy answers for."""
+    node = look.nodes.get(name)
+    return tuple(f for f in look.intake.faults.get(name, ()) if node is None or policy.matches(f, node))
 
 
 def _evidence(look: Look, node: str) -> Evidence | None:
