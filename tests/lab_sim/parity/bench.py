@@ -55,6 +55,10 @@ class Bench(Protocol):
         """The Node object is deleted."""
         ...
 
+    async def need(self, pods: int) -> None:
+        """The budget of the service `chat` wants so many pods from now on."""
+        ...
+
     async def wait(self) -> None:
         """A moment goes by."""
         ...
@@ -86,6 +90,9 @@ class SimulatedBench:
     async def delete_node(self, node: str) -> None:
         self.sim.api.delete_node(node)
 
+    async def need(self, pods: int) -> None:
+        self.sim.workloads.budget("chat", namespace="serving", selector={"app": "chat"}, min_available=pods)
+
     async def wait(self) -> None:
         self.sim.advance(STEP)
 
@@ -116,6 +123,16 @@ class KubeBench:
 
     async def delete_node(self, node: str) -> None:
         await self._admin("delete", f"/api/v1/nodes/{node}")
+
+    async def need(self, pods: int) -> None:
+        path = "/apis/policy/v1/namespaces/serving/poddisruptionbudgets/chat"
+        await self._admin("patch", path, {"spec": {"minAvailable": pods}})
+
+        async def followed() -> bool:
+            found = await asyncio.to_thread(self.scene.plane.admin.get, path)
+            return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
+
+        await eventually(self, followed, "the disruption controller")
 
     async def wait(self) -> None:
         await asyncio.sleep(STEP.total_seconds())
