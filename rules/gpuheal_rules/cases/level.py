@@ -14,6 +14,9 @@ from gpuheal_rules.rule import OPEN
 NODE_WIDE = ("sxid_degraded",)
 """Special evidence of a GPU fault that cannot name the GPU."""
 
+LAGGING = {"pcie_below_maximum": 9}
+"""Steps some evidence may come and go later: it is recorded in the slow group."""
+
 LINGERING = {"suspect_owners": 5760, "rdma_port_down": 0}
 """Steps some evidence outlives what it shows."""
 
@@ -84,22 +87,24 @@ def _title(alert: Alert, evidence: Evidence) -> str:
 
 
 def _fires(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) -> Case:
-    first, end = EVENT + _wait(alert), EVENT + _wait(alert) + 8
+    lag = LAGGING.get(evidence.special, 0)
+    first = EVENT + _wait(alert) + lag
+    end = first + 8
     shown = show(catalogue, evidence)
     world = World(rich=bool(evidence.special))
     lasting = evidence.special in LINGERING and LINGERING[evidence.special] > 0
-    quiet = [Expectation(step=first - 1, alertname=alert.name)]
-    resolved = [] if lasting else [Expectation(step=end, alertname=alert.name)]
+    quiet = [Expectation(step=EVENT + _wait(alert) - 1, alertname=alert.name)]
+    resolved = [] if lasting else [Expectation(step=end + lag, alertname=alert.name)]
     return Case(
         name=f"{_title(alert, evidence)} fires after its wait, not earlier, and resolves when the evidence ends",
         series=merged(world.series(), shown(world, lambda step: EVENT <= step < end)),
         alerts=[*quiet, *(_expect(fault, alert, evidence, s) for s in (first, end - 1)), *resolved],
-        steps=end,
+        steps=end + lag,
     )
 
 
 def _silent(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) -> Case:
-    down = EVENT + _wait(alert) + 3
+    down = EVENT + _wait(alert) + 3 + LAGGING.get(evidence.special, 0)
     shown = show(catalogue, evidence)
     of_cluster = any(s.labels.get("job") == "kube-state-metrics" for s in shown(World(), lambda _step: True))
     silent = (lambda s: s < down) if of_cluster else (lambda _s: True)

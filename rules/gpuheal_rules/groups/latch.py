@@ -18,6 +18,7 @@ XID = "gpuheal:xid_latch:last_seconds"
 DCGM_XID = "gpuheal:dcgm_xid_latch:first_seconds"
 LOST = "gpuheal:gpu_lost:since_seconds"
 OWNER = "gpuheal:app_xid_owner:last_seconds"
+CLOCKS = "gpuheal:dcgm_clocks_event:mask"
 PORT_DOWN = "gpuheal:rdma_port_down:info"
 
 SETTLED_MEMORY_SECONDS = 7 * 86400
@@ -58,6 +59,9 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     yield from _lost(options)
     yield _owners(catalogue)
     yield _ports(options)
+    mask = selector(catalogue.signals["dcgm_clocks_event"])
+    # Idle (1), application clocks (2) and the power cap (4) are normal; only GPUs with another bit are kept.
+    yield Record(name=CLOCKS, expr=f"max by ({GPU}) ({gpu_labels(options, f'{mask} % 256 >= 8')})")
 
 
 def _dcgm(catalogue: Catalogue, options: Options, key: str) -> Iterator[Record]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpuheal_rules.groups.trend import NVLINK_RATIO
 from gpuheal_rules.groups.witness import STATE
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
@@ -32,11 +33,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     hot = by_target(options, catalogue.signals["dcgm_temperature"], f"> {warm}")
     terms = {
         "xid": f'group by ({GPU}) ({COUNT}{{fault=~"{hardware}"}}) * 0.6',
-        "nvlink": promql(f"""
-            0.7 + 0.3 * (
-              max by ({GPU}) (gpuheal_gpu_nvlinks_active) / (max by ({GPU}) (gpuheal_gpu_nvlinks_expected) > 0) < 1
-            )
-            """),
+        "nvlink": f"0.7 + 0.3 * {NVLINK_RATIO}",
         "ecc": promql(f"""
             group by ({GPU}) ({COUNT}{{fault=~"{memory}"}}) * 0.8
               or 1 - 0.2 * clamp_max(max by ({GPU}) ({corrected}) / {threshold("ecc_corrected_per_day")}, 1)

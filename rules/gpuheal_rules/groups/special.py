@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gpuheal_rules.groups.guard import ACCELERATORS
-from gpuheal_rules.groups.latch import LOST, OWNER, PORT_DOWN, XID
+from gpuheal_rules.groups.latch import CLOCKS, LOST, OWNER, PORT_DOWN, XID
+from gpuheal_rules.groups.trend import SLOW_LINK
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import CLEARED, GPU, GPU_NODE, gpu_labels, node_labels, promql, selector, threshold
+from gpuheal_rules.rule import CLEARED, GPU, GPU_NODE, node_labels, promql, selector, threshold
 
 Special = Callable[[Catalogue, Options], tuple[str, str]]
 
@@ -59,22 +60,9 @@ def _software(component: str) -> Special:
     )
 
 
-def _bit(catalogue: Catalogue, options: Options, weight: int) -> str:
+def _bit(weight: int) -> str:
     """Return GPUs on which a bit of DCGM's mask of clock event reasons is set; PromQL has no bitwise operator."""
-    mask = selector(catalogue.signals["dcgm_clocks_event"])
-    return f"max by ({GPU}) ({gpu_labels(options, f'{mask} % {2 * weight} >= {weight}')})"
-
-
-def _dcgm_clocks(*weights: int) -> Special:
-    def build(catalogue: Catalogue, options: Options) -> tuple[str, str]:
-        return f"\n  or on ({GPU}) ".join(_bit(catalogue, options, weight) for weight in weights), "dcgm"
-
-    return build
-
-
-def _dcgm_slowdown(catalogue: Catalogue, options: Options) -> tuple[str, str]:
-    reasons = " or ".join(_bit(catalogue, options, weight) for weight in (0x20, 0x40, 0x80))
-    return f"{_bit(catalogue, options, 0x8)}\n  unless on ({GPU}) ({reasons})", "dcgm"
+    return f"{CLOCKS} % {2 * weight} >= {weight}"
 
 
 def _dcgm_fabric_manager(catalogue: Catalogue, options: Options) -> tuple[str, str]:
@@ -107,15 +95,7 @@ SPECIALS: Mapping[str, Special] = {
     "kernel_gpu_lost": _kernel('kind="gpu_lost"'),
     "kernel_pcie": _kernel('kind=~"aer|pcie_link_down", severity!="corrected"'),
     "kernel_gsp": _kernel('kind="gsp_rate_limited"'),
-    "pcie_below_maximum": _plain(
-        f"""
-        max by ({GPU}) (gpuheal_gpu_pcie_link_generation_under_load)
-          < max by ({GPU}) (gpuheal_gpu_pcie_link_generation_max)
-        or on ({GPU})
-        max by ({GPU}) (gpuheal_gpu_pcie_link_width) < max by ({GPU}) (gpuheal_gpu_pcie_link_width_max)
-        """,
-        "exporter",
-    ),
+    "pcie_below_maximum": _plain(SLOW_LINK, "exporter"),
     "allocatable_below_capacity": _plain(f"{_ALLOCATABLE} < {_CAPACITY}", "ksm"),
     # Time slicing makes the capacity larger than the number of GPUs and MIG makes it zero; neither is a loss.
     "capacity_below_inventory": _plain(
@@ -141,8 +121,8 @@ SPECIALS: Mapping[str, Special] = {
     ),
     "plugin_software": _software("device.?plugin"),
     "no_allocatable": _plain(f"({_ALLOCATABLE} == 0) and {_CAPACITY} > 0", "ksm"),
-    "dcgm_clocks_thermal": _dcgm_clocks(0x20, 0x40),
-    "dcgm_clocks_power_brake": _dcgm_clocks(0x80),
+    "dcgm_clocks_thermal": _plain(f"{_bit(0x20)} or {_bit(0x40)}", "dcgm"),
+    "dcgm_clocks_power_brake": _plain(_bit(0x80), "dcgm"),
     "slowdown_unexplained": _plain(
         f"""
         max by ({GPU}) (gpuheal_gpu_clocks_event{{reason="hw_slowdown"}} == 1)
@@ -150,7 +130,7 @@ SPECIALS: Mapping[str, Special] = {
         """,
         "exporter",
     ),
-    "dcgm_slowdown_unexplained": _dcgm_slowdown,
+    "dcgm_slowdown_unexplained": _plain(f"{_bit(0x8)} unless ({_bit(0x20)} or {_bit(0x40)} or {_bit(0x80)})", "dcgm"),
     "suspect_owners": _plain(f"count by ({GPU}) ({OWNER}) >= {threshold('suspect_owners')}", "exporter"),
     "unknown_xid": _unknown_xid,
     "foreign_condition": _foreign,

@@ -14,6 +14,8 @@ from gpuheal_rules.options import Options
 from gpuheal_rules.rule import GPU, Record, gpu_labels, promql, selector
 
 COUNTER = "gpuheal:gpu_counter:sum"
+SLOW_LINK = "gpuheal:pcie_below_maximum:info"
+NVLINK_RATIO = "gpuheal:nvlink_active:ratio"
 PRESENT = "gpuheal:gpu_present:info"
 
 
@@ -29,6 +31,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         else:
             expr = f"sum by ({GPU}) ({vector})"
         yield Record(name=COUNTER, labels={"signal": name, "source": signal.source}, expr=expr)
+    yield from _links()
     key = f"{GPU}, signal"
     for window, before in (("1h", "55m"), ("24h", "1435m")):
         earlier = f"last_over_time({COUNTER}[10m] offset {before})"
@@ -45,3 +48,19 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
                 ) > 0
                 """),
         )
+
+
+def _links() -> Iterator[Record]:
+    yield Record(
+        name=SLOW_LINK,
+        expr=promql(f"""
+            group by ({GPU}) (
+              gpuheal_gpu_pcie_link_generation_under_load < gpuheal_gpu_pcie_link_generation_max
+                or gpuheal_gpu_pcie_link_width < gpuheal_gpu_pcie_link_width_max
+            )
+            """),
+    )
+    yield Record(
+        name=NVLINK_RATIO,
+        expr=f"max by ({GPU}) (gpuheal_gpu_nvlinks_active / (gpuheal_gpu_nvlinks_expected > 0) < 1)",
+    )
