@@ -275,6 +275,21 @@ async def test_s09_a_second_real_fault_climbs() -> None:
     assert len(stage.sim.machines.reboots) == 1
 
 
+async def test_s09_what_a_frozen_pipeline_shows_is_no_second_fault() -> None:
+    """While Prometheus is not trusted the old fault is not taken for a new one; once it is, the node is proven."""
+    stage = Stage()
+    stage.break_gpu()
+    key = next(iter(stage.latch.latched))
+    await stage.play(until="Act verify")
+    stage.cap(frozen="prometheus-settling: 3")
+    stage.latch.latched[key] = stage.sim.now()
+    said = await stage.play(10)
+    assert not any(w.startswith("Escalate") for w in said)
+    stage.latch.latched.clear()
+    stage.cap(frozen="")
+    assert (await stage.play(until="Done"))[-1] == "Done restored"
+
+
 async def test_s09_evidence_before_a_persons_uncordon_is_settled() -> None:
     """After a person takes the node back, the same evidence does not take it from them again."""
     stage = Stage()

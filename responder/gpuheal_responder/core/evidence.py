@@ -53,7 +53,13 @@ def news(faults: Iterable[Fault], evidence: Evidence | None) -> datetime | None:
 
 
 def relapse(world: World, since: datetime) -> Witness | None:
-    """Return a witness that saw a still-alerting fault of this node after `since`, or None."""
+    """Return a witness that saw a still-alerting fault of this node after `since`, or None.
+
+    While the pipeline is frozen nothing counts: a Prometheus that has just started evaluates samples of before the
+    cure.
+    """
+    if world.controls.frozen:
+        return None
     seen = (w for f in world.faults for w in witnesses_of(f, world.evidence) if w.last_seen_at > since)
     return max(seen, key=lambda w: w.last_seen_at, default=None)
 

@@ -76,6 +76,8 @@ class Script:
     exporters: Mapping[int, Callable[[NodeSpec], str]] = field(default_factory=dict)
     """Makes a real exporter for the node of this index and tells its host:port; it stands in for the played one."""
     respond: bool = True
+    settle: str = "1s"
+    """How long a Prometheus that has just started is not trusted; it scrapes for the first time after some 5 s."""
 
 
 @dataclass(slots=True)
@@ -298,7 +300,11 @@ class Play:
                 "metrics_token_files": [token],
             },
             "alertmanagers": [{"url": self.path.alertmanager.url, "settle": "1s"}],
-            "prometheus": {"url": self.path.prometheus.url, "settle": "1s", "job": pipeline.PROMETHEUS_JOB},
+            "prometheus": {
+                "url": self.path.prometheus.url,
+                "settle": self.script.settle,
+                "job": pipeline.PROMETHEUS_JOB,
+            },
             "kubernetes": {"kubeconfig": str(kubeconfig)},
             "engine": {"tick": "1s"},
             "providers": {"default": "job", "job": {"image": IMAGE}},
