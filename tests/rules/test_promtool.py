@@ -1,4 +1,4 @@
-"""promtool accepts the rules, and every generated case passes on it."""
+"""promtool accepts the rules, and every generated case passes on it, for both generations."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from gpuheal_lab.servers import ensure
 from gpuheal_rules.promtool import check_rules, run_tests
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 FILES = sorted((RULES / "promtool").glob("*.test.yaml"))
+GENERATIONS = ["debian", pytest.param("current", marks=pytest.mark.cluster)]
 
 
-def test_promtool_accepts_the_rule_file_without_a_remark(promtool: str) -> None:
-    """promtool 2.42 finds nothing to say about the rules, duplicates included."""
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_promtool_accepts_the_rule_file_without_a_remark(generation: str) -> None:
+    """promtool finds nothing to say about the rules, duplicates included."""
+    promtool = str(ensure("promtool", generation).path)
     assert check_rules(promtool, [RULES / "generated" / "gpuheal.rules.yaml"]) == ""
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name.partition(".")[0])
-def test_every_case_of_an_alert_passes_on_promtool(file: Path, promtool: str) -> None:
-    """The alert fires, stays quiet, holds and resolves as its generated cases say."""
-    assert run_tests(promtool, [file]) == ""
+def test_every_case_passes_on_promtool(file: Path, generation: str) -> None:
+    """Alerts fire, stay quiet, hold and resolve as the cases of this family say."""
+    assert run_tests(str(ensure("promtool", generation).path), [file]) == ""
