@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpuheal_exporters.kmsg import KernelRecord
     from gpuheal_exporters.node import NodeExporterState
 
+ATTRIBUTION_SECONDS = 30.0
 GROUP_SECONDS = 30.0  # Xids of one GPU closer than this are one chain of cause and effect
 DETAIL_SECONDS = 2.0  # follow-up lines of a switch event come within this time of its headline
 HEAD_SECONDS = 5.0  # the three-line form of a lost GPU: its tail comes within this time of its head
@@ -114,7 +115,9 @@ def _xid(state: NodeExporterState, message: Xid, record: KernelRecord, at: float
             state.recovered(pci)
     ring_key = ("xid", key.xid, pci, message.link, recovery and recovery.now)
     if not state.events.repeat(ring_key, at):
-        pod = state.attribution(pid=message.pid, gpu_uuid=uuid, pci_bus_id=pci) if state.attribution else {}
+        fresh = state.clock() - at < ATTRIBUTION_SECONDS  # an old event's pid and GPU belong to somebody else by now
+        ask = state.attribution if fresh else None
+        pod = ask(pid=message.pid, gpu_uuid=uuid, pci_bus_id=pci) if ask else {}
         event = _event(state, "xid", key.xid, (uuid, pci), record, at, resolution)
         event.pid, event.process, event.pod, event.cause = message.pid, message.name, dict(pod), cause
         if message.location is not None:

@@ -264,6 +264,21 @@ def test_pcie_errors_are_kept_by_severity() -> None:
     assert {key.severity for key, _ in state.faults.items()} == {"corrected", "fatal"}
 
 
+def test_an_old_event_is_given_to_nobody() -> None:
+    """When the ring is read again, an old event's pid and GPU belong to somebody else: nobody is asked."""
+    asked: list[int | None] = []
+
+    def attribution(*, pid: int | None, gpu_uuid: str, pci_bus_id: str) -> Mapping[str, str]:
+        asked.append(pid)
+        return {"pod": "train-0"}
+
+    state = make(attribution=attribution)
+    xid(state, "31, pid=42, name=python3, Ch 00000001", 900.0)
+    (event,) = state.events.dump()
+    assert asked == []
+    assert "pod" not in event or event["pod"] == {}
+
+
 def test_the_work_an_event_hit_is_asked_for_once_per_ring_entry() -> None:
     """Pod and process go into the event; a burst of equal events asks once."""
     asked: list[int | None] = []
@@ -273,7 +288,7 @@ def test_the_work_an_event_hit_is_asked_for_once_per_ring_entry() -> None:
         return {"pod": "train-0", "gpu": gpu_uuid, "pci": pci_bus_id}
 
     state = make(attribution=attribution)
-    for at in (1.0, 2.0):
+    for at in (999.0, 1000.0):
         xid(state, "31, pid=42, name=python3, Ch 00000001", at)
     (event,) = state.events.dump()
     assert asked == [42]

@@ -87,6 +87,16 @@ async def test_s14_one_node_of_a_small_pool_at_a_time_and_the_queue_moves() -> N
     assert len(stage.sim.machines.reboots) == 2
 
 
+async def test_s14_two_faults_at_once_in_a_small_pool_do_not_block_each_other() -> None:
+    """The second node may not be marked yet; the first is healed all the same, and never two are in flight."""
+    stage = Stage()
+    stage.break_gpu(0)
+    stage.break_gpu(1)
+    said = await stage.play(60, until="Done")
+    assert said[-1] == "Done restored"
+    assert len(stage.sim.machines.reboots) == 1
+
+
 async def test_s14_an_unhealthy_neighbour_counts() -> None:
     """A NotReady node of the same pool uses up the budget of a small pool."""
     stage = Stage()

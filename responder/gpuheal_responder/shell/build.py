@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +20,12 @@ from gpuheal_responder.shell.controls import KubeControls
 from gpuheal_responder.shell.desk import KubeHolds
 from gpuheal_responder.shell.evidence import PrometheusEvidence
 from gpuheal_responder.shell.kube import ClusterSettings, KubeCluster
-from gpuheal_responder.shell.kube_api import Api, connect, reading
+from gpuheal_responder.shell.kube_api import Api, connect
 from gpuheal_responder.shell.kube_job import KubeJobs
 from gpuheal_responder.shell.lease import Election
 from gpuheal_responder.shell.observe import Ports
 from gpuheal_responder.shell.parts import Parts
-from gpuheal_responder.shell.people import KubePeople
+from gpuheal_responder.shell.people import KubePeople, KubeReviewer
 from gpuheal_responder.shell.pipeline import Pipeline
 from gpuheal_responder.shell.policies import fault_slugs, watched_policies
 from gpuheal_responder.shell.remediations import KubeRemediations
@@ -42,19 +41,6 @@ class WallClock:
     def now(self) -> datetime:
         """Return the current time in UTC."""
         return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class KubeReviewer:
-    """Asks the API server for TokenReviews and SubjectAccessReviews."""
-
-    api: Api
-
-    async def review(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the answered review; ObserveError when it cannot be had."""
-        with reading(path.rpartition("/")[2]):
-            answer: Mapping[str, Any] = await self.api.call("POST", path, body=body)
-            return answer
 
 
 @dataclass(slots=True)

@@ -210,13 +210,24 @@ def standing_of(
     now: datetime,
     keys: Mapping[str, Sequence[str]] = DEFAULT_KEYS,
 ) -> Standing:
-    """Return how a node counts in budgets: out when in flight, escalated, cordoned by others, NotReady or faulty."""
+    """Return how a node counts in budgets: out when in flight, escalated, cordoned by others or NotReady.
+
+    A faulty node that is not contained yet waits behind all that are: were it out for them, two faults at once in a
+    small pool would keep the first from being healed until the mark budget let the second be contained.
+    """
     domains = domains_of(node.labels, keys)
     ours = node.undo is not None
     schedulable = node.ready and not node.unschedulable
-    if case is not None and started(case):
-        return Standing(node=node.name, domains=domains, unavailable=True, disrupting=True, schedulable=schedulable)
     marked = node.undo is not None and now - node.undo.at < MARK_WINDOW
+    if case is not None and started(case):
+        return Standing(
+            node=node.name,
+            domains=domains,
+            unavailable=True,
+            disrupting=True,
+            marked_recently=marked,
+            schedulable=schedulable,
+        )
     if ours and case is not None and not case.escalated:
         return Standing(
             node=node.name,
@@ -229,7 +240,8 @@ def standing_of(
     return Standing(
         node=node.name,
         domains=domains,
-        unavailable=ours or not schedulable or faulty,
+        unavailable=ours or not schedulable,
         marked_recently=marked,
         schedulable=schedulable and not faulty,
+        queued_at=now if faulty and schedulable and not ours else None,
     )

@@ -6,15 +6,12 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import yaml
-
 from gpuheal_responder.actions import SPECS
 from gpuheal_responder.core.policy import Policy, parse_policies
 from gpuheal_responder.errors import ConfigError
+from gpuheal_responder.settingsfile import load_yaml
 from gpuheal_responder.shell.reload import Watched
 from gpuheal_rules.catalogue import load_catalogue
-
-LARGEST = 4 * 1024 * 1024
 
 
 def read_policies(files: Sequence[Path], faults: frozenset[str] | None = None) -> tuple[Policy, ...]:
@@ -25,7 +22,7 @@ def read_policies(files: Sequence[Path], faults: frozenset[str] | None = None) -
     known = fault_slugs() if faults is None else faults
     found: dict[str, Policy] = {}
     for file in files:
-        for policy in parse_policies(_load(file), file=str(file), actions=SPECS, faults=known):
+        for policy in parse_policies(load_yaml(file), file=str(file), actions=SPECS, faults=known):
             if policy.name in found:
                 raise ConfigError(str(file), policy.name, "another file has a policy of this name")
             found[policy.name] = policy
@@ -41,19 +38,3 @@ def watched_policies(files: Sequence[Path], on_problem: Callable[[ConfigError], 
 def fault_slugs() -> frozenset[str]:
     """Return the slugs of all fault kinds in the catalogue."""
     return frozenset(load_catalogue().faults)
-
-
-def _load(file: Path) -> object:
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(LARGEST + 1)
-    except OSError as problem:
-        raise ConfigError(str(file), "", f"cannot be read: {problem.strerror}") from None
-    if len(text) > LARGEST:
-        raise ConfigError(str(file), "", f"larger than {LARGEST} bytes")
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as problem:
-        mark = getattr(problem, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(str(file), where, f"not YAML: {getattr(problem, 'problem', None) or problem}") from None
