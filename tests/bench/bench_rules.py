@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from gpuheal_lab.process import free_ports
-from gpuheal_lab.servers import ensure
+from gpuheal_lab.servers import Generation, ensure
 from gpuheal_lab.stack import Prometheus, prometheus_config
 from gpuheal_rules.catalogue import load_catalogue
 from gpuheal_rules.options import Options
@@ -153,9 +154,9 @@ def serving(nodes: int) -> Iterator[int]:
         worker.join(10)
 
 
-def targets(folder: Path, nodes: int, port: int) -> list[dict[str, object]]:
+def targets(folder: Path, nodes: int, port: int) -> list[dict[str, Any]]:
     """Write the targets of both jobs below `folder` and return their scrape configurations."""
-    jobs = []
+    jobs: list[dict[str, Any]] = []
     for job, kind in (("gpuheal-exporter", "e"), ("dcgm-exporter", "d")):
         entries = [
             {
@@ -183,7 +184,7 @@ def prometheus(folder: Path, nodes: int, interval_s: int, *, rules: bool = True)
     groups = build_groups(load_catalogue(), options)
     with serving(nodes) as port:
         server = Prometheus(
-            ensure("prometheus", "debian"),
+            ensure("prometheus", Generation("debian")),
             folder,
             config=prometheus_config(scrape=targets(folder, nodes, port), scrape_interval=f"{interval_s}s"),
             rules={"gpuheal.yml": rule_file(groups)} if rules else {},

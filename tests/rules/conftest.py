@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuheal_lab.servers import ensure
+from gpuheal_lab.servers import Generation, ensure
 from gpuheal_rules.catalogue import load_catalogue
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
@@ -31,4 +31,4 @@ def groups(catalogue: Catalogue) -> tuple[Group, ...]:
 @pytest.fixture(scope="session")
 def promtool() -> str:
     """promtool of Debian's generation, 2.42: the oldest that must accept the rules."""
-    return str(ensure("promtool", "debian").path)
+    return str(ensure("promtool", Generation("debian")).path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuheal_lab.servers import ensure
+from gpuheal_lab.servers import Generation, ensure
 from gpuheal_rules.promtool import check_rules, run_tests
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
@@ -17,7 +17,7 @@ GENERATIONS = ["debian", pytest.param("current", marks=pytest.mark.cluster)]
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_promtool_accepts_the_rule_file_without_a_remark(generation: str) -> None:
     """promtool finds nothing to say about the rules, duplicates included."""
-    promtool = str(ensure("promtool", generation).path)
+    promtool = str(ensure("promtool", Generation(generation)).path)
     assert check_rules(promtool, [RULES / "generated" / "gpuheal.rules.yaml"]) == ""
 
 
@@ -26,4 +26,4 @@ def test_promtool_accepts_the_rule_file_without_a_remark(generation: str) -> Non
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name.partition(".")[0])
 def test_every_case_passes_on_promtool(file: Path, generation: str) -> None:
     """Alerts fire, stay quiet, hold and resolve as the cases of this family say."""
-    assert run_tests(str(ensure("promtool", generation).path), [file]) == ""
+    assert run_tests(str(ensure("promtool", Generation(generation)).path), [file]) == ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpuheal_lab.servers import ensure
+from gpuheal_lab.servers import Generation, ensure
 from gpuheal_rules.catalogue import load_catalogue
 from gpuheal_rules.mutants import changes, mutants
 from gpuheal_rules.mutate import EQUIVALENT, candidates, sample, survivors
@@ -55,5 +55,5 @@ def test_a_sample_of_mutants_is_killed() -> None:
     catalogue = load_catalogue()
     groups = build_groups(catalogue, Options())
     chosen = sample(candidates(groups), SAMPLE, SEED)
-    alive = survivors(str(ensure("promtool", "debian").path), catalogue, groups, chosen)
+    alive = survivors(str(ensure("promtool", Generation("debian")).path), catalogue, groups, chosen)
     assert [f"{mutant.key}: {mutant.what}" for mutant in alive] == []
