@@ -13,19 +13,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from gpuheal_responder.core.faults import DeadLetter
-from gpuheal_responder.core.model import (
-    Case,
-    Condition,
-    Controls,
-    Evidence,
-    Node,
-    NodeLock,
-    OperationState,
-    Peer,
-    Pod,
-)
+from gpuheal_responder.core.model import Case, Condition, Evidence, Node, Peer, Pod
 from gpuheal_responder.core.undo import Marks
 from gpuheal_responder.core.verdict import Verdict
+from gpuheal_responder.core.world import Controls, NodeLock, OperationState
 
 
 class EvictionResult(StrEnum):

@@ -24,18 +24,9 @@ from tests.responder.stage import CLUSTER, FAULTS, policies
 from gpuheal_lab.controlplane import ControlPlane
 from gpuheal_lab.process import run
 from gpuheal_lab.servers import find
-from gpuheal_responder.core.model import (
-    Alert,
-    Controls,
-    Evidence,
-    Identity,
-    Node,
-    OperationState,
-    Peer,
-    Witness,
-    WitnessClass,
-)
+from gpuheal_responder.core.model import Alert, Evidence, Identity, Node, Peer, Witness, WitnessClass
 from gpuheal_responder.core.policy import Limits
+from gpuheal_responder.core.world import Controls, OperationState
 from gpuheal_responder.shell.engine import Engine, Pace
 from gpuheal_responder.shell.kube import KubeCluster
 from gpuheal_responder.shell.kube_api import JSON, MERGE_PATCH, METADATA_ONLY, Api, connect

@@ -9,9 +9,10 @@ from typing import Protocol
 
 import pytest
 
-from gpuheal_responder.core.model import Case, Condition, Node, OperationState, Pod, Result, Taint, UndoRecord, World
+from gpuheal_responder.core.model import Case, Condition, Node, Pod, Result, Taint, UndoRecord
 from gpuheal_responder.core.undo import TAINT_KEY, intact, mark, release
 from gpuheal_responder.core.verdict import Done
+from gpuheal_responder.core.world import OperationState, World
 from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Cluster, EvictionResult, Machines, Note, Remediations, Stored
 from gpuheal_responder.shell.record import decision

@@ -11,7 +11,7 @@ from tests.contract.suite import PortContract
 
 from gpuheal_lab.cluster import Simulation
 from gpuheal_lab.fleet import fleet
-from gpuheal_responder.core.model import NodeLock
+from gpuheal_responder.core.world import NodeLock
 
 MOST_STEPS = 600
 

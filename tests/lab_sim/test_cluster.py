@@ -13,8 +13,9 @@ from gpuheal_lab.fleet import fleet
 from gpuheal_lab.machine import fell_off_bus
 from gpuheal_lab.mishap import Killed, conflict, timeout, unseen
 from gpuheal_lab.objects import Json, differences, essence
-from gpuheal_responder.core.model import Condition, NodeLock, Taint, UndoRecord
+from gpuheal_responder.core.model import Condition, Taint, UndoRecord
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, mark, release
+from gpuheal_responder.core.world import NodeLock
 from gpuheal_responder.errors import ObserveError, Permanent, Transient
 from gpuheal_responder.ports import EvictionResult, Note
 

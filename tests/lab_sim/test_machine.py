@@ -10,7 +10,7 @@ from gpuheal_lab.clock import ManualClock, Schedule
 from gpuheal_lab.cluster import Simulation
 from gpuheal_lab.fleet import fleet
 from gpuheal_lab.machine import fell_off_bus
-from gpuheal_responder.core.model import OperationState
+from gpuheal_responder.core.world import OperationState
 
 ONE = "gpu-node-001"
 SECOND = timedelta(seconds=1)

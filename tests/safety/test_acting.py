@@ -15,8 +15,9 @@ from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core import guards
 from gpuheal_responder.core.cases import open_case
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.model import Approval, Mode, Node, NodeLock, Result, World
+from gpuheal_responder.core.model import Approval, Mode, Node, Result
 from gpuheal_responder.core.policy import parse_policies
+from gpuheal_responder.core.world import NodeLock, World
 from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.ports import Stored
 

@@ -23,8 +23,9 @@ from gpuheal_lab.mishap import Gate
 from gpuheal_lab.nodeagent import NodeAgent
 from gpuheal_lab.objects import Json, canonical, essence, node_object, put_condition, set_or_drop
 from gpuheal_lab.workload import Evicted, Workloads
-from gpuheal_responder.core.model import Case, Condition, Controls, Node, NodeLock, OperationState, Pod
+from gpuheal_responder.core.model import Case, Condition, Node, Pod
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, dump
+from gpuheal_responder.core.world import Controls, NodeLock, OperationState
 from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Eviction, EvictionResult, Note, Stored
 from gpuheal_responder.shell import record

@@ -22,8 +22,9 @@ from gpuheal_lab.process import LabError
 from gpuheal_lab.sim import FleetServer
 from gpuheal_lab.telemetry import Telemetry
 from gpuheal_responder import app
-from gpuheal_responder.core.model import Case, Controls
+from gpuheal_responder.core.model import Case
 from gpuheal_responder.core.verdict import Verdict
+from gpuheal_responder.core.world import Controls
 from gpuheal_responder.errors import ConfigError, ObserveError
 from gpuheal_responder.ports import Clock
 from gpuheal_responder.settings import AlertmanagerPeer, Engine, Listen, PrometheusServer, Settings, Watchdog

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from gpuheal_responder.core.model import Attempt, AttemptState, Case, Node, World
+from gpuheal_responder.core.model import Attempt, AttemptState, Case, Node
 from gpuheal_responder.core.policy import ActionSpec, Policy, Step
+from gpuheal_responder.core.world import World
 from gpuheal_responder.ports import Cluster, Machines
 
 

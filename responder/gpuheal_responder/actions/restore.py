@@ -15,9 +15,10 @@ from datetime import timedelta
 
 from gpuheal_responder.actions.action import Action, Context, Outcome
 from gpuheal_responder.actions.contain import RBAC
-from gpuheal_responder.core.model import AttemptState, Case, Node, World
+from gpuheal_responder.core.model import AttemptState, Case, Node
 from gpuheal_responder.core.policy import ActionSpec, Phase, Progress, ProgressState, Step
 from gpuheal_responder.core.undo import release
+from gpuheal_responder.core.world import World
 from gpuheal_responder.ports import Cluster
 
 

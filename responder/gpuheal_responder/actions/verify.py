@@ -17,8 +17,9 @@ from datetime import timedelta
 from gpuheal_responder.actions.action import Action, look_only
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.cases import proof_since
-from gpuheal_responder.core.model import AttemptState, Case, World
+from gpuheal_responder.core.model import AttemptState, Case
 from gpuheal_responder.core.policy import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.world import World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from gpuheal_responder.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gpuheal_responder.core.model import Alert, Case, World
+    from gpuheal_responder.core.model import Alert, Case
     from gpuheal_responder.core.policy import Policy
     from gpuheal_responder.core.verdict import Verdict
+    from gpuheal_responder.core.world import World
 
 PEER = "file"
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from gpuheal_responder.core.model import DomainCount
 from gpuheal_responder.core.policy import Limits
+from gpuheal_responder.core.world import DomainCount
 
 MARK_WINDOW = timedelta(minutes=10)
 POOL, RACK, ZONE, FABRIC = "pool", "rack", "zone", "fabric-domain"

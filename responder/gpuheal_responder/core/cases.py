@@ -7,17 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from gpuheal_responder.core import evidence as ev
-from gpuheal_responder.core.model import (
-    Attempt,
-    AttemptState,
-    Case,
-    Fault,
-    Node,
-    OperationState,
-    UndoRecord,
-    World,
-)
+from gpuheal_responder.core.model import Attempt, AttemptState, Case, Fault, Node, UndoRecord
 from gpuheal_responder.core.policy import Phase, Policy, Progress, ProgressState, Step
+from gpuheal_responder.core.world import OperationState, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,11 @@ from datetime import timedelta
 
 from gpuheal_responder.core import cases, guards
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.model import Case, Result, World
+from gpuheal_responder.core.model import Case, Result
 from gpuheal_responder.core.policy import Policy, ProgressState
 from gpuheal_responder.core.undo import intact
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
+from gpuheal_responder.core.world import World
 
 LOOK_AGAIN = timedelta(seconds=30)
 

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from gpuheal_responder.core.model import Case, Confidence, Evidence, Fault, Node, Witness, WitnessClass, World
+from gpuheal_responder.core.model import Case, Confidence, Evidence, Fault, Node, Witness, WitnessClass
+from gpuheal_responder.core.world import World
 
 FRESH = timedelta(minutes=2)
 _STRONG = frozenset({WitnessClass.KERNEL, WitnessClass.NVML, WitnessClass.DCGM})

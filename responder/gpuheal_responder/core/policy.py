@@ -13,7 +13,8 @@ from datetime import timedelta
 from enum import IntEnum, StrEnum
 from typing import Any, get_type_hints
 
-from gpuheal_responder.core.model import Case, Fault, Mode, Node, World
+from gpuheal_responder.core.model import Case, Fault, Mode, Node
+from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ConfigError
 
 

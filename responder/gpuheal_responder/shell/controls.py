@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from gpuheal_responder.core.model import Controls, Mode
+from gpuheal_responder.core.model import Mode
+from gpuheal_responder.core.world import Controls
 from gpuheal_responder.shell.kube_api import Api, ApiError, reading
 from gpuheal_responder.shell.pipeline import Pipeline
 

@@ -19,9 +19,10 @@ from gpuheal_responder.core.cases import started
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.guards.permission import APPROVALS
 from gpuheal_responder.core.guards.workload import UNREAD
-from gpuheal_responder.core.model import Case, World
+from gpuheal_responder.core.model import Case
 from gpuheal_responder.core.policy import Phase, Policy
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
+from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ActionError, ObserveError
 from gpuheal_responder.ports import Recorder, Stored
 from gpuheal_responder.shell.docket import Subject, subjects

@@ -8,8 +8,9 @@ from datetime import UTC, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from gpuheal_responder.core.model import Condition, Node, NodeLock, Pod
+from gpuheal_responder.core.model import Condition, Node, Pod
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, dump
+from gpuheal_responder.core.world import NodeLock
 from gpuheal_responder.errors import Transient
 from gpuheal_responder.ports import Clock, Eviction, EvictionResult, Note
 from gpuheal_responder.shell.kube_api import (

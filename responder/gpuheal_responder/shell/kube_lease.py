@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from gpuheal_responder.core.model import Node, NodeLock
+from gpuheal_responder.core.model import Node
+from gpuheal_responder.core.world import NodeLock
 from gpuheal_responder.errors import Transient
 from gpuheal_responder.ports import Clock
 from gpuheal_responder.shell.kube_api import Api, ApiError, changing, reading

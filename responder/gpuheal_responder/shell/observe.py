@@ -11,22 +11,9 @@ from typing import TypeVar
 from gpuheal_responder.core.budget import DEFAULT_KEYS, MARK_WINDOW, Ledger, Standing, domains_of
 from gpuheal_responder.core.cases import started
 from gpuheal_responder.core.faults import Intake, fold
-from gpuheal_responder.core.model import (
-    Case,
-    Controls,
-    Evidence,
-    Fault,
-    Node,
-    NodeLock,
-    OperationState,
-    PastAttempt,
-    Peer,
-    Pod,
-    Result,
-    Severity,
-    World,
-)
+from gpuheal_responder.core.model import Case, Evidence, Fault, Node, Peer, Pod, Result, Severity
 from gpuheal_responder.core.policy import Phase, Policy
+from gpuheal_responder.core.world import Controls, NodeLock, OperationState, PastAttempt, World
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.ports import (
     Alerts,

@@ -16,10 +16,11 @@ from gpuheal_responder.actions import REGISTRY
 from gpuheal_responder.actions.action import Context, Outcome
 from gpuheal_responder.core import cases
 from gpuheal_responder.core.decide import decide
-from gpuheal_responder.core.model import Attempt, AttemptState, Case, World
+from gpuheal_responder.core.model import Attempt, AttemptState, Case
 from gpuheal_responder.core.policy import Phase, Policy, Step
 from gpuheal_responder.core.undo import intact
 from gpuheal_responder.core.verdict import Act
+from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Transient
 from gpuheal_responder.ports import Clock, Stored
 from gpuheal_responder.shell.observe import Ports

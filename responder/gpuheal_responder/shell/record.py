@@ -20,9 +20,10 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from gpuheal_responder.core.decide import decide
-from gpuheal_responder.core.model import Case, World
+from gpuheal_responder.core.model import Case
 from gpuheal_responder.core.policy import Policy, format_duration, parse_duration
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
+from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ConfigError
 
 T = TypeVar("T")

@@ -26,9 +26,9 @@ from gpuheal_responder.core.model import (
     Result,
     Severity,
     Target,
-    World,
 )
 from gpuheal_responder.core.verdict import Done, Escalate
+from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Stored
 from gpuheal_responder.shell import remediations as module

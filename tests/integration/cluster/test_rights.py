@@ -16,7 +16,8 @@ from gpuheal_lab.controlplane import ControlPlane
 from gpuheal_lab.kubeapi import ApiRefused
 from gpuheal_lab.stack import wait_for
 from gpuheal_responder.actions import REGISTRY
-from gpuheal_responder.core.model import Node, OperationState, Pod
+from gpuheal_responder.core.model import Node, Pod
+from gpuheal_responder.core.world import OperationState
 from gpuheal_responder.errors import ObserveError, Permanent
 from gpuheal_responder.providers.job import JobReboot, JobSettings, job_name
 from gpuheal_responder.shell.kube import KubeCluster

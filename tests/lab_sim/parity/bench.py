@@ -14,7 +14,7 @@ from gpuheal_lab.fleet import fleet
 from gpuheal_lab.kubescene import KubeScene
 from gpuheal_lab.objects import Json
 from gpuheal_lab.scene import work
-from gpuheal_responder.core.model import NodeLock
+from gpuheal_responder.core.world import NodeLock
 from gpuheal_responder.ports import Cluster, Remediations
 from gpuheal_responder.shell.kube import ClusterSettings, KubeCluster
 from gpuheal_responder.shell.kube_api import connect

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpuheal_responder.core.cases import started
-from gpuheal_responder.core.model import AttemptState, Case, World
+from gpuheal_responder.core.model import AttemptState, Case
 from gpuheal_responder.core.policy import Phase, Policy, Step
+from gpuheal_responder.core.world import World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuheal_responder.core.model import Node, OperationState
+from gpuheal_responder.core.model import Node
+from gpuheal_responder.core.world import OperationState
 from gpuheal_responder.errors import Permanent
 from gpuheal_responder.providers.job import JobReboot, JobSettings, job_name, manifest
 

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpuheal_responder.core.decide import decide
-from gpuheal_responder.core.model import Attempt, AttemptState, Case, Fault, Mode, Node, Result, Severity, Target, World
+from gpuheal_responder.core.model import Attempt, AttemptState, Case, Fault, Mode, Node, Result, Severity, Target
 from gpuheal_responder.core.policy import ActionSpec, Phase, Policy, Progress, ProgressState, Step
 from gpuheal_responder.core.verdict import Act, Done, Hold
+from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.shell.record import (
     camel,
