@@ -16,18 +16,20 @@ class LabelProfile:
 
     `node` is the label that holds the node's name: the target label `node` (the default, attached by relabelling), or
     the exporter's own `Hostname` (releases up to 4.5.3-4.8.2) or `hostname` (later). `gpu` lists the spellings of the
-    GPU's UUID: GPU entities say UUID, NVLink entities gpu_uuid (dcgm-exporter render_metrics.go).
+    GPU's UUID beside gpu_uuid: GPU entities say UUID, with the old-namespace flag uuid, NVLink entities gpu_uuid
+    (dcgm-exporter render_metrics.go). Each spelling is a relabelling of every GPU in every cycle.
     """
 
     name: str = "target"
     node: str = "node"
-    gpu: tuple[str, ...] = ("UUID", "uuid")
+    gpu: tuple[str, ...] = ("UUID",)
 
 
 PROFILES = {
     "target": LabelProfile(),
     "Hostname": LabelProfile(name="Hostname", node="Hostname"),
     "hostname": LabelProfile(name="hostname", node="hostname"),
+    "old-namespace": LabelProfile(name="old-namespace", gpu=("uuid",)),
 }
 
 

@@ -59,7 +59,8 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         name=NODE_SCORE,
         expr=f"min by (node) ({SCORE}) unless on (node) {STATE} == 5",
     )
-    steady = f"min_over_time({NODE_SCORE}[15m])"
+    steady = "gpuheal:node_score:min15m"
+    yield Record(name=steady, expr=f"min_over_time({NODE_SCORE}[15m])")
     tiers = {
         "critical-training": f"{steady} > 0.9",
         "inference": f"{steady} >= 0.7 <= 0.9",
