@@ -154,8 +154,9 @@ def _exporter_down_cases(fault: Fault, alert: Alert) -> list[Case]:
 
 
 def _operation(first: int, last: int) -> Series:
-    labels = {"target_node": NODE, "job": "gpuheal-responder", "node": "cpu-node-1"}
-    return Series(metric="gpuheal_operation_active", labels=labels, at=between(first, last, 1.0, 0.0))
+    case = {"fault": "gpu-fell-off-bus", "state": "waiting", "step": "reboot", "reason": "in-progress"}
+    labels = {"target_node": NODE, "job": "gpuheal-responder", "node": "cpu-node-1", **case}
+    return Series(metric="gpuheal_case_state", labels=labels, at=between(first, last, 1.0, 0.0))
 
 
 def _missing(fault: Fault, alert: Alert) -> list[Case]:

@@ -11,6 +11,9 @@ from gpuheal_rules.rule import GPU_NODE, GUARD, Record, promql, threshold
 ACCELERATORS = r"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"
 """Extended resources of accelerators as kube-state-metrics spells them."""
 
+OPERATION = 'gpuheal_case_state{state=~"acting|waiting", step=~"(reboot|gpu_reset|restart_services|isolate_device).*"}'
+"""Cases whose cure is under way: their node's exporters may be away, and its devices missing."""
+
 UPGRADE_DONE = "|upgrade-done|upgrade-failed|upgrade-required|unknown"
 """Driver upgrade states of the GPU operator in which it does not touch the node (k8s-operator-libs pkg/upgrade)."""
 
@@ -28,7 +31,7 @@ def rules(_catalogue: Catalogue, _options: Options) -> Iterator[Record]:
         "boot": f"time() - max by (node) (gpuheal_node_boot_timestamp_seconds) < {threshold('boot_guard_seconds')}",
         "driver-upgrade": f'kube_node_labels{{label_nvidia_com_gpu_driver_upgrade_state!~"{UPGRADE_DONE}"}}',
         "leaving": 'kube_node_spec_taint{key=~"ToBeDeletedByClusterAutoscaler|karpenter.sh/disrupted"}',
-        "operation": ('label_replace(gpuheal_operation_active == 1, "node", "$1", "target_node", "(.+)")'),
+        "operation": f'label_replace({OPERATION} == 1, "node", "$1", "target_node", "(.+)")',
     }
     for reason, expr in guards.items():
         yield Record(name=GUARD, labels={"reason": reason}, expr=f"group by (node) (\n  {expr}\n)")
