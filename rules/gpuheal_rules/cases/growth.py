@@ -2,14 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gpuheal_rules.cases.shows import limit, of_signal
-from gpuheal_rules.cases.world import STEP_SECONDS, Case, Expectation, Timeline, lean, merged
-from gpuheal_rules.cases.xid import instance
+from gpuheal_rules.cases.world import (
+    NODE,
+    STALE,
+    STEP_SECONDS,
+    UUIDS,
+    Case,
+    Expectation,
+    Series,
+    Timeline,
+    Value,
+    lean,
+    merged,
+)
+from gpuheal_rules.cases.xid import EVENT, instance
 from gpuheal_rules.model import Alert, Catalogue, Evidence, Fault
 
+GROWTH = "gpuheal:gpu_counter:growth24h"
 HOUR = 3600 // STEP_SECONDS
 BEGIN = HOUR + 8
 """A step at which the slow group is evaluated as well: current promtool honours the interval of each group."""
+
+
+def of_a_day(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) -> list[Case]:
+    """Return the cases of a growth within a day, with the growth itself as input: a day of steps would be too long."""
+    number = limit(catalogue, evidence)
+    bad, good = (number, number - 1) if evidence.op == ">=" else (number + 1, number)
+    title = f"{alert.name} ({evidence.witness} {evidence.name})"
+    first = EVENT + -(-round(alert.wait.total_seconds()) // STEP_SECONDS)
+    end = first + 6
+    fires = [(instance(fault, alert), 1.0)]
+
+    def case(fact: str, up: Callable[[int], bool], at: Timeline, alerts: list[Expectation]) -> Case:
+        labels = {"node": NODE, "gpu_uuid": UUIDS[1], "signal": evidence.signal}
+        series = [*lean(exporter=up, dcgm=up).series(), Series(metric=GROWTH, labels=labels, at=at)]
+        return Case(name=f"{title} {fact}", series=series, alerts=alerts, steps=end + 6)
+
+    def grown(step: int) -> Value:
+        return bad if EVENT <= step < end else STALE if step == end else None
+
+    return [
+        case(
+            "fires for a growth beyond the limit and resolves without it",
+            lambda _step: True,
+            grown,
+            [
+                Expectation(step=first - 1, alertname=alert.name),
+                Expectation(step=first, alertname=alert.name, fires=fires),
+                Expectation(step=end, alertname=alert.name),
+            ],
+        ),
+        case(
+            "holds when its sources fall silent",
+            lambda step: step < end,
+            grown,
+            [Expectation(step=end + 6, alertname=alert.name, fires=fires)],
+        ),
+        case(
+            "is quiet for a growth at the limit",
+            lambda _step: True,
+            lambda _step: good,
+            [Expectation(step=end, alertname=alert.name)],
+        ),
+    ]
 
 
 def cases(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) -> list[Case]:

@@ -27,11 +27,13 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
     for evidence in fault.evidence:
         if evidence.growth == "1h":
             found += growth.cases(catalogue, fault, alert, evidence)
+        if evidence.growth == "24h":
+            found += growth.of_a_day(catalogue, fault, alert, evidence)
         if evidence.growth or evidence.special == "lost_dcgm":
             continue
         weak_of_severe = evidence.strength == "weak" and fault.state == "faulty"
         if weak_of_severe:
-            found.append(_weak(catalogue, fault, alert, evidence))
+            found += _weak(catalogue, fault, alert, evidence)
             continue
         found.append(_fires(catalogue, fault, alert, evidence))
         found.append(_silent(catalogue, fault, alert, evidence))
@@ -134,22 +136,34 @@ def _guarded(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidenc
     )
 
 
-def _weak(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) -> Case:
+def _weak(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) -> list[Case]:
     shown = show(catalogue, evidence)
-    world = World(rich=bool(evidence.special))
-    return Case(
-        name=f"{_title(alert, evidence)} is quiet on weak evidence alone",
-        series=merged(world.series(), shown(world, lambda step: step >= EVENT)),
-        alerts=[Expectation(step=EVENT + _wait(alert) + 10, alertname=alert.name)],
-        queries=[
-            Query(
-                step=EVENT + _wait(alert) + 10,
-                expr=f'count({OPEN}{{fault="{fault.slug}", signal="{evidence.name}", node="{NODE}"}})',
-                samples=[("{}", 1.0)],
-            )
-        ],
-        steps=EVENT + _wait(alert) + 10,
+    end = EVENT + 6
+    count = (
+        f'count({OPEN}{{fault="{fault.slug}", signal="{evidence.name}", class="{evidence.witness}", node="{NODE}"}})'
     )
+    held = [("{}", 1.0)]
+
+    def case(fact: str, silent_from: int, queries: list[Query]) -> Case:
+        world = World(
+            exporter=lambda step: step < silent_from, dcgm=lambda step: step < silent_from, rich=bool(evidence.special)
+        )
+        return Case(
+            name=f"{_title(alert, evidence)} is quiet on weak evidence alone, which {fact}",
+            series=merged(world.series(), shown(world, lambda step: EVENT <= step < end)),
+            alerts=[Expectation(step=step, alertname=alert.name) for step in (EVENT, end - 1, end + 4)],
+            queries=queries,
+            steps=end + 4,
+        )
+
+    return [
+        case(
+            "ends with what it shows",
+            999,
+            [Query(step=end - 1, expr=count, samples=held), Query(step=end, expr=count)],
+        ),
+        case("holds when its sources fall silent", end, [Query(step=end + 4, expr=count, samples=held)]),
+    ]
 
 
 def _edge(catalogue: Catalogue, alert: Alert, evidence: Evidence) -> Case:
