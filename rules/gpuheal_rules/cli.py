@@ -55,7 +55,9 @@ def _render_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slow-interval", help="evaluation interval of the slow group (default 2m)")
     parser.add_argument("--scrape-interval", help="longest scrape interval of the sources (default 15s)")
     parser.add_argument("--namespace", help="static label `namespace` of the alerts (default gpuheal)")
-    parser.add_argument("--label-profile", choices=("target", "Hostname", "hostname", "old-namespace"), help="where node names are")
+    parser.add_argument(
+        "--label-profile", choices=("target", "Hostname", "hostname", "old-namespace"), help="where node names are"
+    )
     parser.add_argument("--job", action="append", default=[], metavar="SOURCE=REGEX", help="job label of a source")
     parser.add_argument("--runbook-base", help="address below which runbook pages are served")
     parser.add_argument("--dashboard-base", help="address of the dashboards")

@@ -12,7 +12,7 @@ from gpuheal_rules.reader import Reader, load_yaml
 from gpuheal_rules.render import to_yaml
 
 HEADER = """\
-# Made by `gpuheal rules build` from rules/gpuheal_rules/catalog/policies.yaml; edit that, or copy this and edit the copy.
+# Made by `gpuheal rules build` from rules/gpuheal_rules/catalog/policies.yaml; edit that, or copy this and edit it.
 # Profile {name}: {about}
 # Mode observe writes what it would do and touches nothing. Change to propose, then to enforce.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gpuheal_rules.cases.world import NODE, UUIDS, Case, Expectation, Query, lean, settled
 from gpuheal_rules.cases.xid import EVENT, instance
 from gpuheal_rules.model import Alert, Fault
@@ -16,7 +18,7 @@ def cases(fault: Fault, alert: Alert) -> list[Case]:
             _replaced(fault, alert), _three(fault, alert), _exporter_down(fault, alert)]  # fmt: skip
 
 
-def _gone(first: int, last: int | None = None):  # type: ignore[no-untyped-def]
+def _gone(first: int, last: int | None = None) -> Callable[[int, int], bool]:
     return lambda gpu, step: gpu != 1 or step < first or (last is not None and step >= last)
 
 

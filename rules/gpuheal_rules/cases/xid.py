@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gpuheal_rules.cases.world import (
     NODE,
@@ -69,7 +69,7 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
     ]
 
 
-def _fires(fault: Fault, alert: Alert, value: float = 1, gpu: int = 1):  # type: ignore[no-untyped-def]
+def _fires(fault: Fault, alert: Alert, value: float = 1, gpu: int = 1) -> Callable[[int], Expectation]:
     return lambda step: Expectation(step=step, alertname=alert.name, fires=[(instance(fault, alert, gpu), value)])
 
 
