@@ -38,15 +38,15 @@ lint: install ## formatting, lint, types, layers, generated files
 	$(BIN)/gpuheal rules check
 
 unit: install ## tests without servers; coverage of the pure core is at least 95 %
-	$(PYTEST) -m "not servers and not cluster" --cov=gpuheal_responder.core --cov-report=term --cov-fail-under=95
+	$(PYTEST) -n 2 -m "not servers and not cluster" --cov=gpuheal_responder.core --cov-report=term --cov-fail-under=95
 
 servers: install ## tests on Debian's Prometheus and Alertmanager
 	$(RUN) -m gpuheal_lab.servers ensure $(OLD) --generation debian
-	GPUHEAL_GENERATION=debian $(PYTEST) -m "servers and not cluster"
+	GPUHEAL_GENERATION=debian $(PYTEST) -n 2 -m "servers and not cluster"
 
 cluster: install ## tests on the control plane, and on the current Prometheus and Alertmanager
 	$(RUN) -m gpuheal_lab.servers ensure $(NEW) --generation current
-	GPUHEAL_GENERATION=current $(PYTEST) -m "servers and not cluster"
+	GPUHEAL_GENERATION=current $(PYTEST) -n 2 -m "servers and not cluster"
 	$(PYTEST) -m cluster
 
 mutants: install ## every safety invariant's small wrong change must turn its test red
