@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuheal_rules.cases import growth
-from gpuheal_rules.cases.shows import bad_value, good_value, limit, of_signal, show
-from gpuheal_rules.cases.world import NODE, STEP_SECONDS, Case, Expectation, Query, World, lean, merged
+from gpuheal_rules.cases.shows import SEEN, bad_value, good_value, limit, of_signal, show
+from gpuheal_rules.cases.world import NODE, STEP_SECONDS, UUIDS, Case, Expectation, Query, World, lean, merged
 from gpuheal_rules.cases.xid import EVENT, instance
 from gpuheal_rules.model import Alert, Catalogue, Evidence, Fault
 from gpuheal_rules.rule import OPEN
@@ -101,8 +101,14 @@ def _fires(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence)
         name=f"{_title(alert, evidence)} fires after its wait, not earlier, and resolves when the evidence ends",
         series=merged(world.series(), shown(world, lambda step: EVENT <= step < end)),
         alerts=[*quiet, *(_expect(fault, alert, evidence, s) for s in (first, end - 1)), *resolved],
+        queries=[_stamped(fault, evidence, first)] if evidence.timed else [],
         steps=end + lag,
     )
+
+
+def _stamped(fault: Fault, evidence: Evidence, step: int) -> Query:
+    of = f'{{fault="{fault.slug}", class="{evidence.witness}", signal="{evidence.name}", node="{NODE}"}}'
+    return Query(step=step, expr=f"max({OPEN}{of})", samples=[("{}", SEEN)])
 
 
 def _silent(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) -> Case:
@@ -142,6 +148,8 @@ def _weak(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) 
     count = (
         f'count({OPEN}{{fault="{fault.slug}", signal="{evidence.name}", class="{evidence.witness}", node="{NODE}"}})'
     )
+    if fault.scope == "gpu":
+        count = count.replace("})", f', gpu_uuid="{UUIDS[1]}"}})')
     held = [("{}", 1.0)]
 
     def case(fact: str, silent_from: int, queries: list[Query]) -> Case:
@@ -160,7 +168,11 @@ def _weak(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) 
         case(
             "ends with what it shows",
             999,
-            [Query(step=end - 1, expr=count, samples=held), Query(step=end, expr=count)],
+            [
+                Query(step=end - 1, expr=count, samples=held),
+                Query(step=end, expr=count),
+                *([_stamped(fault, evidence, end - 1)] if evidence.timed else []),
+            ],
         ),
         case("holds when its sources fall silent", end, [Query(step=end + 4, expr=count, samples=held)]),
     ]

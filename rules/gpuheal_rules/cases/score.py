@@ -38,6 +38,25 @@ def cases(_catalogue: Catalogue) -> list[Case]:
         _no_inventory(),
         _frozen(),
         Case(
+            name="Witnesses: weak evidence of a severe fault counts beside strong evidence",
+            series=[
+                *world.series(),
+                *world.xid(1, 48, EVENT),
+                *world.of_exporter(
+                    "gpuheal_gpu_ecc_errors_total", {**gpu, "severity": "uncorrected", "counter": "volatile"}, always(1)
+                ),
+            ],
+            queries=[
+                Query(step=EVENT - 1, expr=_node("gpuheal:gpu_witnesses:count")),
+                Query(
+                    step=EVENT,
+                    expr=f"max({_node('gpuheal:gpu_witnesses:count', fault='gpu-memory-uncontained')})",
+                    samples=[("{}", 2.0)],
+                ),
+            ],
+            steps=EVENT,
+        ),
+        Case(
             name="State: an exporter counts from its first scrape on",
             series=lean(exporter=lambda step: step >= EVENT, dcgm=None).series(),
             queries=[Query(step=EVENT, expr=_gpu("gpuheal:gpu_state"), samples=[(_gpu("gpuheal:gpu_state"), 0.0)])],

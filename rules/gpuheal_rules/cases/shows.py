@@ -10,6 +10,9 @@ from gpuheal_rules.model import Catalogue, Evidence, Signal
 Shown = Callable[[int], bool]
 Show = Callable[[World, Shown], list[Series]]
 
+SEEN = 100.0
+"""Unix time of the event that timed evidence shows; the timestamp outlives the latch, as it may in the exporter."""
+
 SAMPLE_LABELS: Mapping[str, Mapping[str, str]] = {
     "clocks_thermal": {"reason": "hw_thermal"},
     "clocks_power_brake": {"reason": "hw_power_brake"},
@@ -89,8 +92,8 @@ def _kernel(kind: str, severity: str = "") -> Show:
 
     def series(world: World, shown: Shown) -> list[Series]:
         return [
-            *world.of_exporter("gpuheal_kernel_fault_latched", labels, _switch(shown, 1.0, None)),
-            *world.of_exporter("gpuheal_kernel_fault_last_timestamp_seconds", labels, _switch(shown, 100.0, None)),
+            *world.of_exporter("gpuheal_kernel_fault_latched", labels, _switch(shown, 1.0, 0.0)),
+            *world.of_exporter("gpuheal_kernel_fault_last_timestamp_seconds", labels, _switch(shown, SEEN, SEEN)),
         ]
 
     return series
@@ -102,8 +105,8 @@ def _sxid(action: str) -> Show:
     def series(world: World, shown: Shown) -> list[Series]:
         info = {**labels, "action": action, "scope": "device"}
         return [
-            *world.of_exporter("gpuheal_sxid_latched", labels, _switch(shown, 1.0, None)),
-            *world.of_exporter("gpuheal_sxid_last_timestamp_seconds", labels, _switch(shown, 100.0, None)),
+            *world.of_exporter("gpuheal_sxid_latched", labels, _switch(shown, 1.0, 0.0)),
+            *world.of_exporter("gpuheal_sxid_last_timestamp_seconds", labels, _switch(shown, SEEN, SEEN)),
             *world.of_exporter("gpuheal_sxid_resolution_info", info, _switch(shown, 1.0, None)),
         ]
 
@@ -133,7 +136,7 @@ def _unknown(world: World, shown: Shown) -> list[Series]:
     labels = {"gpu_uuid": UUIDS[1], "pci_bus_id": BUSES[1], "xid": "998"}
     return [
         *world.of_exporter("gpuheal_xid_latched", labels, _switch(shown, 1.0, None)),
-        *world.of_exporter("gpuheal_xid_last_timestamp_seconds", labels, _switch(shown, 100.0, None)),
+        *world.of_exporter("gpuheal_xid_last_timestamp_seconds", labels, _switch(shown, SEEN, None)),
     ]
 
 
