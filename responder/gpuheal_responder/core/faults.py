@@ -13,6 +13,8 @@ from datetime import datetime
 from gpuheal_responder.core.model import Alert, Fault, Peer, Severity, Suppression, SuppressionKind, Target
 
 WATCHDOG = "GPUHealWatchdog"
+WIDE = frozenset({"fleet", "domain"})
+"""Scopes whose alerts name no node: they are for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ def fold(peers: Sequence[Peer], *, cluster: str, known_faults: Collection[str], 
         for alert in peer.alerts if peer.answered else ():
             if alert.labels.get("alertname") == WATCHDOG:
                 watchdog = alert.updated_at if watchdog is None else max(watchdog, alert.updated_at)
+                continue
+            if not alert.labels.get("node") and alert.labels.get("scope") in WIDE:
                 continue
             problem = _problem(alert, cluster, known_faults, known_nodes)
             if problem is not None:

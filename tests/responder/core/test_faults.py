@@ -79,6 +79,15 @@ def test_inhibition_and_mutes_are_kept_apart() -> None:
     assert {s.kind for s in fault.suppressions} == {SuppressionKind.INHIBITION, SuppressionKind.MUTE}
 
 
+@pytest.mark.parametrize("scope", ["fleet", "domain"])
+def test_an_alert_about_no_node_is_for_people(scope: str) -> None:
+    """A fleet-wide alert is neither a fault of a node nor a mistake."""
+    labels = {k: v for k, v in LABELS.items() if k != "node"} | {"scope": scope}
+    intake = folded(peer("a", replace(ALERT, labels=labels)))
+    assert intake.faults == {}
+    assert intake.dead == ()
+
+
 def test_the_watchdog_is_no_fault_but_a_heartbeat() -> None:
     """Its newest update over all answering peers is kept."""
     beat = Alert(
