@@ -93,8 +93,7 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
     policies = watched_policies(settings.policies, telemetry.config_error)
     api = await api_of(settings.kubernetes)
     watching = WatchSettings(page=settings.kubernetes.page_size)
-    cluster = KubeCluster(api, clock, ClusterSettings(watch=watching))
-    remediations = KubeRemediations(api, watching)
+    cluster, remediations = KubeCluster(api, clock, ClusterSettings(watch=watching)), KubeRemediations(api, watching)
     alerts = AlertmanagerAlerts(settings.alertmanagers, on_problem=telemetry.config_error, clock=clock)
     evidence = PrometheusEvidence(
         settings.prometheus,
