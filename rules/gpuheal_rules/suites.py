@@ -59,6 +59,8 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:fault_nodes": ("fleet",),
     "gpuheal:rdma_port_down": ("nic-down",),
     "gpuheal:xid_harmless": ("nvlink-fault", "nvlink-degraded"),
+    "gpuheal:fault_witness": ("state", "gpu-gsp-timeout", "gpu-fell-off-bus"),
+    "gpuheal:fault_evidence:open": ("gpu-fell-off-bus", "state"),
     "gpuheal:node_guard": ("pipeline", "gpu-missing"),
     "gpuheal:gpu_node": ("node-not-ready", "gpu-missing", "node-gpu-condition"),
 }

@@ -55,12 +55,16 @@ def _links() -> Iterator[Record]:
         name=SLOW_LINK,
         expr=promql(f"""
             group by ({GPU}) (
-              gpuheal_gpu_pcie_link_generation_under_load < gpuheal_gpu_pcie_link_generation_max
-                or gpuheal_gpu_pcie_link_width < gpuheal_gpu_pcie_link_width_max
+              max by ({GPU}) (gpuheal_gpu_pcie_link_generation_under_load)
+                < max by ({GPU}) (gpuheal_gpu_pcie_link_generation_max)
+              or max by ({GPU}) (gpuheal_gpu_pcie_link_width) < max by ({GPU}) (gpuheal_gpu_pcie_link_width_max)
             )
             """),
     )
     yield Record(
         name=NVLINK_RATIO,
-        expr=f"max by ({GPU}) (gpuheal_gpu_nvlinks_active / (gpuheal_gpu_nvlinks_expected > 0) < 1)",
+        expr=promql(f"""
+            max by ({GPU}) (gpuheal_gpu_nvlinks_active)
+              / (max by ({GPU}) (gpuheal_gpu_nvlinks_expected) > 0) < 1
+            """),
     )

@@ -36,8 +36,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         name=WITNESS,
         expr=promql(f"""
             max by ({key}, class) (
-              {OPEN}{{strength="strong"}}
-                or {OPEN}{{fault!~"{severe}"}}
+              {OPEN}{{fault!~"{severe}"}}
                 or {OPEN} and on ({key}) {OPEN}{{strength="strong"}}
             )
             """),
