@@ -38,6 +38,22 @@ def cases(_catalogue: Catalogue) -> list[Case]:
         _no_inventory(),
         _frozen(),
         Case(
+            name="Witnesses: the driver's verdict through DCGM confirms a fault that the kernel log shows",
+            series=[
+                *world.series(),
+                *fault,
+                *world.of_dcgm("DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION", 1, always(2)),
+            ],
+            queries=[
+                Query(
+                    step=EVENT,
+                    expr=f"max({_node('gpuheal:gpu_witnesses:count', fault='gpu-engine-fault')})",
+                    samples=[("{}", 2.0)],
+                ),
+            ],
+            steps=EVENT,
+        ),
+        Case(
             name="Witnesses: weak evidence of a severe fault counts beside strong evidence",
             series=[
                 *world.series(),
