@@ -39,6 +39,7 @@ lint: install ## formatting, lint, types, layers, generated files
 	$(BIN)/mypy responder/gpuheal_responder rules/gpuheal_rules exporters/gpuheal_exporters deploy/lab/gpuheal_lab
 	$(BIN)/lint-imports
 	$(BIN)/gpuheal rules check
+	$(BIN)/gpuheal rules lint
 
 unit: install ## tests without servers; coverage of the pure core is at least 95 %
 	$(PYTEST) -n 2 -m "not servers and not cluster" --cov=gpuheal_responder.core --cov-report=term --cov-fail-under=95

@@ -179,13 +179,16 @@ def test_check_shows_what_the_policies_say(capsys: pytest.CaptureFixture[str]) -
     )
 
 
+IMAGE = f"providers: {{job: {{image: 'debian@sha256:{'0' * 64}'}}}}\n"
+
+
 def settings(folder: Path) -> Path:
     """Write settings with one secret."""
     (folder / "token").write_text("secret\n")
     text = (
         f"cluster: prod\npolicies: ['{POLICIES}']\nlisten: {{webhook_token_files: [token]}}\n"
         "alertmanagers: [{url: 'http://am:9093'}]\nprometheus: {url: 'http://prometheus:9090'}\n"
-        "engine: {mode: propose}\n"
+        f"engine: {{mode: propose}}\n{IMAGE}"
     )
     (folder / "settings.yaml").write_text(text)
     return folder / "settings.yaml"
@@ -200,6 +203,14 @@ def test_check_reads_all_that_settings_name(tmp_path: Path, capsys: pytest.Captu
         f"{POLICIES}: ok, 1 policy\n"
         "  training (propose): gpu-fell-off-bus: taint -> condition -> drain -> reboot -> verify -> restore\n"
     )
+
+
+def test_check_misses_a_provider_that_nobody_configured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reboot that nobody could do is found before the night it is needed."""
+    file = settings(tmp_path)
+    file.write_text(file.read_text().replace(IMAGE, ""))
+    assert cli.main(["check", "--config", str(file)]) == 2
+    assert "training: reboot.provider: provider 'job' is not configured" in capsys.readouterr().err
 
 
 def test_check_misses_a_missing_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,11 +44,12 @@ class Pipeline:
     def wait_for_fleet(self, count: int, deadline_s: float = 30.0) -> None:
         """Every GPU of the fleet is known from both exporters; raises LabError when that takes too long."""
 
-        def known() -> bool:
-            found = self.prometheus.query("count by (source) (gpuheal:gpu_identity)")
-            return sorted(labels["source"] for labels, value in found if value == count) == ["dcgm", "exporter"]
+        wait_for(lambda: self.knows(count), f"Prometheus to know {count} GPUs from two sources", deadline_s)
 
-        wait_for(known, f"Prometheus to know {count} GPUs from two sources", deadline_s)
+    def knows(self, count: int) -> bool:
+        """Whether every GPU of the fleet is known from both exporters; raises LabError when Prometheus is silent."""
+        found = self.prometheus.query("count by (source) (gpuheal:gpu_identity)")
+        return sorted(labels["source"] for labels, value in found if value == count) == ["dcgm", "exporter"]
 
 
 def start(

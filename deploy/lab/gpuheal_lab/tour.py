@@ -15,7 +15,7 @@ from gpuheal_lab import discovery, pipeline
 from gpuheal_lab.fleet import NodeSpec, fleet
 from gpuheal_lab.machine import FAULTS, Timings
 from gpuheal_lab.objects import Json, differences, essence
-from gpuheal_lab.process import free_ports
+from gpuheal_lab.process import LabError, free_ports
 from gpuheal_lab.scene import Addresses, Scene, SimulatedScene
 from gpuheal_lab.servers import Generation, ServerUnavailable, ensure, find
 from gpuheal_lab.stack import Stack
@@ -63,7 +63,7 @@ class Stage:
     def urls(self) -> Mapping[str, str]:
         """What people may open in a browser."""
         return {
-            "prometheus": f"http://{self.where.prometheus}/alerts",
+            "prometheus": f"http://{self.where.prometheus}/api/v1/alerts",
             "alertmanager": f"http://{self.where.alertmanager}/",
             "fleet": f"http://{self.where.fleet}/fleet",
             "responder": f"http://{self.where.responder}/readyz",
@@ -136,8 +136,23 @@ async def stage(plan: Plan, say: Say) -> AsyncIterator[Stage]:
         path = await asyncio.to_thread(begin)
         await scene.start_responder(where, token_file, CLUSTER)
         patience_s = 30 + 4 * plan.interval.total_seconds()
-        await asyncio.to_thread(path.wait_for_fleet, plan.nodes * GPUS, patience_s)
+        await _know_fleet(path, plan.nodes * GPUS, patience_s)
         yield Stage(plan=plan, scene=scene, path=path, tap=tap, where=where)
+
+
+async def _know_fleet(path: pipeline.Pipeline, count: int, patience_s: float) -> None:
+    """Every GPU is known from both exporters. Asks again and again, so that Ctrl-C is heard in between."""
+    problem = ""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience_s):
+            while True:
+                try:
+                    if await asyncio.to_thread(path.knows, count):
+                        return
+                except LabError as error:
+                    problem = f"; {error}"
+                await asyncio.sleep(0.3)
+    raise LabError(f"waited {patience_s:g} s for Prometheus to know {count} GPUs from two sources{problem}")
 
 
 def scene_of(plan: Plan, specs: Sequence[NodeSpec]) -> Scene:

@@ -41,6 +41,7 @@ ACTION = Action(
         name="cordon",
         phase=Phase.CONTAIN,
         disruptive=False,
+        marks=True,
         deadline=timedelta(minutes=1),
         params=Params,
         progress=progress,

@@ -46,6 +46,7 @@ ACTION = Action(
         name="taint",
         phase=Phase.CONTAIN,
         disruptive=False,
+        marks=True,
         deadline=timedelta(minutes=1),
         params=Params,
         progress=progress,

@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"{args.config}: ok")
         print(_summary(settings))
         _show(settings.policies)
+        _providers(settings)
     if args.policies:
         _show(args.policies)
     return 0
@@ -50,6 +51,25 @@ def _open(settings: Settings) -> None:
         Client(endpoint, source="check", on_problem=lambda _: None)
     if settings.watchdog.url_file is not None:
         read_secret(settings.watchdog.url_file)
+
+
+def _providers(settings: Settings) -> None:
+    """Raise ConfigError for a reboot whose provider the settings do not configure."""
+    from gpuheal_responder.errors import ConfigError
+    from gpuheal_responder.shell.policies import read_policies
+
+    known = {"job"} if settings.providers.job.image else set()
+    for policy in read_policies(settings.policies):
+        for step in policy.steps:
+            wanted = getattr(step.params, "provider", None)
+            if wanted is not None and (wanted or settings.providers.default) not in known:
+                name = wanted or settings.providers.default
+                raise ConfigError(
+                    ", ".join(map(str, settings.policies)),
+                    f"{policy.name}: {step.key}.provider",
+                    f"provider {name!r} is not configured",
+                    "providers.job.image makes the provider job; known: " + (", ".join(sorted(known)) or "none"),
+                )
 
 
 def _summary(settings: Settings) -> str:

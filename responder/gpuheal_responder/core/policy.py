@@ -52,7 +52,8 @@ class ActionSpec:
     """The pure half of an action: its name, its place in the ladder, its parameters and how its progress is read.
 
     `disruptive` marks what can end a process or re-admit a device. `once` marks calls that must not be repeated without
-    asking the other side first. `effect` is False for steps that only wait and look.
+    asking the other side first. `effect` is False for steps that only wait and look. `marks` is True for steps that put
+    the undo record on the node.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ActionSpec:
     progress: Callable[[Step, Case, World], Progress]
     once: bool = False
     effect: bool = True
+    marks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,8 +335,8 @@ def _complete(reader: _Reader, steps: Sequence[Step], path: str) -> None:
         raise reader.error(path, "a cure needs drain before it")
     if Phase.RETURN in phases and Phase.PROVE not in phases:
         raise reader.error(path, "restore needs verify before it", "a node is given back only on proof")
-    if phases - {Phase.CONTAIN} and Phase.CONTAIN not in phases:
-        raise reader.error(path, "the first step must contain the node (taint)")
+    if not steps[0].spec.marks:
+        raise reader.error(f"{path}[0]", "the first step must mark the node", "taint or cordon")
 
 
 def _named(reader: _Reader, entry: object, where: str) -> tuple[str, object]:

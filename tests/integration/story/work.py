@@ -31,7 +31,7 @@ def put(play: Play, index: int = 0) -> str:
     admin.create(f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets", budget)
     admin.create(f"/apis/apps/v1/namespaces/{namespace}/deployments", _service(name, pool))
     admin.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", _gang(name, pool))
-    wait_for(lambda: len(running(play, namespace, name)) >= 3, f"three pods to run on {name}")
+    wait_for(lambda: len(running(play, namespace, name)) >= 3, f"three pods to run on {name}", deadline_s=120)
     healthy = f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{APP}"
     wait_for(lambda: admin.get(healthy).get("status", {}).get("disruptionsAllowed") == 1, "the budget to allow one")
     return namespace
