@@ -46,11 +46,11 @@ unit: install ## tests without servers; coverage of the pure core is at least 95
 
 servers: install ## tests on Debian's Prometheus and Alertmanager
 	$(RUN) -m gpuheal_lab.servers ensure $(OLD) --generation debian
-	GPUHEAL_GENERATION=debian $(REAL) -n 2 -m "servers and not cluster"
+	GPUHEAL_GENERATION=debian $(REAL) -n 4 -m "servers and not cluster"
 
 cluster: install ## tests on the control plane, and on the current Prometheus and Alertmanager
 	$(RUN) -m gpuheal_lab.servers ensure $(NEW) --generation current
-	GPUHEAL_GENERATION=current $(REAL) -n 2 -m "servers and not cluster"
+	GPUHEAL_GENERATION=current $(REAL) -n 4 -m "servers and not cluster"
 	$(REAL) -m cluster
 
 mutants: install ## every safety invariant's small wrong change must turn its test red
