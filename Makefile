@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 PYTEST := $(RUN) -m pytest -q
-# Tests on real servers wait for other processes with deadlines; on a starved machine one may run out. It is run once more,
-# and the closing line counts it as rerun.
+# Tests with other processes (servers, the exporter's child) wait for them with deadlines; on a starved machine one may
+# run out. It is run once more, and the closing line counts it as rerun.
 REAL := $(PYTEST) --reruns 1 --durations=15
 SOURCES := responder rules exporters deploy/lab tests dashboards
 
@@ -42,7 +42,7 @@ lint: install ## formatting, lint, types, layers, generated files
 	$(BIN)/gpuheal rules lint
 
 unit: install ## tests without servers; coverage of the pure core is at least 95 %
-	$(PYTEST) -n 2 -m "not servers and not cluster" --cov=gpuheal_responder.core --cov-report=term --cov-fail-under=95
+	$(REAL) -n 2 -m "not servers and not cluster" --cov=gpuheal_responder.core --cov-report=term --cov-fail-under=95
 
 servers: install ## tests on Debian's Prometheus and Alertmanager
 	$(RUN) -m gpuheal_lab.servers ensure $(OLD) --generation debian
