@@ -141,13 +141,6 @@ class ApiServer:
         """The pods bound to a node, by name; those bound to none for an empty name."""
         return [pod for _, pod in sorted(self._by_node.get(node, {}).items())]
 
-    def pods_in(self, namespace: str, labels: Mapping[str, str]) -> Iterator[Json]:
-        """The pods of a namespace with these labels."""
-        for pod in list(self.pods.values()):
-            meta = pod["metadata"]
-            if meta["namespace"] == namespace and labels.items() <= meta.get("labels", {}).items():
-                yield pod
-
     def record(self, *, node: str, reason: str, message: str, warning: bool, source: str) -> None:
         """The Event is there, or was counted once more."""
         now = self.schedule.now()
