@@ -17,6 +17,9 @@ EVIDENCE = "gpuheal:fault_evidence:last_seen_seconds"
 OPEN = "gpuheal:fault_evidence:open_seconds"
 """Evidence that no settlement covers."""
 
+NEAR = "gpuheal:signal:near"
+"""Values at which evidence that has begun goes on, of signals that have a second limit for that."""
+
 GUARD = "gpuheal:node_guard:info"
 GPU_NODE = "gpuheal:gpu_node:info"
 WITNESS = "gpuheal:fault_witness:last_seen_seconds"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpuheal_rules.cases.world import NODE, UUIDS, Case, Expectation, Query, lean, settled
+from gpuheal_rules.cases.world import NODE, STEP_SECONDS, UUIDS, Case, Expectation, Query, lean, settled
 from gpuheal_rules.cases.xid import EVENT, instance
 from gpuheal_rules.model import Alert, Fault
 
@@ -61,8 +61,8 @@ def _dcgm(fault: Fault, alert: Alert) -> Case:
         queries=[
             Query(
                 step=EVENT + 260,
-                expr=f'gpuheal:gpu_identity{{gpu_uuid="{UUIDS[1]}", node="{NODE}"}}',
-                samples=[(f'gpuheal:gpu_identity{{gpu_uuid="{UUIDS[1]}", node="{NODE}", source="dcgm"}}', 1.0)],
+                expr=f'max by (source) (gpuheal:gpu_identity{{gpu_uuid="{UUIDS[1]}", node="{NODE}"}})',
+                samples=[('{source="dcgm"}', EVENT * STEP_SECONDS)],
             ),
             _state(EVENT + 260, 0, 4),
         ],
@@ -117,8 +117,8 @@ def _replaced(fault: Fault, alert: Alert) -> Case:
     return Case(
         name=f"{alert.name} resolves when another GPU stands in the slot of the lost one",
         series=[*world.series(), *fresh],
-        alerts=[_fires(fault, alert, swap - 1, 1), Expectation(step=swap, alertname=alert.name)],
-        steps=swap,
+        alerts=[_fires(fault, alert, swap, 1), Expectation(step=swap + 1, alertname=alert.name)],
+        steps=swap + 1,
     )
 
 

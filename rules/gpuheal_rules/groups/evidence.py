@@ -12,7 +12,7 @@ from gpuheal_rules.groups import special
 from gpuheal_rules.groups.latch import DCGM_XID, XID, bridged
 from gpuheal_rules.model import Catalogue, Evidence, Fault
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import EVIDENCE, GPU, GUARD, Record, by_target, indent, promql, threshold
+from gpuheal_rules.rule import EVIDENCE, GPU, GUARD, NEAR, Record, by_target, indent, promql, threshold
 
 Special = Callable[[Catalogue, Options], tuple[str, str]]
 HARMLESS_XID = "gpuheal:xid_harmless:info"
@@ -28,6 +28,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         name=HARMLESS_XID,
         expr=f'group by ({GPU}, xid) (\n  {resolution}{{action=~"none|alert"}} or {resolution}{{blames="peer"}}\n)',
     )
+    yield from _near(catalogue, options)
     for fault in catalogue.faults.values():
         if fault.xids and fault.scope == "gpu":
             yield from _xid(catalogue, fault)
@@ -81,13 +82,19 @@ def _one(catalogue: Catalogue, options: Options, fault: Fault, evidence: Evidenc
 def _level(catalogue: Catalogue, options: Options, evidence: Evidence, own: str) -> str:
     signal = catalogue.signals[evidence.signal]
     limit = threshold(evidence.threshold) if evidence.threshold else f"{evidence.value:.12g}"
-    enter = by_target(options, signal, f"{evidence.op} {limit}")
     if not evidence.leave:
-        return enter
+        return by_target(options, signal, f"{evidence.op} {limit}")
     # Entered above one limit and left below another, so that a value at the limit does not flap.
     key = GPU if signal.scope == "gpu" else "node"
-    stay = by_target(options, signal, f"{evidence.op} {threshold(evidence.leave)}")
-    return f"{enter}\nor on ({key}) ({stay} and on ({key}) {own})"
+    near = f'{NEAR}{{signal="{evidence.signal}"}}'
+    return f"{near} {evidence.op} {limit} or {near} and on ({key}) {own}"
+
+
+def _near(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+    """Yield the values of signals with two limits that are beyond the one at which evidence ends."""
+    for evidence in (e for f in catalogue.faults.values() for e in f.evidence if e.leave):
+        expr = by_target(options, catalogue.signals[evidence.signal], f"{evidence.op} {threshold(evidence.leave)}")
+        yield Record(name=NEAR, labels={"signal": evidence.signal}, expr=expr)
 
 
 def _growth(evidence: Evidence) -> str:

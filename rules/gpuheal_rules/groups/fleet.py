@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuheal_rules.groups.guard import ACCELERATORS
-from gpuheal_rules.groups.witness import STATE
+from gpuheal_rules.groups.witness import UNKNOWN
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.rule import COUNT, GPU_NODE, GUARD, WITNESS, Record, promql
@@ -20,13 +20,13 @@ HARMLESS = "app-gpu-error|gpu-suspect-repeat|gpu-unknown-xid|gpu-ecc-trend"
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     """Yield bad nodes, correlations, the growth of each fault, and problems of telemetry and cases by node."""
-    node_faults = "|".join(f.slug for f in catalogue.faults.values() if f.hardware and f.scope == "node")
+    faults = "|".join(f.slug for f in catalogue.faults.values() if f.hardware and f.scope == "node")
+    faults += "|" + "|".join(f.slug for f in catalogue.faults.values() if f.state == "faulty" and f.scope == "gpu")
     yield Record(
         name=BAD,
         expr=promql(f"""
             group by (node) (
-              group by (node) ({STATE} >= 3)
-              or group by (node) ({COUNT}{{fault=~"{node_faults}|node-not-ready"}})
+              {COUNT}{{fault=~"{faults}|node-not-ready"}} or {UNKNOWN}
             ) unless on (node) {GUARD}
             """),
     )

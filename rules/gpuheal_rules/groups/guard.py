@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpuheal_rules.groups.identity import NODE_GPUS
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.rule import GPU_NODE, GUARD, Record, promql, threshold
@@ -23,7 +24,7 @@ def rules(_catalogue: Catalogue, _options: Options) -> Iterator[Record]:
     yield Record(
         name=GPU_NODE,
         expr=promql(f"""
-            group by (node) (gpuheal:gpu_identity)
+            group by (node) ({NODE_GPUS})
               or group by (node) (kube_node_status_capacity{{resource=~"{ACCELERATORS}"}} > 0)
             """),
     )

@@ -8,9 +8,10 @@ from datetime import timedelta
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.reader import format_duration
-from gpuheal_rules.rule import GPU, Record, gpu_labels, promql, selector, threshold
+from gpuheal_rules.rule import GPU, Record, gpu_labels, indent, promql, threshold
 
-SEEN = "gpuheal:gpu_seen:last_seconds"
+IDENTITY = "gpuheal:gpu_identity"
+NODE_GPUS = "gpuheal:node_gpus:count"
 UP = "gpuheal:source_up:info"
 SOURCE_SEEN = "gpuheal:source_seen:last_seconds"
 SILENT = "gpuheal:source_silent:info"
@@ -22,7 +23,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         yield Record(name="gpuheal:threshold", expr=f"vector({item.value:.12g})", labels={"name": name})
     yield from _sources(options)
     yield _topology(options)
-    yield from _seen(catalogue, options)
+    yield from _known(catalogue, options)
 
 
 def _sources(options: Options) -> Iterator[Record]:
@@ -73,40 +74,29 @@ def _topology(options: Options) -> Record:
     )
 
 
-def _seen(catalogue: Catalogue, options: Options) -> Iterator[Record]:
-    presence = gpu_labels(options, selector(catalogue.signals["dcgm_presence"]))
-    slot = f"{GPU}, pci_bus_id"
-    # dcgm-exporter forgets a lost GPU, so its last sighting is kept here: for a week, or until another GPU is
-    # present in the same slot.
-    yield Record(
-        name="gpuheal:gpu_present:info",
-        labels={"source": "dcgm"},
-        expr=f"group by ({slot}) ({presence})",
-    )
-    yield Record(
-        name=SEEN,
-        labels={"source": "dcgm"},
-        expr=promql(f"""
-            max by ({slot}) (gpuheal:gpu_present:info{{source="dcgm"}}) * time()
-              or on ({GPU})
-              (max by ({slot}) ({SEEN}{{source="dcgm"}}) > time() - {threshold("identity_memory_seconds")}
-                unless on (node, pci_bus_id) gpuheal:gpu_present:info{{source="dcgm", pci_bus_id!=""}})
-            """),
-    )
-    # The exporter's inventory is persisted and complete, so it is only bridged while the exporter is silent.
-    yield Record(
-        name=SEEN,
-        labels={"source": "exporter"},
-        expr=promql(f"""
-            max by ({GPU}) (gpuheal_gpu_info{{gpu_uuid!=""}}) * time()
-              or on ({GPU})
-              (max by ({GPU}) ({SEEN}{{source="exporter"}}) > time() - {threshold("identity_memory_seconds")}
-                unless on (node) {UP}{{source="exporter"}})
-            """),
-    )
-    for source in ("exporter", "dcgm"):
-        yield Record(
-            name="gpuheal:gpu_identity",
-            labels={"source": source},
-            expr=f'group by ({GPU}) ({SEEN}{{source="{source}"}})',
-        )
+def _known(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+    """Yield which GPUs each source knows: 1 while it shows the GPU, else the unix time at which it first did not."""
+    presence = " or ".join(catalogue.signals["dcgm_presence"].metrics)
+    shown = {
+        # Fields of one GPU have equal labels, so a second field only adds GPUs that lack the first.
+        "dcgm": f"group by ({GPU}, pci_bus_id) ({gpu_labels(options, presence)})",
+        # The exporter's inventory is persisted and complete; what it does not list is bridged while it is silent.
+        "exporter": f'group by ({GPU}) (gpuheal_gpu_info{{gpu_uuid!=""}})',
+    }
+    week = threshold("identity_memory_seconds")
+    dcgm, exporter = (f'{IDENTITY}{{source="{source}"}}' for source in ("dcgm", "exporter"))
+    silent = f'({exporter} unless on (node) {UP}{{source="exporter"}})'
+    # The value of the previous evaluation: 1 for a GPU that has just gone.
+    gone = {
+        # dcgm-exporter forgets a lost GPU, so it is kept here until another one shows in its slot.
+        "dcgm": f"""
+            ({dcgm} == 1) * time()
+              or {dcgm} > time() - {week}
+              unless on (node, pci_bus_id) {IDENTITY}{{source="dcgm", pci_bus_id!=""}} == 1
+            """,
+        "exporter": f"({silent} == 1) * time()\n  or {silent} > time() - {week}",
+    }
+    for source, now in shown.items():
+        memory = indent(promql(gone[source]), 4)
+        yield Record(name=IDENTITY, labels={"source": source}, expr=f"{now}\n  or on ({GPU}) (\n{memory}\n  )")
+    yield Record(name=NODE_GPUS, expr=f"count by (node) (group by ({GPU}) ({IDENTITY}))")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpuheal_rules.groups.identity import SILENT, SOURCE_SEEN, UP
+from gpuheal_rules.groups.identity import IDENTITY, SILENT, SOURCE_SEEN, UP
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.rule import CLEARED, GPU, Record, gpu_labels, promql, selector
@@ -87,7 +87,7 @@ def _dcgm(catalogue: Catalogue, options: Options, key: str) -> Iterator[Record]:
               or on ({key}) {now} * time()
               or on ({key})
               ({DCGM_XID}
-                unless on ({GPU}) gpuheal:gpu_present:info{{source="dcgm"}}
+                unless on ({GPU}) {IDENTITY}{{source="dcgm"}} == 1
                 and on (node) {SOURCE_SEEN}{{source="dcgm"}})
             """),
     )
@@ -132,13 +132,13 @@ def _lost(options: Options) -> Iterator[Record]:
     grace = options.scrapes(4)
     now = {
         "nvml": promql(f"""
-            max by ({GPU}) (gpuheal_gpu_present == 0)
+            gpuheal_gpu_present == 0
               and on (node) {UP}{{source="exporter"}}
               and on (node) max by (node) (gpuheal_nvml_up == 1)
             """),
         # Known here before, not shown now, by a dcgm-exporter that answers and answered a while ago.
         "dcgm": promql(f"""
-            max by ({GPU}) (gpuheal:gpu_seen:last_seconds{{source="dcgm"}} < time() - {options.scrape_seconds(4)})
+            {IDENTITY}{{source="dcgm"}} > 1 <= time() - {options.scrape_seconds(4)}
               and on (node) {UP}{{source="dcgm"}}
               and on (node) ({UP}{{source="dcgm"}} offset {grace})
             """),

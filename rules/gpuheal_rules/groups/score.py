@@ -14,25 +14,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuheal_rules.groups.trend import NVLINK_RATIO
-from gpuheal_rules.groups.witness import STATE
+from gpuheal_rules.groups.witness import LOST, STATE, UNKNOWN
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import COUNT, GPU, OPEN, Record, by_target, promql, threshold
+from gpuheal_rules.rule import COUNT, GPU, NEAR, OPEN, Record, promql, threshold
 
 TERM = "gpuheal:gpu_score:term"
 SCORE = "gpuheal:gpu_score"
 NODE_SCORE = "gpuheal:node_score"
 
 
-def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+def rules(catalogue: Catalogue, _options: Options) -> Iterator[Record]:
     """Yield terms, score, node score and tier."""
     hardware = "|".join(f.slug for f in catalogue.faults.values() if f.hardware and f.state == "faulty")
     memory = "|".join(f.slug for f in catalogue.faults.values() if f.family == "memory" and f.hardware)
     corrected = 'gpuheal:gpu_counter:growth24h{signal=~"ecc_corrected|dcgm_ecc_sbe_volatile"}'
     warm, slow = threshold("temperature_enter_celsius"), threshold("temperature_slowdown_celsius")
-    hot = by_target(options, catalogue.signals["dcgm_temperature"], f"> {warm}")
+    hot = f'({NEAR}{{signal="dcgm_temperature"}} > {warm})'
     terms = {
         "xid": f'group by ({GPU}) ({COUNT}{{fault=~"{hardware}"}}) * 0.6',
+        # The logarithm of nothing takes every other term with it.
+        "lost": f"group by ({GPU}) ({LOST}) * 0",
         "nvlink": f"0.7 + 0.3 * {NVLINK_RATIO}",
         "ecc": promql(f"""
             group by ({GPU}) ({COUNT}{{fault=~"{memory}"}}) * 0.8
@@ -48,16 +50,17 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     yield Record(
         name=SCORE,
         expr=promql(f"""
-            ({STATE} == 4) * 0
-              or on ({GPU}) exp(sum by ({GPU}) (ln({TERM}))) and on ({GPU}) {STATE} != 5
-              or on ({GPU}) ({STATE} != 5) * 0 + 1
+            (
+              exp(sum by ({GPU}) (ln({TERM})))
+                or on ({GPU}) {STATE} * 0 + 1
+            ) unless on ({GPU}) {UNKNOWN}
             """),
     )
     # A node is as good as its worst GPU, and has no score while one of its GPUs is unknown. It falls at once and
     # rises when it has been better for a quarter of an hour.
     yield Record(
         name=NODE_SCORE,
-        expr=f"min by (node) ({SCORE}) unless on (node) {STATE} == 5",
+        expr=f"min by (node) ({SCORE}) unless on (node) {UNKNOWN}",
     )
     steady = "gpuheal:node_score:min15m"
     yield Record(name=steady, expr=f"min_over_time({NODE_SCORE}[15m])")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gpuheal_rules.groups.guard import ACCELERATORS
+from gpuheal_rules.groups.identity import NODE_GPUS
 from gpuheal_rules.groups.latch import CLOCKS, LOST, OWNER, PORT_DOWN, XID
 from gpuheal_rules.groups.trend import SLOW_LINK
 from gpuheal_rules.model import Catalogue
@@ -101,7 +102,7 @@ SPECIALS: Mapping[str, Special] = {
     "capacity_below_inventory": _plain(
         f"""
         (max by (node) ({_WHOLE}) > 0)
-          < on (node) count by (node) (group by ({GPU}) (gpuheal:gpu_identity))
+          < on (node) {NODE_GPUS}
         """,
         "ksm",
     ),

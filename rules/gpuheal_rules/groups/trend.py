@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpuheal_rules.groups.identity import UP
+from gpuheal_rules.groups.identity import IDENTITY, UP
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.rule import GPU, Record, gpu_labels, promql, selector
@@ -16,7 +16,6 @@ from gpuheal_rules.rule import GPU, Record, gpu_labels, promql, selector
 COUNTER = "gpuheal:gpu_counter:sum"
 SLOW_LINK = "gpuheal:pcie_below_maximum:info"
 NVLINK_RATIO = "gpuheal:nvlink_active:ratio"
-PRESENT = "gpuheal:gpu_present:info"
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
@@ -43,7 +42,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
                 max by ({key}) (
                   ({COUNTER} - {earlier} >= 0)
                     or ({COUNTER} and {earlier})
-                    or ({COUNTER}{{source="dcgm"}} and on ({GPU}) {PRESENT}{{source="dcgm"}} offset {window})
+                    or ({COUNTER}{{source="dcgm"}} and on ({GPU}) ({IDENTITY}{{source="dcgm"}} offset {window} == 1))
                     or ({COUNTER}{{source="exporter"}} and on (node) {UP}{{source="exporter"}} offset {window})
                 ) > 0
                 """),

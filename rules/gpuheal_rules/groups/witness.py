@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpuheal_rules.groups.identity import UP
+from gpuheal_rules.groups.identity import IDENTITY, UP
 from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.rule import (
@@ -15,18 +15,20 @@ from gpuheal_rules.rule import (
     OPEN,
     WITNESS,
     Record,
-    by_target,
     indent,
     promql,
     threshold,
 )
 
 STATE = "gpuheal:gpu_state"
+UNKNOWN = "gpuheal:gpu_unknown:info"
+LOST = f'{COUNT}{{fault="gpu-fell-off-bus"}} and on ({GPU}) {OPEN}{{fault="gpu-fell-off-bus", signal=~"lost-.+"}}'
+"""GPUs that are gone for good, as far as anybody can tell."""
 ACTIVE = "gpuheal:fault_active:count"
 SUSPECT = "gpuheal:gpu_suspect:last_seconds"
 
 
-def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+def rules(catalogue: Catalogue, _options: Options) -> Iterator[Record]:
     """Yield witnesses, their number, the confidence, the faults with topology, and the state."""
     key = f"{GPU}, fault"
     yield Record(name=OPEN, expr=f"{EVIDENCE}\n  unless ({EVIDENCE} <= on ({key}) group_left () {CLEARED})")
@@ -41,7 +43,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
             )
             """),
     )
-    yield _driver(catalogue, options)
+    yield _driver(catalogue)
     yield Record(name=COUNT, expr=f"count by ({key}) ({WITNESS})")
     yield _confidence(key)
     yield Record(
@@ -59,13 +61,26 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
               or {SUSPECT} > time() - {threshold("suspect_hold_seconds")}
             """),
     )
+    # Known, shown by no source that answers now, and not for a fault that is known as well.
+    yield Record(
+        name=UNKNOWN,
+        expr=promql(f"""
+            group by ({GPU}) (
+              {IDENTITY}
+                unless on ({GPU}) {IDENTITY}{{source="dcgm"}} == 1
+                unless on ({GPU}) (
+                  gpuheal_gpu_present == 1
+                    and on (node) ({UP}{{source="exporter"}} and on (node) gpuheal_nvml_up == 1)
+                )
+                unless on ({GPU}) {_having(catalogue, "faulty")}
+            )
+            """),
+    )
     yield _state(catalogue)
 
 
-def _driver(catalogue: Catalogue, options: Options) -> Record:
+def _driver(catalogue: Catalogue) -> Record:
     hardware = "|".join(f.slug for f in catalogue.faults.values() if f.hardware and f.scope == "gpu")
-    asked = by_target(options, catalogue.signals["recovery_action"], "> 0")
-    asked_dcgm = by_target(options, catalogue.signals["dcgm_recovery_action"], "> 0")
     # The driver's own verdict confirms a hardware fault that another class sees; alone it is a fault of its own.
     return Record(
         name=WITNESS,
@@ -73,7 +88,7 @@ def _driver(catalogue: Catalogue, options: Options) -> Record:
         expr=promql(f"""
             group by ({GPU}, fault) (
               {WITNESS}{{class!="driver", fault=~"{hardware}"}}
-                and on ({GPU}) ({asked} or on ({GPU}) {asked_dcgm})
+                and on ({GPU}) {OPEN}{{fault="gpu-recovery-required", class="driver"}}
             ) * time()
             """),
     )
@@ -92,26 +107,18 @@ def _confidence(key: str) -> Record:
     )
 
 
-def _state(catalogue: Catalogue) -> Record:
-    def having(state: str) -> str:
-        return "|".join(f.slug for f in catalogue.faults.values() if f.state == state and f.scope == "gpu")
+def _having(catalogue: Catalogue, state: str) -> str:
+    faults = "|".join(f.slug for f in catalogue.faults.values() if f.state == state and f.scope == "gpu")
+    return f'{COUNT}{{fault=~"{faults}"}}'
 
+
+def _state(catalogue: Catalogue) -> Record:
     levels = [
-        (4, promql(f"""
-            {COUNT}{{fault="gpu-fell-off-bus"}} and on ({GPU}) {OPEN}{{fault="gpu-fell-off-bus", signal=~"lost-.+"}}
-            """)),
-        (3, f'{COUNT}{{fault=~"{having("faulty")}"}}'),
-        (5, promql(f"""
-            gpuheal:gpu_identity
-              unless on ({GPU}) gpuheal:gpu_present:info{{source="dcgm"}}
-              unless on ({GPU}) (
-                gpuheal_gpu_present == 1
-                  and on (node) {UP}{{source="exporter"}}
-                  and on (node) gpuheal_nvml_up == 1
-              )
-            """)),
-    ]  # fmt: skip
-    levels += [(2, SUSPECT), (1, f'{COUNT}{{fault=~"{having("degraded")}"}}')]
-    levels.append((0, "gpuheal:gpu_identity"))
+        (4, LOST),
+        (3, _having(catalogue, "faulty")),
+        (5, UNKNOWN),
+    ]
+    levels += [(2, SUSPECT), (1, _having(catalogue, "degraded"))]
+    levels.append((0, IDENTITY))
     terms = [f"group by ({GPU}) (\n{indent(expr)}\n) * {value}" for value, expr in levels]
     return Record(name=STATE, expr=f"\nor on ({GPU})\n".join(terms))
