@@ -10,6 +10,7 @@ from gpuheal_rules.alertmanager import WATCHDOG_ALERT
 from gpuheal_rules.lint_promql import found
 from gpuheal_rules.lint_source import Document, Finding, Rule, listed, mapped
 from gpuheal_rules.model import Catalogue
+from gpuheal_rules.policies import ACTIONS, TELLING
 
 
 def alerts(rules: Sequence[Rule], catalogue: Catalogue) -> Iterator[Finding]:
@@ -50,16 +51,6 @@ def runbooks(rules: Sequence[Rule], pages: Mapping[str, Path]) -> Iterator[Findi
     for name, path in pages.items():
         if name not in names:
             yield Finding(check="contract", file=str(path), where="", problem="a runbook page of no alert")
-
-
-ACTIONS = frozenset(
-    {"taint", "cordon", "condition", "restart_services", "isolate_device", "drain", "gpu_reset", "reboot", "replace"}
-    | {"promote_standby", "capture", "verify", "probation", "restore"}
-)
-"""The steps a policy can name: one executor each in the responder."""
-
-TELLING = frozenset({"none", "alert", "diagnose"})
-"""Rungs of a ladder that only tell people; a fault whose ladder begins with one can do without a policy."""
 
 
 def policies(documents: Sequence[Document], catalogue: Catalogue) -> Iterator[Finding]:

@@ -6,11 +6,14 @@ Exit status 1 names the survivors. A bounded sample, chosen by a seed, runs in C
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock, get_ident
 
 from gpuheal_rules.catalogue import load_catalogue
 from gpuheal_rules.model import Catalogue
@@ -43,40 +46,51 @@ def survivors(
     groups: Sequence[Group],
     chosen: Sequence[Mutant],
     report: Callable[[str], None] = lambda _line: None,
+    jobs: int = 1,
 ) -> list[Mutant]:
     """Return the mutants that no case notices; raises ValueError when a suite fails without any change."""
-    known = suites(catalogue)
-    sound: set[str] = set()
-    alive = []
-    with tempfile.TemporaryDirectory(prefix="gpuheal-mutants-") as name:
-        folder = Path(name)
-        for mutant in chosen:
-            killer = _killer(promtool, catalogue, groups, mutant, known, sound, folder)
+    with tempfile.TemporaryDirectory(prefix="gpuheal-mutants-") as name, ThreadPoolExecutor(jobs) as pool:
+        hunt = _Hunt(promtool, catalogue, groups, Path(name))
+        alive = []
+        for mutant, killer in zip(chosen, pool.map(hunt.killer, chosen), strict=True):
             report(f"{'killed by ' + killer if killer else 'SURVIVED'}: {mutant.key}: {mutant.what}")
             if not killer:
                 alive.append(mutant)
     return alive
 
 
-def _killer(
-    promtool: str,
-    catalogue: Catalogue,
-    groups: Sequence[Group],
-    mutant: Mutant,
-    known: dict[str, Suite],
-    sound: set[str],
-    folder: Path,
-) -> str:
-    rule = groups[mutant.group].rules[mutant.rule]
-    for suite in suites_for(mutant, rule.labels.get("fault", ""), known):
-        if suite.name not in sound:
-            problem = failures(promtool, catalogue, groups, suite, folder)
-            if problem:
-                raise ValueError(f"suite {suite.name} fails without any change: {problem[:2000]}")
-            sound.add(suite.name)
-        if failures(promtool, catalogue, mutated(groups, mutant), suite, folder):
-            return suite.name
-    return ""
+class _Hunt:
+    """Looks for suites that notice mutants; each thread has a folder of its own."""
+
+    def __init__(self, promtool: str, catalogue: Catalogue, groups: Sequence[Group], folder: Path) -> None:
+        self._promtool, self._catalogue, self._groups = promtool, catalogue, groups
+        self._suites = suites(catalogue)
+        self._folder = folder
+        self._lock = Lock()
+        self._sound: set[str] = set()
+
+    def killer(self, mutant: Mutant) -> str:
+        """Return the name of the first suite that notices the mutant, or an empty text."""
+        fault = self._groups[mutant.group].rules[mutant.rule].labels.get("fault", "")
+        changed = mutated(self._groups, mutant)
+        for suite in suites_for(mutant, fault, self._suites):
+            with self._lock:
+                if suite.name not in self._sound:
+                    self._check(suite)
+            if self._failures(changed, suite):
+                return suite.name
+        return ""
+
+    def _check(self, suite: Suite) -> None:
+        problem = self._failures(self._groups, suite)
+        if problem:
+            raise ValueError(f"suite {suite.name} fails without any change: {problem[:2000]}")
+        self._sound.add(suite.name)
+
+    def _failures(self, groups: Sequence[Group], suite: Suite) -> str:
+        folder = self._folder / str(get_ident())
+        folder.mkdir(exist_ok=True)
+        return failures(self._promtool, self._catalogue, groups, suite, folder)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -85,6 +99,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--all", action="store_true", help="run every mutant")
     parser.add_argument("--sample", type=int, default=12, help="how many mutants to run (default 12)")
     parser.add_argument("--seed", type=int, default=1, help="chooses the sample")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time (default: one per core)"
+    )
     parser.add_argument("--only", default="", help="only mutants whose key contains this text")
     parser.add_argument("--promtool", help="promtool to use (default: $GPUHEAL_PROMTOOL or PATH)")
     parser.add_argument("--list", action="store_true", help="list the mutants and stop")
@@ -101,6 +118,6 @@ def main(argv: Sequence[str]) -> int:
         print("gpuheal rules mutate: no promtool found; give --promtool or set GPUHEAL_PROMTOOL", file=sys.stderr)
         return 2
     chosen = found if args.all or args.only else sample(found, args.sample, args.seed)
-    alive = survivors(promtool, catalogue, groups, chosen, report=lambda line: print(line, flush=True))
+    alive = survivors(promtool, catalogue, groups, chosen, lambda line: print(line, flush=True), max(args.jobs, 1))
     print(f"{len(chosen) - len(alive)} of {len(chosen)} mutants killed")
     return 1 if alive else 0

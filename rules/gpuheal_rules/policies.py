@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ from gpuheal_rules.model import Catalogue
 from gpuheal_rules.reader import Reader, load_yaml
 from gpuheal_rules.render import to_yaml
 
+ACTIONS = frozenset({"taint", "cordon", "condition", "drain", "reboot", "verify", "probation", "restore"})
+"""The steps a policy can name: the responder has one executor each, and a test holds this list against them."""
+
+TELLING = frozenset({"none", "alert", "diagnose"})
+"""Rungs of a ladder that only tell people; a fault whose ladder begins with one can do without a policy."""
+
 HEADER = """\
 # Made by `gpuheal rules build` from rules/gpuheal_rules/catalog/policies.yaml; edit that, or copy this and edit it.
 # Profile {name}: {about}
@@ -18,8 +25,17 @@ HEADER = """\
 """
 
 
-def files(catalogue: Catalogue, path: Path = CATALOG / "policies.yaml") -> dict[str, str]:
-    """Return the policy file of every profile by its name; raise ConfigError on unknown faults, groups or ladders."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A set of policies to start from; each policy is the mapping that its file holds."""
+
+    name: str
+    about: str
+    policies: tuple[Mapping[str, Any], ...]
+
+
+def profiles(catalogue: Catalogue, path: Path = CATALOG / "policies.yaml") -> tuple[Profile, ...]:
+    """Return every profile; raise ConfigError on unknown faults, groups or ladders."""
     reader = Reader(path.name)
     top = reader.mapping(load_yaml(path), "", ("ladders", "groups", "profiles"))
     ladders = reader.mapping(top.get("ladders"), "ladders")
@@ -27,17 +43,36 @@ def files(catalogue: Catalogue, path: Path = CATALOG / "policies.yaml") -> dict[
         name: _slugs(reader, catalogue, value, f"groups.{name}")
         for name, value in reader.mapping(top.get("groups"), "groups").items()
     }
-    found: dict[str, str] = {}
+    found = []
     for name, entry in reader.mapping(top.get("profiles"), "profiles").items():
         where = f"profiles.{name}"
         raw = reader.mapping(entry, where, ("about", "policies"))
-        policies = [
+        policies = tuple(
             _policy(reader, catalogue, item, f"{where}.policies[{i}]", ladders, groups)
             for i, item in enumerate(reader.items(raw.get("policies"), f"{where}.policies"))
-        ]
-        head = HEADER.format(name=name, about=reader.text(raw.get("about"), f"{where}.about"))
-        found[f"{name}.yaml"] = head + to_yaml({"policies": policies})
-    return found
+        )
+        found.append(Profile(name=name, about=reader.text(raw.get("about"), f"{where}.about"), policies=policies))
+    return tuple(found)
+
+
+def files(catalogue: Catalogue, path: Path = CATALOG / "policies.yaml") -> dict[str, str]:
+    """Return the policy file of every profile by its name; raises like `profiles`."""
+    return {
+        f"{profile.name}.yaml": HEADER.format(name=profile.name, about=profile.about)
+        + to_yaml({"policies": list(profile.policies)})
+        for profile in profiles(catalogue, path)
+    }
+
+
+def steps_for(found: Sequence[Profile], slug: str) -> dict[tuple[str, ...], list[str]]:
+    """Return the names of the profiles that act on a fault, by the names of the steps they take."""
+    ways: dict[tuple[str, ...], list[str]] = {}
+    for profile in found:
+        for policy in profile.policies:
+            if slug in policy["match"]["faults"]:
+                steps = tuple(next(iter(step)) if isinstance(step, dict) else step for step in policy["steps"])
+                ways.setdefault(steps, []).append(profile.name)
+    return ways
 
 
 def _slugs(reader: Reader, catalogue: Catalogue, value: object, path: str) -> tuple[str, ...]:

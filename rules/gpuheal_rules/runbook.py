@@ -7,6 +7,7 @@ from jinja2 import Environment, StrictUndefined
 from gpuheal_rules.groups.alerts import EXPRESSIONS
 from gpuheal_rules.model import Alert, Catalogue, Fault
 from gpuheal_rules.options import Options
+from gpuheal_rules.policies import ACTIONS, TELLING, profiles, steps_for
 from gpuheal_rules.reader import format_duration
 from gpuheal_rules.rule import COUNT, EVIDENCE, WITNESS
 
@@ -43,9 +44,23 @@ _PAGE = """\
 ## What gpuheal does
 
 {{ fault.runbook.gpuheal }}
-{%- if fault.ladder and fault.ladder != ("none",) %}
+{%- if ways %}
 
-Ladder: {{ fault.ladder | join(" → ") }}. Policies decide how far it goes; the default is to tell people only.
+| steps | in the generated policies of profile |
+|---|---|
+{%- for steps, names in ways.items() %}
+| {{ steps | join(" → ") }} | {{ names | join(", ") }} |
+{%- endfor %}
+
+Their mode is `observe`: the responder writes down what it would do, until somebody changes the mode.
+{%- elif acted %}
+
+No generated policy acts on it; yours may.
+{%- endif %}
+{%- if people %}
+
+The usual ladder for this fault is {{ fault.ladder | join(" → ") }}.
+gpuheal has no action for {{ people | join(", ") }}; people do that.
 {%- endif %}
 
 ## What a person does
@@ -65,6 +80,7 @@ MARK = "Made by `gpuheal rules build` from rules/gpuheal_rules/catalog/faults.ya
 def pages(catalogue: Catalogue, options: Options) -> dict[str, str]:
     """Return the pages by file name."""
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701
+    known = profiles(catalogue)
     template = environment.from_string(_PAGE)
     return {
         f"{alert.name}.md": template.render(
@@ -74,6 +90,9 @@ def pages(catalogue: Catalogue, options: Options) -> dict[str, str]:
             wait=format_duration(alert.wait) if alert.wait else "not at all",
             witnesses=_witnesses(catalogue, fault),
             queries=_queries(catalogue, fault, alert, options),
+            ways=steps_for(known, fault.slug),
+            acted=fault.family not in ("pipeline", "own", "fleet") and fault.ladder != ("none",),
+            people=[rung for rung in fault.ladder if rung not in ACTIONS | TELLING],
         )
         for fault, alert in catalogue.alerts()
     }

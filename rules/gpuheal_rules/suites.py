@@ -23,6 +23,7 @@ STATE_FAULTS = frozenset(
     {
         "gpu-engine-fault",
         "gpu-fell-off-bus",
+        "gpu-recovery-required",
         "gpu-row-remap-pending",
         "gpu-memory-uncontained",
         "app-gpu-error",
@@ -82,7 +83,10 @@ def suites(catalogue: Catalogue) -> dict[str, Suite]:
         cases = [case for alert in fault.alerts for case in cases_of(catalogue, fault, alert)]
         pair = {f.slug for f in catalogue.faults.values() if fault.slug in (f.slug, f.downgrade)} | {fault.downgrade}
         family = fault.family if fault.family in ("fleet", "pipeline", "own") else ""
-        faults = frozenset(pair - {""}) | ALWAYS | ({"gpu-fell-off-bus", "node-not-ready"} if family else set())
+        # The driver's own verdict is a witness of every hardware fault of a GPU.
+        verdict = {"gpu-recovery-required"} if fault.hardware and fault.scope == "gpu" else set()
+        others = {"gpu-fell-off-bus", "node-not-ready"} if family else verdict
+        faults = frozenset(pair - {""}) | ALWAYS | others
         short = [case for case in cases if case.steps <= LONG_STEPS]
         for name, part in ((fault.slug, short), (f"{fault.slug}/long", [c for c in cases if c not in short])):
             if part:

@@ -329,6 +329,29 @@ def _kmsg_lost(fault: Fault, alert: Alert) -> list[Case]:
     ]
 
 
+def _responder_silent(fault: Fault, alert: Alert) -> list[Case]:
+    labels = {"job": "gpuheal-responder", "instance": "10.0.0.7:8080"}
+    since = 40 + _steps(alert)
+    silent = Series(metric="up", labels=labels, at=lambda step: 1.0 if step < 40 or step >= 400 else 0.0)
+    fires = (_labels(fault, alert), 1.0)
+    return [
+        Case(
+            name=f"{alert.name} fires while the responder does not answer, for hours, and only then",
+            series=[silent],
+            alerts=[_at(alert, since - 1), _at(alert, since, fires), _at(alert, 399, fires), _at(alert, 400)],
+            steps=400,
+            alone=True,
+        ),
+        Case(
+            name=f"{alert.name} is quiet where no responder was ever scraped",
+            series=[Series(metric="up", labels=labels, at=lambda _step: 0.0)],
+            alerts=[_at(alert, 60)],
+            steps=60,
+            alone=True,
+        ),
+    ]
+
+
 def _watchdog(fault: Fault, alert: Alert) -> list[Case]:
     fires = (_labels(fault, alert), 1.0)
     return [
@@ -381,5 +404,6 @@ MAKERS: Mapping[str, Maker] = {
         "prometheus_notifications_dropped_total", lambda step: 0.0 if step < EVENT else 4.0, 4.0
     ),
     "node_label_missing": _no_node,
+    "responder_silent": _responder_silent,
     "kmsg_lost": _kmsg_lost,
 }

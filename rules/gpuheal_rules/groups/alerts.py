@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 
 from gpuheal_rules.groups.fleet import ACTIVE_PROBLEM
+from gpuheal_rules.groups.identity import SILENT
 from gpuheal_rules.groups.witness import ACTIVE
 from gpuheal_rules.model import Alert, Catalogue, Fault
 from gpuheal_rules.options import Options
@@ -89,6 +90,7 @@ EXPRESSIONS: Mapping[str, Expression] = {
     "rule_failures": _rule_failures,
     "notifications_dropped": _notifications_dropped,
     "node_label_missing": _node_label_missing,
+    "responder_silent": _plain(f'max({SILENT}{{source="responder"}}) > 0'),
     "kmsg_lost": _plain("count(sum by (node) (increase(gpuheal_kmsg_lost_records_total[15m])) > 0) > 0"),
 }
 

@@ -47,15 +47,18 @@ def _sources(options: Options) -> Iterator[Record]:
         labels={"source": "dcgm"},
         expr=f'group by (node) (up{{job=~"{options.jobs["dcgm"]}"}} == 1)',
     )
-    yield Record(name=UP, labels={"source": "ksm"}, expr=f'group (up{{job=~"{options.jobs["ksm"]}"}} == 1)')
-    for source in ("exporter", "dcgm", "ksm"):
+    for source in ("ksm", "responder"):
+        yield Record(name=UP, labels={"source": source}, expr=f'group (up{{job=~"{options.jobs[source]}"}} == 1)')
+    # What a silent exporter said counts for a while; that there was a responder is not forgotten overnight.
+    memory = dict.fromkeys(("exporter", "dcgm", "ksm"), "hold_seconds") | {"responder": "identity_memory_seconds"}
+    for source, name in memory.items():
         of = f'{{source="{source}"}}'
         yield Record(
             name=SOURCE_SEEN,
             labels={"source": source},
-            expr=f"{UP}{of} * time()\n  or {SOURCE_SEEN}{of} > time() - {threshold('hold_seconds')}",
+            expr=f"{UP}{of} * time()\n  or {SOURCE_SEEN}{of} > time() - {threshold(name)}",
         )
-    # Silent now, but heard within the hold time: what it said last still counts.
+    # Silent now, but heard within its time.
     yield Record(name=SILENT, expr=f"group by (node, source) ({SOURCE_SEEN}) unless {UP}")
 
 
