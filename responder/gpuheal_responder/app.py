@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from gpuheal_responder.shell.parts import Parts
 from gpuheal_responder.shell.pipeline import ping_while_well
 from gpuheal_responder.shell.reload import Tokens
 from gpuheal_responder.shell.server import application, listening
+from gpuheal_responder.shell.supervisor import Supervisor
 from gpuheal_responder.shell.web import Intake, Web
 
 OWNER = "gpuheal"
@@ -31,25 +33,31 @@ class App:
     parts: Parts
     engine: Engine
     port: int = 0
+    supervisor: Supervisor = field(default_factory=Supervisor)
+    """Watches every long-lived task; its `failure` says why the process cannot go on."""
     _open: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def start(self) -> None:
-        """Start the services, the engine and the web server."""
+    async def start(self, failed: Callable[[], None] = lambda: None) -> None:
+        """Start the services, the engine and the web server; `failed` is called once a task has ended by itself."""
+        self.supervisor.failed = failed
         for service in self.parts.services:
-            service.start()
+            self.supervisor.watch(service.start())
         self._tasks.append(asyncio.create_task(self.engine.run(self._stop), name="engine"))
         watchdog = self.settings.watchdog
         if watchdog.url_file is not None:
             ping = ping_while_well(watchdog.url_file, self.parts.pipeline, watchdog.interval, self._stop)
             self._tasks.append(asyncio.create_task(ping, name="dead man"))
+        self.supervisor.watch(self._tasks)
         listen = self.settings.listen
         complain = self.parts.telemetry.config_error
-        _, self.port = await self._open.enter_async_context(listening(self._web(listen), listen, complain))
+        serving = listening(self._web(listen), listen, complain, self.supervisor)
+        _, self.port = await self._open.enter_async_context(serving)
 
     async def stop(self) -> None:
         """Stop after the round that is under way, and give the Lease back; repeatable."""
+        self.supervisor.release()
         self._stop.set()
         await self._open.aclose()
         tasks, self._tasks = self._tasks, []

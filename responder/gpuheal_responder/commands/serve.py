@@ -9,9 +9,14 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+log = logging.getLogger("gpuheal")
+
 
 def main(argv: Sequence[str]) -> int:
-    """Run the responder as the settings file says; return 0 after a clean stop, ConfigError for a bad file."""
+    """Run the responder as the settings file says; ConfigError for a bad file.
+
+    Return 0 after a clean stop, 1 when one of its tasks has ended by itself.
+    """
     parser = argparse.ArgumentParser(prog="gpuheal serve", description="Run the responder.")
     parser.add_argument("--config", type=Path, required=True, help="settings file (YAML); see responder/SETTINGS.md")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
@@ -32,9 +37,12 @@ async def _serve(config: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        await app.start()
-        logging.getLogger("gpuheal").info("listening on %s:%d", settings.listen.host, app.port)
+        await app.start(failed=stop.set)
+        log.info("listening on %s:%d", settings.listen.host, app.port)
         await stop.wait()
     finally:
         await app.stop()
+    if app.supervisor.failure:
+        log.critical("cannot go on without %s", app.supervisor.failure)
+        return 1
     return 0

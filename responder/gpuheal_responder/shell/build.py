@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,8 +51,9 @@ class Closing:
 
     close: Any
 
-    def start(self) -> None:
-        """Nothing to begin."""
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin nothing."""
+        return ()
 
     async def stop(self) -> None:
         """Close it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, timedelta
@@ -73,9 +74,9 @@ class KubeCluster:
         self.events = Events(api, clock)
         self._locks = NodeLocks(api, clock, self._settings.holder, self._settings.lock_namespace)
 
-    def start(self) -> None:
-        """Begin to follow the nodes."""
-        self.mirror.start()
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin to follow the nodes; return the task that does."""
+        return self.mirror.start()
 
     async def stop(self) -> None:
         """End following; repeatable."""

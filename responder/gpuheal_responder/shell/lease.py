@@ -12,13 +12,14 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from gpuheal_responder.ports import Clock
 from gpuheal_responder.shell.kube_api import Api, ApiError
 from gpuheal_responder.shell.kube_lease import NOBODY, Lease, Leases
+from gpuheal_responder.shell.supervisor import end
 
 log = logging.getLogger(__name__)
 RELEASED = timedelta(seconds=1)
@@ -74,18 +75,17 @@ class Election:
         """True while nobody else can have the Lease."""
         return self._monotonic() < self._valid_until
 
-    def start(self) -> None:
-        """Begin to take part."""
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin to take part; return the task that does."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"election {self._name}")
+        return (self._task,)
 
     async def stop(self) -> None:
         """Stop believing at once, and give the Lease back so that another need not wait; repeatable."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await end(task)
         led, self._valid_until = self.holder == self._identity, float("-inf")
         self._announce()
         if led:

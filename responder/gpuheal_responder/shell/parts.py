@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,8 +18,8 @@ from gpuheal_responder.shell.telemetry import Telemetry
 class Service(Protocol):
     """Something that runs beside the engine."""
 
-    def start(self) -> None:
-        """Begin."""
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin; return the tasks that run until `stop`. One that ends before then ends the process."""
         ...
 
     async def stop(self) -> None:

@@ -7,6 +7,7 @@ name the version they are based on; somebody else's write in between is Transien
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -55,9 +56,9 @@ class KubeRemediations:
         self.unreadable: dict[str, str] = {}
         """Objects that are no cases of ours, and why; they are left alone."""
 
-    def start(self) -> None:
-        """Begin to follow."""
-        self.mirror.start()
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin to follow; return the task that does."""
+        return self.mirror.start()
 
     async def stop(self) -> None:
         """End following; repeatable."""

@@ -14,6 +14,7 @@ from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.settings import Listen, ServerTls
 from gpuheal_responder.shell.caseapi import CaseApi
 from gpuheal_responder.shell.reload import Watched
+from gpuheal_responder.shell.supervisor import Supervisor, end
 from gpuheal_responder.shell.web import Web
 
 LARGEST_REQUEST = 64 * 1024  # of people; the webhook reads its own, larger bodies by itself
@@ -46,11 +47,14 @@ def tls_context(tls: ServerTls) -> ssl.SSLContext:
 
 @contextlib.asynccontextmanager
 async def listening(
-    app: web.Application, listen: Listen, on_problem: Callable[[ConfigError], None]
+    app: web.Application,
+    listen: Listen,
+    on_problem: Callable[[ConfigError], None],
+    supervisor: Supervisor | None = None,
 ) -> AsyncIterator[tuple[str, int]]:
     """The application is served while the context lasts; gives the address it listens on.
 
-    ConfigError if the address or the certificate can't be used.
+    `supervisor` watches the task that renews certificates. ConfigError if the address or the certificate can't be used.
     """
     context = tls_context(listen.tls) if listen.tls is not None else None
     silent: set[RequestHandler] = set()
@@ -74,16 +78,16 @@ async def listening(
                 "settings", "listen", f"cannot listen on {listen.host}:{listen.port}: {problem}"
             ) from None
         if listen.tls is not None and context is not None:
-            renewing = asyncio.create_task(_renew(context, listen.tls, on_problem))
+            renewing = asyncio.create_task(_renew(context, listen.tls, on_problem), name="certificates")
+            if supervisor is not None:
+                supervisor.watch((renewing,))
         host, port = site.sockets[0].getsockname()[:2]
         yield host, port
     finally:
         if site is not None:
             site.close()
         if renewing is not None:
-            renewing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await renewing
+            await end(renewing)
         await runner.cleanup()
 
 

@@ -13,13 +13,14 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.shell.kube_api import Api, ApiError
+from gpuheal_responder.shell.supervisor import end
 
 T = TypeVar("T")
 GONE = 410
@@ -127,18 +128,17 @@ class Mirror(Generic[T]):
         self._items.pop(name, None)
         self._versions.pop(name, None)
 
-    def start(self) -> None:
-        """Begin to follow; `stop` ends it."""
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin to follow; return the task that does, which ends only by `stop` or by a bug."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"follow {self._path}")
+        return (self._task,)
 
     async def stop(self) -> None:
         """End following and wait until it has ended; repeatable."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await end(task)
 
     async def wait_synced(self, deadline: timedelta) -> None:
         """Return when the resource has been listed; ObserveError with the last problem after `deadline`."""
