@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpuheal_rules.cases import level, score
+from gpuheal_rules.cases import level, score, shared
 from gpuheal_rules.cases.build import cases_of
 from gpuheal_rules.cases.document import document
 from gpuheal_rules.cases.world import LONG_STEPS, Case
@@ -31,7 +31,9 @@ STATE_FAULTS = frozenset(
         "gpu-thermal",
     }
 )
+SHARED_FAULTS = frozenset({shared.FAULT, "gpu-fell-off-bus", "gpu-recovery-required"})
 FIRST = (
+    "shared",
     "gpu-fell-off-bus",
     "state",
     "gpu-fell-off-bus/long",
@@ -63,7 +65,7 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:fault_witness": ("state", "gpu-gsp-timeout", "gpu-fell-off-bus"),
     "gpuheal:fault_evidence:open": ("gpu-fell-off-bus", "state"),
     "gpuheal:node_guard": ("pipeline", "gpu-missing"),
-    "gpuheal:gpu_node": ("node-not-ready", "gpu-missing", "node-gpu-condition"),
+    "gpuheal:gpu_node": ("shared", "node-not-ready", "gpu-missing", "node-gpu-condition"),
 }
 
 
@@ -99,6 +101,7 @@ def suites(catalogue: Catalogue) -> dict[str, Suite]:
             faults=frozenset().union(*(part.faults for part in parts)),
             cases=[case for part in parts for case in part.cases],
         )
+    found["shared"] = Suite(name="shared", faults=SHARED_FAULTS | ALWAYS, cases=shared.cases(catalogue))
     found["state"] = Suite(name="state", faults=STATE_FAULTS | ALWAYS, cases=score.cases(catalogue))
     alerts = [alert for _fault, alert in catalogue.alerts() if alert.expr != "watchdog"]
     found["quiet"] = Suite(name="quiet", faults=frozenset(catalogue.faults), cases=level.healthy(alerts))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gpuheal_rules.cases import fleet, level, lost, score, xid
+from gpuheal_rules.cases import fleet, level, lost, score, shared, xid
 from gpuheal_rules.cases.document import document
 from gpuheal_rules.cases.world import Case
 from gpuheal_rules.groups.alerts import annotation_templates
@@ -25,6 +25,7 @@ def promtool_files(catalogue: Catalogue, rule_file: str = RULE_FILE) -> dict[str
     families: dict[str, list[Case]] = {}
     for fault, alert in catalogue.alerts():
         families.setdefault(fault.family, []).extend(cases_of(catalogue, fault, alert))
+    families["shared"] = shared.cases(catalogue)
     families["state"] = score.cases(catalogue)
     families["quiet"] = level.healthy([alert for _fault, alert in catalogue.alerts() if alert.expr != "watchdog"])
     return {f"{family}.test.yaml": _file(found, rule_file, templates) for family, found in families.items()}
