@@ -37,6 +37,7 @@ FIRST = (
     "gpu-fell-off-bus",
     "state",
     "gpu-fell-off-bus/long",
+    "shared/long",
     "pipeline",
     "own",
     "fleet",
@@ -46,6 +47,7 @@ FIRST = (
 """Suites in which a change of a shared rule is looked for, quickest and likeliest first."""
 
 BY_PREFIX: Mapping[str, tuple[str, ...]] = {
+    "gpuheal:source_": ("shared", "pipeline", "pipeline-broken/long", "gpu-fell-off-bus", "state"),
     "gpuheal:gpu_counter": ("gpu-pcie-degraded/long", "nvlink-degraded/long"),
     "gpuheal:gpu_score": ("state",),
     "gpuheal:node_score": ("state",),
@@ -101,7 +103,12 @@ def suites(catalogue: Catalogue) -> dict[str, Suite]:
             faults=frozenset().union(*(part.faults for part in parts)),
             cases=[case for part in parts for case in part.cases],
         )
-    found["shared"] = Suite(name="shared", faults=SHARED_FAULTS | ALWAYS, cases=shared.cases(catalogue))
+    remembered = shared.cases(catalogue)
+    for name, part in (
+        ("shared", [case for case in remembered if case.steps <= LONG_STEPS]),
+        ("shared/long", [case for case in remembered if case.steps > LONG_STEPS]),
+    ):
+        found[name] = Suite(name=name, faults=SHARED_FAULTS | ALWAYS, cases=part)
     found["state"] = Suite(name="state", faults=STATE_FAULTS | ALWAYS, cases=score.cases(catalogue))
     alerts = [alert for _fault, alert in catalogue.alerts() if alert.expr != "watchdog"]
     found["quiet"] = Suite(name="quiet", faults=frozenset(catalogue.faults), cases=level.healthy(alerts))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from gpuheal_rules.cases import pipeline
+from gpuheal_rules.cases.pipeline import alert_labels, expect, of_prometheus, wait_steps
 from gpuheal_rules.cases.world import (
     NODE,
     STEP_SECONDS,
     TOPOLOGY,
     Case,
-    Expectation,
     Query,
     Series,
     Timeline,
@@ -20,9 +21,7 @@ from gpuheal_rules.cases.world import (
     merged,
 )
 from gpuheal_rules.cases.xid import EVENT
-from gpuheal_rules.groups.alerts import static_labels
 from gpuheal_rules.model import Alert, Catalogue, Fault
-from gpuheal_rules.options import Options
 
 Maker = Callable[[Fault, Alert], list[Case]]
 
@@ -30,22 +29,6 @@ Maker = Callable[[Fault, Alert], list[Case]]
 def cases(_catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
     """Return the cases of one such alert."""
     return MAKERS[alert.expr](fault, alert)
-
-
-def _steps(alert: Alert) -> int:
-    return -(-round(alert.wait.total_seconds()) // STEP_SECONDS)
-
-
-def _labels(fault: Fault, alert: Alert, **more: str) -> dict[str, str]:
-    return {**static_labels(fault, alert, Options()), **more}
-
-
-def _at(alert: Alert, step: int, *fires: tuple[Mapping[str, str], float]) -> Expectation:
-    return Expectation(step=step, alertname=alert.name, fires=fires, counted=False)
-
-
-def _prometheus(metric: str, at: Timeline, **labels: str) -> Series:
-    return Series(metric=metric, labels={"job": "prometheus", "instance": "p:9090", **labels}, at=at)
 
 
 def _ready(at: Timeline) -> Series:
@@ -56,8 +39,8 @@ def _node_problem(shows: Callable[[int, int], list[Series]], *, lasting: int = 0
     """Return a maker of the cases of a problem of one node that begins at EVENT and ends."""
 
     def make(fault: Fault, alert: Alert) -> list[Case]:
-        fires = (_labels(fault, alert, node=NODE, **TOPOLOGY), 1.0)
-        first = EVENT + lasting + _steps(alert)
+        fires = (alert_labels(fault, alert, node=NODE, **TOPOLOGY), 1.0)
+        first = EVENT + lasting + wait_steps(alert)
         end = first + 4
         # Whether the left edge of a window counts depends on the version, so nothing is asked one step before.
         quiet = first - (2 if lasting else 1)
@@ -66,10 +49,10 @@ def _node_problem(shows: Callable[[int, int], list[Series]], *, lasting: int = 0
                 name=f"{alert.name} fires after its wait and ends with the problem",
                 series=shows(EVENT, end),
                 alerts=[
-                    _at(alert, quiet),
-                    _at(alert, first, fires),
-                    _at(alert, end - 1, fires),
-                    _at(alert, end + 1),
+                    expect(alert, quiet),
+                    expect(alert, first, fires),
+                    expect(alert, end - 1, fires),
+                    expect(alert, end + 1),
                 ],
                 steps=end + 1,
             )
@@ -100,7 +83,7 @@ def _kmsg(first: int, last: int) -> list[Series]:
 
 
 def _exporter_down_cases(fault: Fault, alert: Alert) -> list[Case]:
-    down, end = EVENT, EVENT + _steps(alert) + 5
+    down, end = EVENT, EVENT + wait_steps(alert) + 5
     dead = World(exporter=lambda step: step < down, dcgm=lambda step: step < down)
     dead_series = merged(dead.series(), [_ready(lambda step: 1.0 if step < down else 0.0)])
     leaving = World().of_ksm("kube_node_spec_taint", always(1), key="ToBeDeletedByClusterAutoscaler")
@@ -109,7 +92,7 @@ def _exporter_down_cases(fault: Fault, alert: Alert) -> list[Case]:
         labels={"job": "node-exporter", "instance": "10.0.0.5:9100", "node": NODE},
         at=lambda step: 1.0 if step < end + 20 else 0.0,
     )
-    fires = (_labels(fault, alert, node=NODE, **TOPOLOGY), 1.0)
+    fires = (alert_labels(fault, alert, node=NODE, **TOPOLOGY), 1.0)
     not_ready = f'ALERTS{{alertname="GPUNodeNotReady", node="{NODE}"}}'
     booting = World(exporter=lambda step: step < down or step >= down + 30, booted_at=down * STEP_SECONDS + 300.0)
     return [
@@ -117,26 +100,26 @@ def _exporter_down_cases(fault: Fault, alert: Alert) -> list[Case]:
         Case(
             name=f"{alert.name} is quiet when the whole node is down: that is another alert's business",
             series=dead_series,
-            alerts=[_at(alert, end)],
+            alerts=[expect(alert, end)],
             queries=[Query(step=end, expr=f'count({not_ready})', samples=[("{}", 1)])],
             steps=end,
         ),
         Case(
             name=f"{alert.name} takes a node that answers node-exporter for alive, without kube-state-metrics",
             series=[*lean(exporter=lambda step: step < down).series(), host],
-            alerts=[_at(alert, end, fires), _at(alert, end + 20)],
+            alerts=[expect(alert, end, fires), expect(alert, end + 20)],
             steps=end + 20,
         ),
         Case(
             name=f"{alert.name} is quiet for a node that the autoscaler is about to delete",
             series=[*lean(exporter=lambda step: step < down).series(), _ready(always(1)), *leaving],
-            alerts=[_at(alert, end)],
+            alerts=[expect(alert, end)],
             steps=end,
         ),
         Case(
             name=f"{alert.name} is quiet while gpuheal works on the node and its operands are paused",
             series=[*booting.series(), _operation(down - 1, end + 1)],
-            alerts=[_at(alert, end)],
+            alerts=[expect(alert, end)],
             steps=end,
         ),
         Case(
@@ -147,7 +130,7 @@ def _exporter_down_cases(fault: Fault, alert: Alert) -> list[Case]:
                     "kube_node_labels", always(1), label_nvidia_com_gpu_driver_upgrade_state="pod-restart-required"
                 ),
             ],
-            alerts=[_at(alert, end)],
+            alerts=[expect(alert, end)],
             steps=end,
         ),
     ]  # fmt: skip
@@ -160,20 +143,20 @@ def _operation(first: int, last: int) -> Series:
 
 
 def _missing(fault: Fault, alert: Alert) -> list[Case]:
-    wait = _steps(alert)
-    fires = (_labels(fault, alert, node=NODE), 1.0)
+    wait = wait_steps(alert)
+    fires = (alert_labels(fault, alert, node=NODE), 1.0)
     never = World(exporter=None, dcgm=None)
     return [
         Case(
             name=f"{alert.name} fires for a node with GPUs that no exporter target exists for",
             series=never.series(),
-            alerts=[_at(alert, wait - 1), _at(alert, wait, fires)],
+            alerts=[expect(alert, wait - 1), expect(alert, wait, fires)],
             steps=wait,
         ),
         Case(
             name=f"{alert.name} is quiet when a target exists but is down",
             series=World(exporter=lambda _step: False, dcgm=None).series(),
-            alerts=[_at(alert, wait + 2)],
+            alerts=[expect(alert, wait + 2)],
             steps=wait + 2,
         ),
     ]
@@ -192,12 +175,12 @@ def _single(metric: str, bad: Timeline, value: float, *, first: int = EVENT, **l
     """Return a maker of the case of an alert without a node: it fires at `first` (plus its wait)."""
 
     def make(fault: Fault, alert: Alert) -> list[Case]:
-        start = first + _steps(alert)
+        start = first + wait_steps(alert)
         return [
             Case(
                 name=f"{alert.name} fires once and names no node",
-                series=[_prometheus(metric, bad, **labels)],
-                alerts=[_at(alert, first - 1), _at(alert, start, (_labels(fault, alert), value))],
+                series=[of_prometheus(metric, bad, **labels)],
+                alerts=[expect(alert, first - 1), expect(alert, start, (alert_labels(fault, alert), value))],
                 steps=start,
                 alone=True,
             )
@@ -222,27 +205,27 @@ def _fleet(count: int, bad: int, racks: int = 1, **kwargs: str) -> list[Series]:
 def _correlated(domain: str) -> Maker:
     def make(fault: Fault, alert: Alert) -> list[Case]:
         name = {"rack": "r0", "fabric_domain": "f0"}[domain]
-        fires = (_labels(fault, alert, zone="z1", **{domain: name}), 3.0)
+        fires = (alert_labels(fault, alert, zone="z1", **{domain: name}), 3.0)
         later = EVENT + 121
         return [
             Case(
                 name=f"{alert.name} fires for three new bad nodes of one domain and lets go after half an hour",
                 series=_fleet(8, 3),
-                alerts=[_at(alert, EVENT - 1), _at(alert, EVENT, fires), _at(alert, later)],
+                alerts=[expect(alert, EVENT - 1), expect(alert, EVENT, fires), expect(alert, later)],
                 steps=later,
                 alone=True,
             ),
             Case(
                 name=f"{alert.name} is quiet for two bad nodes, and for three in different domains",
                 series=_fleet(8, 3, racks=4),
-                alerts=[_at(alert, EVENT + 5)],
+                alerts=[expect(alert, EVENT + 5)],
                 steps=EVENT + 5,
                 alone=True,
             ),
             Case(
                 name=f"{alert.name} is quiet for three bad nodes among thirteen, less than a quarter",
                 series=_fleet(13, 3),
-                alerts=[_at(alert, EVENT + 5)],
+                alerts=[expect(alert, EVENT + 5)],
                 steps=EVENT + 5,
                 alone=True,
             ),
@@ -256,14 +239,14 @@ def _rollout(fault: Fault, alert: Alert) -> list[Case]:
         Case(
             name=f"{alert.name} fires when all new bad nodes share a driver version that others do not have",
             series=_fleet(8, 3, racks=8),
-            alerts=[_at(alert, EVENT - 1), _at(alert, EVENT, (_labels(fault, alert), 3.0))],
+            alerts=[expect(alert, EVENT - 1), expect(alert, EVENT, (alert_labels(fault, alert), 3.0))],
             steps=EVENT,
             alone=True,
         ),
         Case(
             name=f"{alert.name} is quiet when the whole fleet has one driver version",
             series=_fleet(8, 3, racks=8, bad_version="570"),
-            alerts=[_at(alert, EVENT + 2)],
+            alerts=[expect(alert, EVENT + 2)],
             steps=EVENT + 2,
             alone=True,
         ),
@@ -271,120 +254,34 @@ def _rollout(fault: Fault, alert: Alert) -> list[Case]:
 
 
 def _anomaly(fault: Fault, alert: Alert) -> list[Case]:
-    fires = (_labels(fault, alert), 3.0)
+    fires = (alert_labels(fault, alert), 3.0)
     return [
         Case(
             name=f"{alert.name} fires for one fault on three of fourteen nodes at once and holds half an hour",
             series=_fleet(14, 3, racks=14),
-            alerts=[_at(alert, EVENT - 1), _at(alert, EVENT, fires), _at(alert, EVENT + 120, fires)],
+            alerts=[expect(alert, EVENT - 1), expect(alert, EVENT, fires), expect(alert, EVENT + 120, fires)],
             steps=EVENT + 120,
             alone=True,
         ),
         Case(
             name=f"{alert.name} is quiet at exactly a fifth of the nodes, and for two nodes of four",
             series=_fleet(15, 3, racks=15),
-            alerts=[_at(alert, EVENT + 5)],
+            alerts=[expect(alert, EVENT + 5)],
             steps=EVENT + 5,
             alone=True,
         ),
         Case(
             name=f"{alert.name} is quiet for two nodes of four: too few to tell",
             series=_fleet(4, 2, racks=4),
-            alerts=[_at(alert, EVENT + 5)],
+            alerts=[expect(alert, EVENT + 5)],
             steps=EVENT + 5,
             alone=True,
         ),
     ]
 
 
-def _no_node(fault: Fault, alert: Alert) -> list[Case]:
-    lost = Series(
-        metric="gpuheal_exporter_heartbeat_timestamp_seconds",
-        labels={"job": "gpuheal-exporter", "instance": "10.0.0.5:9500"},
-        at=lambda step: float(step * STEP_SECONDS),
-    )
-    wait = _steps(alert)
-    return [
-        Case(
-            name=f"{alert.name} fires when an exporter's series carry no label node",
-            series=[lost],
-            alerts=[_at(alert, wait - 1), _at(alert, wait, (_labels(fault, alert), 1.0))],
-            steps=wait,
-            alone=True,
-        )
-    ]
-
-
-def _kmsg_lost(fault: Fault, alert: Alert) -> list[Case]:
-    world = World()
-    lost = world.of_exporter("gpuheal_kmsg_lost_records_total", {}, lambda step: 0.0 if step < EVENT else 7.0)
-    return [
-        Case(
-            name=f"{alert.name} counts the nodes that lost records of the kernel log",
-            series=[*world.series(), *lost],
-            alerts=[_at(alert, EVENT - 1), _at(alert, EVENT, (_labels(fault, alert), 1.0)), _at(alert, EVENT + 62)],
-            steps=EVENT + 62,
-            alone=True,
-        )
-    ]
-
-
-def _responder_silent(fault: Fault, alert: Alert) -> list[Case]:
-    labels = {"job": "gpuheal-responder", "instance": "10.0.0.7:8080"}
-    since = 40 + _steps(alert)
-    silent = Series(metric="up", labels=labels, at=lambda step: 1.0 if step < 40 or step >= 400 else 0.0)
-    fires = (_labels(fault, alert), 1.0)
-    return [
-        Case(
-            name=f"{alert.name} fires while the responder does not answer, for hours, and only then",
-            series=[silent],
-            alerts=[_at(alert, since - 1), _at(alert, since, fires), _at(alert, 399, fires), _at(alert, 400)],
-            steps=400,
-            alone=True,
-        ),
-        Case(
-            name=f"{alert.name} is quiet where no responder was ever scraped",
-            series=[Series(metric="up", labels=labels, at=lambda _step: 0.0)],
-            alerts=[_at(alert, 60)],
-            steps=60,
-            alone=True,
-        ),
-    ]
-
-
-def _watchdog(fault: Fault, alert: Alert) -> list[Case]:
-    fires = (_labels(fault, alert), 1.0)
-    return [
-        Case(
-            name=f"{alert.name} always fires, with no data at all",
-            series=[],
-            alerts=[_at(alert, step, fires) for step in (0, 1, 20)],
-            steps=20,
-            alone=True,
-        )
-    ]
-
-
-def _failures(fault: Fault, alert: Alert) -> list[Case]:
-    grows: Timeline = lambda step: 0.0 if step < EVENT else 4.0  # noqa: E731
-    found = []
-    for metric in ("prometheus_rule_evaluation_failures_total", "prometheus_rule_group_iterations_missed_total"):
-        for group, fires in (("/etc/rules/gpuheal.rules.yaml;gpuheal", True), ("/etc/rules/other.yaml;other", False)):
-            expected = [_at(alert, EVENT - 1), _failing(fault, alert, fires), _at(alert, EVENT + 25)]
-            name = f"{alert.name} {'fires' if fires else 'is quiet'} when {metric} of {group.partition(';')[2]} grows"
-            series = [_prometheus(metric, grows, rule_group=group)]
-            found.append(Case(name=name, series=series, alerts=expected, steps=EVENT + 25, alone=True))
-    return found
-
-
-def _failing(fault: Fault, alert: Alert, fires: bool) -> Expectation:
-    step = EVENT + 5
-    # increase() extrapolates from the samples to the window's edges: 4 becomes 4 x 300 s / 285 s or 4, by version.
-    return Expectation(step=step, alertname=alert.name, fires=[(_labels(fault, alert), 4.0)] if fires else [])
-
-
 MAKERS: Mapping[str, Maker] = {
-    "watchdog": _watchdog,
+    "watchdog": pipeline.watchdog,
     "exporter_down": _exporter_down_cases,
     "dcgm_down": _node_problem(_dcgm_down),
     "exporter_frozen": _node_problem(_frozen, lasting=8),
@@ -399,11 +296,11 @@ MAKERS: Mapping[str, Maker] = {
     "fabric_correlated": _correlated("fabric_domain"),
     "rollout_correlated": _rollout,
     "telemetry_anomaly": _anomaly,
-    "rule_failures": _failures,
+    "rule_failures": pipeline.failures,
     "notifications_dropped": _single(
         "prometheus_notifications_dropped_total", lambda step: 0.0 if step < EVENT else 4.0, 4.0
     ),
-    "node_label_missing": _no_node,
-    "responder_silent": _responder_silent,
-    "kmsg_lost": _kmsg_lost,
+    "node_label_missing": pipeline.no_node,
+    "responder_silent": pipeline.responder_silent,
+    "kmsg_lost": pipeline.kmsg_lost,
 }
