@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["tests.integration.plane"]
+
 DEBIAN_FIXTURES = frozenset({"promtool"})
 
 

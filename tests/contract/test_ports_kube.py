@@ -9,18 +9,7 @@ from typing import Any
 
 import pytest
 from tests.contract.suite import PortContract
-from tests.integration.cluster.conftest import (
-    Eventually,
-    WallClock,
-    api,
-    cluster,
-    deployment,
-    eventually,
-    kubeconfig,
-    plane,
-    remediations,
-)
-from tests.integration.conftest import control_plane, make_nodes, namespace
+from tests.integration.plane import JOBS, Eventually, WallClock, deployment
 
 from gpuheal_lab.controlplane import ControlPlane
 from gpuheal_lab.kubeapi import ApiRefused
@@ -33,19 +22,6 @@ from gpuheal_responder.shell.kube_lease import NODE_LOCK_PREFIX, Lease, Leases
 from gpuheal_responder.shell.remediations import KubeRemediations
 
 pytestmark = pytest.mark.cluster
-
-# The fixtures of the integration tests serve here too.
-__all__ = [
-    "api",
-    "cluster",
-    "control_plane",
-    "eventually",
-    "kubeconfig",
-    "make_nodes",
-    "namespace",
-    "plane",
-    "remediations",
-]
 
 Json = dict[str, Any]
 IMAGE = "tools@sha256:" + "0" * 64
@@ -165,9 +141,8 @@ async def rig(
     one, two = await asyncio.to_thread(make_nodes, 2)
     await eventually(lambda: all((n := cluster.mirror.peek(name)) and n.ready for name in (one, two)), "both nodes")
     yield KubeRig(plane, api, cluster, remediations, namespace, (one, two), eventually)
-    jobs = "/apis/batch/v1/namespaces/gpuheal-privileged/jobs"
-    for job in (await asyncio.to_thread(plane.admin.get, jobs))["items"]:
-        path = f"{jobs}/{job['metadata']['name']}?propagationPolicy=Background"
+    for job in (await asyncio.to_thread(plane.admin.get, JOBS))["items"]:
+        path = f"{JOBS}/{job['metadata']['name']}?propagationPolicy=Background"
         await asyncio.to_thread(plane.admin.delete, path)
 
 

@@ -6,13 +6,13 @@ import asyncio
 import copy
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.cluster.conftest import Eventually, WallClock
+from tests.integration.plane import Eventually, WallClock
 
 from gpuheal_lab.controlplane import ControlPlane
 from gpuheal_responder import cli
@@ -49,7 +49,7 @@ async def gpuheal(*args: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def approver(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def approver(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file with the token of an account that has the ClusterRole gpuheal-approver and nothing else."""
     plane.admin.create(
         "/api/v1/namespaces/gpuheal/serviceaccounts",
@@ -71,7 +71,9 @@ def approver(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> P
     )
     path = tmp_path_factory.mktemp("ada") / "token"
     path.write_text(plane.service_account_token("gpuheal", "ada"))
-    return path
+    yield path
+    plane.admin.delete(f"{BINDINGS}/ada-approves")
+    plane.admin.delete("/api/v1/namespaces/gpuheal/serviceaccounts/ada")
 
 
 @pytest.fixture

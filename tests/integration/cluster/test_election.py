@@ -9,8 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.integration.cluster.conftest import Eventually, WallClock, write_kubeconfig
 from tests.integration.cluster.proxy import Proxy
+from tests.integration.plane import Eventually, WallClock, write_kubeconfig
 
 from gpuheal_lab.controlplane import ControlPlane
 from gpuheal_responder.core.model import Node

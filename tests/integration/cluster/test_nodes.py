@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.integration.cluster.conftest import Eventually
+from tests.integration.plane import Eventually
 
 from gpuheal_lab.controlplane import ControlPlane
 from gpuheal_responder.core.model import Condition, Node, Taint, UndoRecord

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.integration.cluster.conftest import Eventually, deployment
+from tests.integration.plane import Eventually, deployment
 
 from gpuheal_lab.controlplane import ControlPlane
 from gpuheal_responder.core.model import Pod

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.cluster.conftest import SYNC, Eventually
+from tests.integration.plane import SYNC, Eventually
 
 from gpuheal_lab.controlplane import ControlPlane
 from gpuheal_lab.kubeapi import ApiRefused

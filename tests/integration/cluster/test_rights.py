@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.integration.cluster.conftest import BASE, WallClock, write_kubeconfig
+from tests.integration.plane import BASE, JOBS, WallClock, write_kubeconfig
 
 from gpuheal_lab.controlplane import ControlPlane
 from gpuheal_lab.kubeapi import ApiRefused
@@ -28,7 +28,6 @@ pytestmark = pytest.mark.cluster
 
 MakeNodes = Callable[..., list[str]]
 IMAGE = "tools@sha256:" + "0" * 64
-JOBS = "/apis/batch/v1/namespaces/gpuheal-privileged/jobs"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
-from tests.integration.cluster.conftest import SYNC, Eventually, WallClock, write_kubeconfig
 from tests.integration.cluster.proxy import Proxy, is_list, is_watch, is_write
+from tests.integration.plane import SYNC, Eventually, WallClock, write_kubeconfig
 
 from gpuheal_lab.controlplane import ControlPlane
 from gpuheal_responder.core.model import Condition

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.integration.cluster.conftest import write_kubeconfig
+from tests.integration.plane import JOBS, LEASES, REMEDIATIONS, write_kubeconfig
 from tests.integration.story.background import Background
 from tests.integration.story.door import Door
 from tests.integration.story.relay import Carrier, Relay, faithful
@@ -35,13 +35,12 @@ from gpuheal_lab.machine import GpuFault, Timings, fell_off_bus
 from gpuheal_lab.objects import canonical, differences, essence
 from gpuheal_lab.process import Child, LabError, free_ports
 from gpuheal_lab.servers import Generation
-from gpuheal_lab.stack import Stack, wait_for
+from gpuheal_lab.stack import SCRAPE_SOON, Stack, wait_for
 
 Json = dict[str, Any]
 
 GPUHEAL = Path(sys.executable).with_name("gpuheal")
-REMEDIATIONS = "/apis/gpu.health/v1alpha1/remediations"
-LEASE = "/apis/coordination.k8s.io/v1/namespaces/gpuheal/leases/gpuheal-responder"
+LEASE = f"{LEASES}/gpuheal-responder"
 CONTROLLERS = "node.kubernetes.io/"
 IMAGE = "tools@sha256:" + "0" * 64
 CLUSTER = "story"
@@ -77,7 +76,9 @@ class Script:
     """Makes a real exporter for the node of this index and tells its host:port; it stands in for the played one."""
     respond: bool = True
     settle: str = "1s"
-    """How long a Prometheus that has just started is not trusted; it scrapes for the first time after some 5 s."""
+    """How long a Prometheus that has just started is not trusted."""
+    blind: bool = False
+    """A Prometheus that starts again scrapes for the first time after some 5 s, as any site's does by default."""
 
 
 @dataclass(slots=True)
@@ -125,11 +126,8 @@ class Play:
         self._wait_for_fleet()
 
     def close(self) -> None:
-        """Nothing of the story runs any more, and its objects are gone."""
+        """Nothing of the story runs any more."""
         self.ends.close()
-        for remediation in self.remediations():
-            self.plane.admin.delete(f"{REMEDIATIONS}/{remediation['metadata']['name']}")
-        self.drop_lease()
 
     def respond(self) -> None:
         """The responder runs and is ready; the Lease of one that was killed has run out."""
@@ -222,7 +220,7 @@ class Play:
 
     def jobs(self, name: str) -> list[Json]:
         """The reboot Jobs that were made for a node."""
-        found = self.plane.admin.list("/apis/batch/v1/namespaces/gpuheal-privileged/jobs")
+        found = self.plane.admin.list(JOBS)
         return [j for j in found if j["metadata"]["annotations"]["gpu.health/node"] == name]
 
     def events(self, name: str) -> list[str]:
@@ -250,6 +248,8 @@ class Play:
             self._stand_in(specs[index].name, make(specs[index]))
         hook = pipeline.Webhook(address=self.relay.address, responder=self.listen, token_file=token)
         self.path = pipeline.start(stack, scrape=scrape, webhook=hook, cluster=CLUSTER, interval=timedelta(seconds=1))
+        if self.script.blind:
+            self.path.prometheus.child.argv.remove(SCRAPE_SOON)
 
     def _stand_in(self, name: str, address: str) -> None:
         path = self.folder / "discovery" / f"{discovery.EXPORTER}.json"

@@ -45,7 +45,7 @@ def test_alertmanager_killed_in_the_middle_ends_the_same(playing: Playing) -> No
 
     A Prometheus with an empty volume stands for the minutes until the drop is forgotten.
     """
-    play = playing()
+    play = playing(blind=True)
     name = play.node()
     before = _in_a_long_drain(play, name)
     _kill(play.path.alertmanager)
@@ -66,7 +66,7 @@ def test_prometheus_killed_in_the_middle_ends_the_same(playing: Playing) -> None
     A killed Prometheus leaves no end of series behind: those of the old boot are seen until its look-back is over, five
     minutes by default, for which verify waits. Here it looks back 15 s.
     """
-    play = playing(settle="8s")
+    play = playing(settle="8s", blind=True)
     play.path.prometheus.child.argv.append("--query.lookback-delta=15s")
     name = play.node()
     before = _in_a_long_drain(play, name)
