@@ -2,7 +2,7 @@
 
 A server on loopback answers for every node's exporter and dcgm-exporter; one GPU in a hundred is faulty. The figures of
 all sizes are fitted with a line and carried on to 100,000 GPUs.
-`python -m tests.bench.bench_rules [--gpus 1024 8192 16384] [--seconds 120] [--interval 15]`
+`python -m tests.bench.bench_rules [--gpus 1024 8192 16384] [--seconds 120] [--interval 15] [--generation debian]`
 """
 
 from __future__ import annotations
@@ -177,14 +177,16 @@ def targets(folder: Path, nodes: int, port: int) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def prometheus(folder: Path, nodes: int, interval_s: int, *, rules: bool = True) -> Iterator[Prometheus]:
-    """Run a real Prometheus (Debian's generation) on a simulated fleet with the generated rules."""
+def prometheus(
+    folder: Path, nodes: int, interval_s: int, *, rules: bool = True, generation: Generation = Generation.DEBIAN
+) -> Iterator[Prometheus]:
+    """Run a real Prometheus on a simulated fleet with the generated rules."""
     interval = timedelta(seconds=interval_s)
     options = Options(interval=interval, scrape_interval=interval)
     groups = build_groups(load_catalogue(), options)
     with serving(nodes) as port:
         server = Prometheus(
-            ensure("prometheus", Generation("debian")),
+            ensure("prometheus", generation),
             folder,
             config=prometheus_config(scrape=targets(folder, nodes, port), scrape_interval=f"{interval_s}s"),
             rules={"gpuheal.yml": rule_file(groups)} if rules else {},
@@ -215,12 +217,15 @@ def _metric(server: Prometheus, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
-def measure(gpus: int, seconds: int, interval_s: int) -> Figures:
+def measure(gpus: int, seconds: int, interval_s: int, generation: Generation) -> Figures:
     """Return what a fleet of `gpus` costs, with and without rules, each measured over `seconds`."""
     nodes = gpus // GPUS_PER_NODE
     cpu: dict[bool, float] = {}
     for rules in (False, True):
-        with tempfile.TemporaryDirectory() as name, prometheus(Path(name), nodes, interval_s, rules=rules) as server:
+        with (
+            tempfile.TemporaryDirectory() as name,
+            prometheus(Path(name), nodes, interval_s, rules=rules, generation=generation) as server,
+        ):
             process = psutil.Process(server.child.pid)
             time.sleep(4 * interval_s)
             before, began = sum(process.cpu_times()[:2]), time.monotonic()
@@ -253,11 +258,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--gpus", type=int, nargs="+", default=[1024, 8192, 16384])
     parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--interval", type=int, default=15)
+    parser.add_argument("--generation", choices=[one.value for one in Generation], default="debian")
     args = parser.parse_args(list(argv))
     print("  GPUs  cores  of these scraping  RSS GiB  rule seconds per cycle  missed  samples per cycle", flush=True)
     found = []
     for gpus in args.gpus:
-        one = measure(gpus, args.seconds, args.interval)
+        one = measure(gpus, args.seconds, args.interval, Generation(args.generation))
         found.append(one)
         print(
             f"{one.gpus:6d} {one.cpu:6.3f} {one.scrape_cpu:18.3f} {one.memory:8.2f} {one.cycle:23.3f} {one.missed:7.0f}"
