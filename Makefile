@@ -12,7 +12,7 @@ SOURCES := responder rules exporters deploy/lab tests dashboards
 OLD := prometheus promtool alertmanager amtool
 NEW := prometheus promtool alertmanager amtool etcd kube-apiserver kube-controller-manager kube-scheduler kubectl
 
-.PHONY: help install demo test test-cluster lint unit servers cluster mutants bench rules clean
+.PHONY: help install demo test test-cluster lint unit servers cluster mutants nightly bench rules clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -55,6 +55,10 @@ cluster: install ## tests on the control plane, and on the current Prometheus an
 
 mutants: install ## every safety invariant's small wrong change must turn its test red
 	$(RUN) -m tests.mutants.run
+
+nightly: install mutants ## what takes too long for every change: all small wrong changes of the rules
+	$(BIN)/gpuheal rules mutate --all \
+	  --promtool "$$($(RUN) -m gpuheal_lab.servers ensure promtool --generation current | awk '{print $$NF}')"
 
 bench: install ## print measurements; nothing is asserted
 	@for b in tests/bench/bench_*.py; do echo "== $$b"; $(RUN) -m tests.bench.$$(basename $$b .py) || exit 1; done

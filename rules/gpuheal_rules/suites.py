@@ -47,7 +47,7 @@ FIRST = (
 """Suites in which a change of a shared rule is looked for, quickest and likeliest first."""
 
 BY_PREFIX: Mapping[str, tuple[str, ...]] = {
-    "gpuheal:source_": ("shared", "pipeline", "pipeline-broken/long", "gpu-fell-off-bus", "state"),
+    "gpuheal:source_": ("shared", "gpu-missing", "pipeline", "pipeline-broken/long", "gpu-fell-off-bus", "state"),
     "gpuheal:gpu_counter": ("gpu-pcie-degraded/long", "nvlink-degraded/long"),
     "gpuheal:gpu_score": ("state",),
     "gpuheal:node_score": ("state",),

@@ -12,7 +12,7 @@ from gpuheal_responder.core.model import Mode
 from gpuheal_responder.core.policy import parse_policies
 from gpuheal_rules.errors import ConfigError
 from gpuheal_rules.model import Catalogue
-from gpuheal_rules.policies import files
+from gpuheal_rules.policies import ACTIONS, files
 
 FOLDER = Path(__file__).resolve().parents[2] / "rules" / "generated" / "policies"
 PROFILES = ("conservative", "hgx-training", "inference", "nvl72", "single-gpu")
@@ -21,6 +21,11 @@ PROFILES = ("conservative", "hgx-training", "inference", "nvl72", "single-gpu")
 def test_there_is_a_file_for_every_profile() -> None:
     """The profiles of the contract have one committed file each, and there are no others."""
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(PROFILES)
+
+
+def test_lint_and_runbooks_know_exactly_the_steps_that_have_an_executor() -> None:
+    """What lint accepts as a step, and runbooks call an action, is what the responder registers."""
+    assert set(SPECS) == ACTIONS
 
 
 @pytest.mark.parametrize("profile", PROFILES)
