@@ -131,6 +131,7 @@ TASKS = {
     "engine",
     "dead man",
     "certificates",
+    "stall monitor",
 }
 
 

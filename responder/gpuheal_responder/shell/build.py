@@ -31,6 +31,7 @@ from gpuheal_responder.shell.people import KubePeople, KubeReviewer
 from gpuheal_responder.shell.pipeline import Pipeline
 from gpuheal_responder.shell.policies import fault_slugs, watched_policies
 from gpuheal_responder.shell.remediations import KubeRemediations
+from gpuheal_responder.shell.stall import StallMonitor
 from gpuheal_responder.shell.telemetry import Telemetry
 from gpuheal_responder.shell.watch import WatchSettings
 
@@ -143,5 +144,8 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         telemetry=telemetry,
         pipeline=pipeline,
         may_act=lambda: election.is_leader,
-        services=(Closing(api.close), Closing(alerts.close), Closing(evidence.close), cluster, remediations, election),
+        services=(
+            *(Closing(source.close) for source in (api, alerts, evidence)),
+            *(StallMonitor(telemetry.stalled), cluster, remediations, election),
+        ),
     )

@@ -7,6 +7,7 @@ closed case leaves no series behind.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TextIO
@@ -22,11 +23,13 @@ from gpuheal_responder.core.model import Case
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
 from gpuheal_responder.ports import Clock
 from gpuheal_responder.shell.record import dump_time, dump_verdict
+from gpuheal_responder.shell.stall import Longest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 STEP_BUCKETS = (0.1, 1, 10, 60, 300, 900, 1800, 3600, 7200)
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 10)
 ROUND_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+STALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 PENDING, OBSERVING, STALE = "pending", "observing", "stale"
 APPROVAL, OBSERVE, MARK_BUDGET = "approval-needed", "mode-observe", "mark-budget"
 STALE_AFTER = timedelta(hours=48)
@@ -91,6 +94,21 @@ class Telemetry:
             "1 while nothing disruptive starts because the alert pipeline is not well.",
             registry=registry,
         )
+        self._stalls = Histogram(
+            "gpuheal_event_loop_stall_seconds",
+            "How late the event loop woke a timer.",
+            buckets=STALL_BUCKETS,
+            registry=registry,
+        )
+        longest = Gauge(
+            "gpuheal_event_loop_longest_stall_seconds",
+            "Longest stall of the event loop within the last minute or two.",
+            ("time",),
+            registry=registry,
+        )
+        self._longest_stall, self._longest_work = Longest(time.monotonic), Longest(time.monotonic)
+        longest.labels("wall").set_function(self._longest_stall.value)
+        longest.labels("cpu").set_function(self._longest_work.value)
 
     def decided(self, case: Case, verdict: Verdict) -> None:
         """Count a verdict that differs from the case's last one, and write its audit line."""
@@ -159,6 +177,12 @@ class Telemetry:
     def frozen(self, reason: str) -> None:
         """Record whether the pipeline keeps disruptive steps from starting; an empty reason says it does not."""
         self._frozen.set(bool(reason))
+
+    def stalled(self, seconds: float, cpu_seconds: float) -> None:
+        """Record how late the event loop woke a timer, and how much of that this process has computed."""
+        self._stalls.observe(seconds)
+        self._longest_stall.add(seconds)
+        self._longest_work.add(cpu_seconds)
 
     def audit(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write one audit line: a JSON object on one line, with time, cluster and event first."""
