@@ -172,7 +172,7 @@ def test_the_contract_series_carry_the_contract_labels() -> None:
         "gpuheal:fault_witness:last_seen_seconds": {"node", "gpu_uuid", "fault", "class"},
         "gpuheal:gpu_witnesses:count": {"node", "gpu_uuid", "fault"},
         "gpuheal:gpu_state": {"node", "gpu_uuid"},
-        "gpuheal:gpu_identity": {"node", "gpu_uuid", "source"},
+        "gpuheal:gpu_identity": {"node", "gpu_uuid", "pci_bus_id", "source"},
         "gpuheal:threshold": {"name"},
     }
     for name, labels in promised.items():
