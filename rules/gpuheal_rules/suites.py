@@ -31,7 +31,9 @@ STATE_FAULTS = frozenset(
         "gpu-thermal",
     }
 )
-SHARED_FAULTS = frozenset({shared.FAULT, "gpu-fell-off-bus", "gpu-recovery-required"})
+SHARED_FAULTS = frozenset(
+    {shared.FAULT, "gpu-fell-off-bus", "gpu-recovery-required", "app-gpu-error", "gpu-suspect-repeat"}
+)
 FIRST = (
     "shared",
     "gpu-fell-off-bus",
@@ -54,7 +56,9 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:node_tier": ("state",),
     "gpuheal:gpu_state": ("state", "gpu-fell-off-bus"),
     "gpuheal:gpu_suspect": ("state",),
-    "gpuheal:app_xid_owner": ("state", "gpu-suspect-repeat"),
+    "gpuheal:app_xid_owner": ("shared", "gpu-suspect-repeat"),
+    "gpuheal:dcgm_clocks_event": ("gpu-thermal", "gpu-power", "gpu-slow"),
+    "gpuheal:signal:near": ("gpu-thermal",),
     "gpuheal:node_problem": ("pipeline", "own"),
     "gpuheal:exporter_frozen": ("state", "pipeline"),
     "gpuheal:node_bad": ("fleet",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from gpuheal_rules.cases.shows import limit, of_signal
 from gpuheal_rules.cases.world import (
@@ -82,12 +83,27 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) 
     ]
     quiet = [Expectation(step=step, alertname=alert.name) for step in (30, BEGIN, first + 8)]
 
-    def case(fact: str, at: Timeline, alerts: list[Expectation]) -> Case:
-        world = lean()
+    end = first + 4
+    lapsed = end + 12
+    """By then the slow group has been evaluated again."""
+
+    def case(fact: str, at: Timeline, alerts: list[Expectation], silent: int = 9999) -> Case:
+        world = lean(exporter=lambda step: step < silent, dcgm=lambda step: step < silent)
         series = merged(world.series(), of_signal(world, catalogue.signals[evidence.signal], at))
-        return Case(name=f"{title} {fact}", series=series, alerts=alerts, steps=first + 8)
+        return Case(name=f"{title} {fact}", series=series, alerts=alerts, steps=max(a.step for a in alerts))
 
     return [
+        case(
+            "resolves when the counter is gone",
+            lambda s: 500.0 + (number + 1 if s >= BEGIN else 0) if s < end else None,
+            [*fires, Expectation(step=lapsed, alertname=alert.name)],
+        ),
+        case(
+            "holds when its sources fall silent",
+            lambda s: 500.0 + (number + 1 if s >= BEGIN else 0),
+            [*fires, replace(fires[1], step=lapsed)],
+            end,
+        ),
         case("fires when a counter that was not there grows", lambda s: number + 1 if s >= BEGIN else None, fires),
         case("fires when a counter grows", lambda s: 500.0 + (number + 1 if s >= BEGIN else 0), fires),
         case("fires when a counter restarts and grows", lambda s: number + 1 if s >= BEGIN else 9000.0, fires),

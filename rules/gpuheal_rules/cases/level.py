@@ -43,7 +43,28 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
             found.append(_hysteresis(catalogue, fault, alert, evidence))
         if evidence.signal:
             found.append(_edge(catalogue, alert, evidence))
+    if found:
+        found.append(_nothing(catalogue, fault, alert))
     return found
+
+
+def _nothing(catalogue: Catalogue, fault: Fault, alert: Alert) -> Case:
+    of_cluster = any(
+        s.labels.get("job") == "kube-state-metrics"
+        for evidence in fault.evidence
+        if not evidence.growth and evidence.special != "lost_dcgm"
+        for s in show(catalogue, evidence)(World(), lambda _step: True)
+    )
+    silent = (lambda s: s < EVENT) if of_cluster else (lambda _s: True)
+    world = World(exporter=lambda s: s < EVENT, dcgm=lambda s: s < EVENT, ksm=silent)
+    evident = f'count(gpuheal:fault_evidence:last_seen_seconds{{fault="{fault.slug}", node=~"|{NODE}"}})'
+    return Case(
+        name=f"{alert.name} has no evidence when all sources of a node that is well fall silent",
+        series=world.series(),
+        queries=[Query(step=step, expr=evident) for step in (EVENT - 1, EVENT + 4)],
+        steps=EVENT + 4,
+        alone=of_cluster,
+    )
 
 
 def healthy(alerts: Sequence[Alert]) -> list[Case]:

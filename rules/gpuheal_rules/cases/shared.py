@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from gpuheal_rules.cases.world import (
     BUSES,
@@ -14,7 +14,6 @@ from gpuheal_rules.cases.world import (
     Query,
     Series,
     Timeline,
-    Value,
     World,
     always,
     between,
@@ -24,7 +23,7 @@ from gpuheal_rules.cases.world import (
     settled,
     since,
 )
-from gpuheal_rules.cases.xid import EVENT
+from gpuheal_rules.cases.xid import EVENT, silent_about_codes
 from gpuheal_rules.model import Catalogue
 
 FAULT, CODE = "gpu-engine-fault", 62
@@ -34,7 +33,7 @@ SEEN = f'max(gpuheal:gpu_witnesses:count{{fault="{FAULT}", node="{NODE}"}})'
 
 def cases(_catalogue: Catalogue) -> list[Case]:
     """Return the cases of identity, latches and settlements."""
-    return [*_identity(), *_nodes(), *_kernel(), *_dcgm(), *_lost(), *_topology()]
+    return [*_identity(), *_nodes(), *_kernel(), *_dcgm(), *_lost(), *_owners(), *_topology()]
 
 
 def asked(expr: str, *expected: tuple[int, float | None]) -> list[Query]:
@@ -124,10 +123,8 @@ def _kernel() -> list[Case]:
     ]
 
 
-def _with_code(world: World, code: Callable[[int], Value]) -> list[Series]:
-    """Return the world with this timeline as the code that dcgm-exporter shows for the second GPU."""
-    found = [s for s in world.series() if not (s.metric == "DCGM_FI_DEV_XID_ERRORS" and s.labels["UUID"] == UUIDS[1])]
-    return [*found, *world.of_dcgm("DCGM_FI_DEV_XID_ERRORS", 1, code, err_code="0")]
+def _with_code(world: World, code: Timeline) -> list[Series]:
+    return [*silent_about_codes(world), *world.of_dcgm("DCGM_FI_DEV_XID_ERRORS", 1, code, err_code="0")]
 
 
 def _dcgm() -> list[Case]:
@@ -179,7 +176,67 @@ def _lost() -> list[Case]:
                 asked(lost, (EVENT + 40, None)),
             ),
         ]
-    return found + _unproven()
+    return found + _unproven() + _returning()
+
+
+def _returning() -> list[Case]:
+    lost = _of("gpuheal:gpu_lost:info", ', class="dcgm"')
+    late = lean(
+        exporter=None,
+        dcgm=lambda step: not EVENT <= step < EVENT + 10,
+        present=lambda gpu, step: gpu != 1 or not EVENT <= step < EVENT + 13,
+    )
+    dying = lean(
+        exporter=None,
+        dcgm=lambda step: step < EVENT + 3,
+        present=lambda gpu, step: gpu != 1 or step < EVENT,
+    )
+    return [
+        _case(
+            "Lost to dcgm: not by a dcgm-exporter that has just begun to answer",
+            late.series(),
+            asked(lost, *((step, None) for step in range(EVENT + 9, EVENT + 20))),
+        ),
+        _case(
+            "Lost to dcgm: not by a dcgm-exporter that fell silent before the GPU was away for long",
+            dying.series(),
+            asked(lost, *((step, None) for step in range(EVENT, EVENT + 10))),
+        ),
+    ]
+
+
+def _owners() -> list[Case]:
+    suspect = f'max(gpuheal:gpu_witnesses:count{{fault="gpu-suspect-repeat", node="{NODE}"}})'
+    world = lean()
+
+    def pods(*held: tuple[int, int]) -> list[Series]:
+        found: list[Series] = []
+        for index, (first, last) in enumerate(held):
+            labels = {**GPU, "exported_namespace": "team-a", "exported_pod": f"job-{index}", "container": "c"}
+            found += world.of_exporter("gpuheal_gpu_pod_info", labels, between(first, last, 1))
+        return found
+
+    return [
+        _case(
+            "Owners: three that failed one after the other make a suspect",
+            [
+                *world.series(),
+                *world.xid(1, 31, EVENT, last=EVENT + 60),
+                *world.xid(1, 13, EVENT + 30),
+                *pods((0, EVENT + 2), (EVENT + 28, EVENT + 32), (EVENT + 58, EVENT + 62)),
+            ],
+            asked(suspect, (EVENT + 58, None), (EVENT + 62, 1)),
+        ),
+        _case(
+            "Owners: those that held the GPU when nothing failed do not count",
+            [
+                *world.series(),
+                *world.xid(1, 31, EVENT),
+                *pods((0, EVENT + 2), (EVENT + 40, EVENT + 42), (EVENT + 60, EVENT + 62)),
+            ],
+            asked(suspect, (EVENT + 62, None), (EVENT + 70, None)),
+        ),
+    ]
 
 
 def _unproven() -> list[Case]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from gpuheal_rules.cases.world import (
+    BUSES,
     NODE,
     OTHER_NODE,
     STEP_SECONDS,
@@ -14,9 +15,11 @@ from gpuheal_rules.cases.world import (
     Expectation,
     Query,
     Series,
+    World,
     event_time,
     lean,
     settled,
+    since,
 )
 from gpuheal_rules.groups.alerts import static_labels
 from gpuheal_rules.model import Alert, Catalogue, Fault
@@ -29,6 +32,11 @@ EVENT = 10
 
 LONG = "gpu-fell-off-bus"
 """The fault whose cases include the hours-long ones; they prove rules that all faults share."""
+
+
+def silent_about_codes(world: World) -> list[Series]:
+    """Return the healthy series without the code that dcgm-exporter shows for the second GPU."""
+    return [s for s in world.series() if not (s.metric == "DCGM_FI_DEV_XID_ERRORS" and s.labels["UUID"] == UUIDS[1])]
 
 
 def instance(
@@ -66,6 +74,7 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
         _node_lost(fault, alert, code, wait),
         *([_prometheus_gap(fault, alert, code, wait)] if fault.slug == LONG else []),
         _dcgm_alone(fault, alert, code, wait),
+        *([_downgraded(fault, alert, code, about) for about in HARMLESS] if fault.downgrade else []),
     ]
 
 
@@ -211,10 +220,9 @@ def _dcgm_alone(fault: Fault, alert: Alert, code: int, wait: int) -> Case:
         ),
         *world.of_dcgm("DCGM_FI_DEV_XID_ERRORS", 1, lambda s: 45.0 if EVENT + 5 <= s < restart else None, err_code="b"),
     ]
-    healthy = [s for s in world.series() if not (s.metric == "DCGM_FI_DEV_XID_ERRORS" and s.labels["UUID"] == UUIDS[1])]
     return Case(
         name=f"{alert.name} fires on dcgm-exporter alone, holds when Xid 45 overwrites the code, and can be settled",
-        series=[*healthy, *gauge, settled(fault.slug, UUIDS[1], settle, settle)],
+        series=[*silent_about_codes(world), *gauge, settled(fault.slug, UUIDS[1], settle, settle)],
         alerts=[
             Expectation(step=EVENT - 1, alertname=alert.name),
             fires(first),
@@ -234,6 +242,33 @@ def _dcgm_alone(fault: Fault, alert: Alert, code: int, wait: int) -> Case:
             )
         ],
         steps=restart,
+    )
+
+
+HARMLESS = (
+    {"action": "none", "blames": ""},
+    {"action": "alert", "blames": ""},
+    {"action": "gpu_reset", "blames": "peer"},
+)
+"""What the line of an Xid can say that makes it no fault of this GPU."""
+
+
+def _downgraded(fault: Fault, alert: Alert, code: int, about: Mapping[str, str]) -> Case:
+    world = lean()
+    info = {"gpu_uuid": UUIDS[1], "pci_bus_id": BUSES[1], "xid": str(code), **about}
+    says = " and ".join(f"{key} {value}" for key, value in about.items() if value)
+    milder = f'max(gpuheal:gpu_witnesses:count{{fault="{fault.downgrade}", node="{NODE}"}})'
+    return Case(
+        name=f"{alert.name} is quiet, and the milder fault is seen, when the line says {says}",
+        series=[
+            *silent_about_codes(world),
+            *world.xid(1, code, EVENT),
+            *world.of_exporter("gpuheal_xid_resolution_info", info, since(EVENT, 1)),
+            *world.of_dcgm("DCGM_FI_DEV_XID_ERRORS", 1, since(EVENT, code, 0.0), err_code="a"),
+        ],
+        alerts=[Expectation(step=EVENT + wait, alertname=alert.name) for wait in (0, 8)],
+        queries=[Query(step=EVENT + 8, expr=milder, samples=[("{}", 1.0)])],
+        steps=EVENT + 8,
     )
 
 
