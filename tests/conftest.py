@@ -20,8 +20,18 @@ def _debian(item: pytest.Item) -> bool:
     return not DEBIAN_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
+def _allowance(item: pytest.Item) -> float:
+    """How many seconds a test of marker `cluster` may take by its own mark; 0 without one, and for other tests."""
+    own = item.get_closest_marker("timeout")
+    return float(own.args[0]) if own and own.args and item.get_closest_marker("cluster") else 0.0
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With GPUHEAL_GENERATION=debian or =current keep that part of the tests marked `servers`; both are all."""
+    """With GPUHEAL_GENERATION=debian or =current keep that part of the tests marked `servers`; both are all.
+
+    Tests on the control plane that may take long begin first, so that none of several workers ends long after the rest.
+    """
+    items.sort(key=_allowance, reverse=True)
     wanted = os.environ.get("GPUHEAL_GENERATION", "")
     if wanted not in {"", "debian", "current"}:
         raise pytest.UsageError(f"GPUHEAL_GENERATION is debian, current or unset, not {wanted!r}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +20,8 @@ from gpuheal_lab.machine import Machine, Watcher
 from gpuheal_lab.process import Child, free_ports
 
 KMSG = Path("/dev/kmsg")
+MOST_RECORD = 8192
+"""Linux' PRINTKRB_RECORD_MAX and more: a read with too small a buffer fails."""
 DAYS = 3 * 86400.0
 """A machine that has just booted is left alone for half an hour."""
 BOOT_ID = "proc/sys/kernel/random/boot_id"
@@ -32,6 +37,8 @@ class NodeExporter(Watcher):
     folder: Path
     address: str = field(default_factory=lambda: f"127.0.0.1:{free_ports(1)[0]}")
     child: Child | None = None
+    lines: int = 0
+    """What the kernel log held before the exporter began; levels of older drills among them are acknowledged."""
 
     def start(self, spec: NodeSpec) -> str:
         """The exporter answers, without levels from older drills in the kernel log; returns host:port."""
@@ -46,6 +53,7 @@ class NodeExporter(Watcher):
         argv = [str(GPUHEAL), "exporter", "--drill", "--no-nvml", f"--kmsg={KMSG}", f"--inventory={inventory}"]
         argv += [f"--listen-address={self.address}", f"--root={self.folder}", f"--state-dir={self.folder / 'state'}"]
         argv += [f"--token-file={self.folder / 'token'}"]
+        self.lines = _lines()
         self.child = Child("exporter", argv, log_path=self.folder / "exporter.log", ready=self._unready)
         self.child.start()
         self._acknowledge()
@@ -90,4 +98,23 @@ class NodeExporter(Watcher):
             found = self.metrics()
         except OSError as problem:
             return str(problem)
-        return None if "gpuheal_kmsg_up 1" in found else "the kernel log is not read"
+        if "gpuheal_kmsg_up 1" not in found:
+            return "the kernel log is not read"
+        read = re.search(r"^gpuheal_kmsg_records_total (\S+)$", found, re.MULTILINE)
+        assert read, found
+        return None if float(read[1]) >= self.lines else f"{read[1]} of {self.lines} older records are read"
+
+
+def _lines() -> int:
+    """How many records the kernel log holds."""
+    count = 0
+    log = os.open(KMSG, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while True:
+            with contextlib.suppress(BrokenPipeError):  # the oldest was overwritten; the next read goes on behind it
+                os.read(log, MOST_RECORD)
+                count += 1
+    except BlockingIOError:
+        return count
+    finally:
+        os.close(log)
