@@ -32,7 +32,7 @@ STATE_FAULTS = frozenset(
     }
 )
 SHARED_FAULTS = frozenset(
-    {shared.FAULT, "gpu-fell-off-bus", "gpu-recovery-required", "app-gpu-error", "gpu-suspect-repeat"}
+    {shared.FAULT, "gpu-fell-off-bus", "gpu-recovery-required", "app-gpu-error", "gpu-suspect-repeat", "gpu-ecc-trend"}
 )
 FIRST = (
     "shared",
@@ -69,10 +69,15 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:rdma_port_down": ("nic-down",),
     "gpuheal:xid_harmless": ("nvlink-fault", "nvlink-degraded"),
     "gpuheal:fault_witness": ("state", "gpu-gsp-timeout", "gpu-fell-off-bus"),
+    "gpuheal:fault_confidence": ("shared",),
     "gpuheal:fault_evidence:open": ("gpu-fell-off-bus", "state"),
     "gpuheal:node_guard": ("pipeline", "gpu-missing"),
     "gpuheal:gpu_node": ("shared", "node-not-ready", "gpu-missing", "node-gpu-condition"),
 }
+
+
+BY_FAULT = {"nvlink-degraded": ("nvlink-fault",)}
+"""More suites for the rules of a fault: of the one it is the milder form of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +127,7 @@ def suites(catalogue: Catalogue) -> dict[str, Suite]:
 def suites_for(mutant: Mutant, fault: str, known: Mapping[str, Suite]) -> list[Suite]:
     """Return the suites that may notice the mutant, in the order to run them; `fault` is the rule's label or empty."""
     if fault:
-        names: Sequence[str] = [fault, f"{fault}/long"]
+        names: Sequence[str] = [fault, f"{fault}/long", *BY_FAULT.get(fault, ())]
     else:
         names = next((value for prefix, value in BY_PREFIX.items() if mutant.name.startswith(prefix)), FIRST)
     return [known[name] for name in names if name in known]

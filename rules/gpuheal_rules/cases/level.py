@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuheal_rules.cases import growth
+from gpuheal_rules.cases import growth, variants
 from gpuheal_rules.cases.shows import SEEN, bad_value, good_value, limit, of_signal, show
 from gpuheal_rules.cases.world import NODE, STEP_SECONDS, UUIDS, Case, Expectation, Query, World, lean, merged
 from gpuheal_rules.cases.xid import EVENT, instance
@@ -31,6 +31,7 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
             found += growth.of_a_day(catalogue, fault, alert, evidence)
         if evidence.growth or evidence.special == "lost_dcgm":
             continue
+        found += variants.cases(catalogue, fault, evidence)
         weak_of_severe = evidence.strength == "weak" and fault.state == "faulty"
         if weak_of_severe:
             found += _weak(catalogue, fault, alert, evidence)

@@ -33,7 +33,7 @@ SEEN = f'max(gpuheal:gpu_witnesses:count{{fault="{FAULT}", node="{NODE}"}})'
 
 def cases(_catalogue: Catalogue) -> list[Case]:
     """Return the cases of identity, latches and settlements."""
-    return [*_identity(), *_nodes(), *_kernel(), *_dcgm(), *_lost(), *_owners(), *_topology()]
+    return [*_identity(), *_nodes(), *_kernel(), *_dcgm(), *_lost(), *_owners(), *_confidence(), *_topology()]
 
 
 def asked(expr: str, *expected: tuple[int, float | None]) -> list[Query]:
@@ -235,6 +235,36 @@ def _owners() -> list[Case]:
                 *pods((0, EVENT + 2), (EVENT + 40, EVENT + 42), (EVENT + 60, EVENT + 62)),
             ],
             asked(suspect, (EVENT + 62, None), (EVENT + 70, None)),
+        ),
+    ]
+
+
+def _confidence() -> list[Case]:
+    def ratio(fault: str) -> str:
+        return f'max(gpuheal:fault_confidence:ratio{{fault="{fault}", node="{NODE}"}})'
+
+    world = lean(dcgm=None)
+    both = lean()
+    return [
+        _case(
+            "Confidence: one strong witness makes a fault probable",
+            [*world.series(), *world.xid(1, CODE, EVENT)],
+            asked(ratio(FAULT), (EVENT, 0.9)),
+        ),
+        _case(
+            "Confidence: two classes of witnesses confirm a fault",
+            [*_with_code(both, since(EVENT, CODE, 0.0)), *both.xid(1, CODE, EVENT)],
+            asked(ratio(FAULT), (EVENT, 0.99)),
+        ),
+        _case(
+            "Confidence: the driver's own verdict confirms by itself",
+            [*world.series(), *world.of_exporter("gpuheal_gpu_recovery_action", GPU, since(EVENT, 2, 0.0))],
+            asked(ratio("gpu-recovery-required"), (EVENT, 0.99)),
+        ),
+        _case(
+            "Confidence: weak evidence of a mild fault makes a suspicion",
+            [*world.series(), *world.of_exporter("gpuheal_gpu_row_remap_banks", {**GPU, "spare": "low"}, always(1))],
+            asked(ratio("gpu-ecc-trend"), (EVENT, 0.6)),
         ),
     ]
 

@@ -74,7 +74,11 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
         _node_lost(fault, alert, code, wait),
         *([_prometheus_gap(fault, alert, code, wait)] if fault.slug == LONG else []),
         _dcgm_alone(fault, alert, code, wait),
-        *([_downgraded(fault, alert, code, about) for about in HARMLESS] if fault.downgrade else []),
+        *(
+            [*(_downgraded(fault, alert, code, said) for said in HARMLESS), _in_full(fault, code)]
+            if fault.downgrade
+            else []
+        ),
     ]
 
 
@@ -253,11 +257,14 @@ HARMLESS = (
 """What the line of an Xid can say that makes it no fault of this GPU."""
 
 
+def _milder_cases(fault: Fault, alert: Alert, code: int) -> list[Case]:
+    return [*(_downgraded(fault, alert, code, said) for said in HARMLESS), _in_full(fault, code)]
+
+
 def _downgraded(fault: Fault, alert: Alert, code: int, about: Mapping[str, str]) -> Case:
     world = lean()
     info = {"gpu_uuid": UUIDS[1], "pci_bus_id": BUSES[1], "xid": str(code), **about}
     says = " and ".join(f"{key} {value}" for key, value in about.items() if value)
-    milder = f'max(gpuheal:gpu_witnesses:count{{fault="{fault.downgrade}", node="{NODE}"}})'
     return Case(
         name=f"{alert.name} is quiet, and the milder fault is seen, when the line says {says}",
         series=[
@@ -267,9 +274,22 @@ def _downgraded(fault: Fault, alert: Alert, code: int, about: Mapping[str, str])
             *world.of_dcgm("DCGM_FI_DEV_XID_ERRORS", 1, since(EVENT, code, 0.0), err_code="a"),
         ],
         alerts=[Expectation(step=EVENT + wait, alertname=alert.name) for wait in (0, 8)],
-        queries=[Query(step=EVENT + 8, expr=milder, samples=[("{}", 1.0)])],
+        queries=[Query(step=EVENT + 8, expr=_milder(fault), samples=[("{}", 1.0)])],
         steps=EVENT + 8,
     )
+
+
+def _in_full(fault: Fault, code: int) -> Case:
+    return Case(
+        name=f"{fault.slug} is not the milder fault as well when nothing is said about its line",
+        series=[*lean().series(), *lean().xid(1, code, EVENT)],
+        queries=[Query(step=EVENT + 8, expr=_milder(fault))],
+        steps=EVENT + 8,
+    )
+
+
+def _milder(fault: Fault) -> str:
+    return f'max(gpuheal:gpu_witnesses:count{{fault="{fault.downgrade}", node="{NODE}"}})'
 
 
 def _alerts(fault: Fault, alert: Alert) -> str:

@@ -1,4 +1,6 @@
-"""Evidence that no single comparison can say; each function returns its expression and the source it depends on."""
+"""Evidence that no single comparison can say; each function returns its expression and the source it depends on.
+
+No source: what it says outlasts the silence of its source without help."""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ def _foreign(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
 
 def _unknown_xid(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
     known = "|".join(str(code) for code in catalogue.known_xids)
-    return f'{XID}{{xid!~"{known}"}}', "exporter"
+    return f'{XID}{{xid!~"{known}"}}', ""
 
 
 _CAPACITY = f'max by (node, resource) (kube_node_status_capacity{{resource=~"{ACCELERATORS}"}})'
@@ -132,7 +134,8 @@ SPECIALS: Mapping[str, Special] = {
         "exporter",
     ),
     "dcgm_slowdown_unexplained": _plain(f"{_bit(0x8)} unless ({_bit(0x20)} or {_bit(0x40)} or {_bit(0x80)})", "dcgm"),
-    "suspect_owners": _plain(f"count by ({GPU}) ({OWNER}) >= {threshold('suspect_owners')}", "exporter"),
+    # Owners and latches outlast the silence of the exporter by themselves.
+    "suspect_owners": _plain(f"count by ({GPU}) ({OWNER}) >= {threshold('suspect_owners')}", ""),
     "unknown_xid": _unknown_xid,
     "foreign_condition": _foreign,
     "not_ready": _plain(

@@ -1,0 +1,167 @@
+"""Cases for evidence that can show in several ways, and for what looks like it and is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, World, always, merged
+from gpuheal_rules.cases.xid import EVENT
+from gpuheal_rules.model import Catalogue, Evidence, Fault
+
+Shows = Callable[[World], list[Series]]
+GPU = {"gpu_uuid": UUIDS[1]}
+DEVICES = {"resource": "nvidia_com_gpu", "unit": "integer"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A way to show, or only seem to show, evidence; `elsewhere` tells a node without any accelerator."""
+
+    fact: str
+    shows: Shows
+    evident: bool
+    elsewhere: bool = False
+
+
+def cases(catalogue: Catalogue, fault: Fault, evidence: Evidence) -> list[Case]:
+    """Return the cases of one piece of special evidence."""
+    found = VARIANTS.get(evidence.special, ())
+    if evidence.special == "foreign_condition":
+        found = _conditions(catalogue)
+    return [_case(fault, evidence, variant) for variant in found]
+
+
+def _case(fault: Fault, evidence: Evidence, variant: Variant) -> Case:
+    world = World(exporter=None, dcgm=None) if variant.elsewhere else World()
+    changed = variant.shows(world)
+    if variant.elsewhere:
+        changed += _devices(0, 0)(world)
+    own = f'fault="{fault.slug}", class="{evidence.witness}", signal="{evidence.name}", node="{NODE}"'
+    counts = "counts" if variant.evident else "does not count"
+    return Case(
+        name=f"{fault.slug} ({evidence.witness} {evidence.name}): {variant.fact} {counts}",
+        series=merged(world.series(), changed),
+        queries=[
+            Query(
+                step=EVENT,
+                expr=f"count(gpuheal:fault_evidence:last_seen_seconds{{{own}}})",
+                samples=[("{}", 1.0)] if variant.evident else [],
+            )
+        ],
+        steps=EVENT,
+    )
+
+
+def _conditions(catalogue: Catalogue) -> list[Variant]:
+    def shown(kind: str, status: str) -> Shows:
+        return lambda world: world.of_ksm("kube_node_status_condition", always(1), condition=kind, status=status)
+
+    found = []
+    for condition in catalogue.conditions:
+        kind = condition.type.split("|")[0].replace(".+", "NPU_CARD_LOSE")
+        found.append(Variant(fact=f"condition {kind}", shows=shown(kind, condition.status), evident=True))
+    first = catalogue.conditions[0]
+    where = "a bad condition of a node without accelerators"
+    return [*found, Variant(fact=where, shows=shown(first.type, first.status), evident=False, elsewhere=True)]
+
+
+def _sxid(latched: float, action: str) -> Shows:
+    labels = {"switch": "0", "pci_bus_id": "0000:c1:00", "sxid": "12020", "link": "5", "severity": "fatal"}
+    return lambda world: [
+        *world.of_exporter("gpuheal_sxid_latched", labels, always(latched)),
+        *world.of_exporter("gpuheal_sxid_last_timestamp_seconds", labels, always(100)),
+        *world.of_exporter("gpuheal_sxid_resolution_info", {**labels, "action": action, "scope": "device"}, always(1)),
+    ]
+
+
+def _software(component: str) -> Sequence[Variant]:
+    labels = {"component": component}
+    return [
+        Variant(
+            fact="a component that does not run and need not",
+            shows=lambda world: [
+                *world.of_exporter("gpuheal_software_up", labels, always(0)),
+                *world.of_exporter("gpuheal_software_expected", labels, always(0)),
+            ],
+            evident=False,
+        )
+    ]
+
+
+def _devices(capacity: float, allocatable: float) -> Shows:
+    return lambda world: [
+        *world.of_ksm("kube_node_status_capacity", always(capacity), **DEVICES),
+        *world.of_ksm("kube_node_status_allocatable", always(allocatable), **DEVICES),
+    ]
+
+
+def _mask(value: float) -> Shows:
+    return lambda world: world.of_dcgm("DCGM_FI_DEV_CLOCKS_EVENT_REASONS", 1, always(value))
+
+
+def _clocks(**reasons: float) -> Shows:
+    return lambda world: [
+        series
+        for reason, value in reasons.items()
+        for series in world.of_exporter("gpuheal_gpu_clocks_event", {**GPU, "reason": reason}, always(value))
+    ]
+
+
+def _not_ready(world: World) -> list[Series]:
+    return world.of_ksm("kube_node_status_condition", always(0), condition="Ready", status="true")
+
+
+def _no_module(world: World) -> list[Series]:
+    return [
+        *world.of_exporter("gpuheal_driver_module_loaded", {"module": "nvidia"}, always(0)),
+        *world.of_exporter("gpuheal_driver_pci_gpus", {}, always(0)),
+    ]
+
+
+def _manager(status: float) -> Shows:
+    return lambda world: world.of_dcgm("DCGM_FI_DEV_FABRIC_MANAGER_STATUS", 1, always(status))
+
+
+VARIANTS: Mapping[str, Sequence[Variant]] = {
+    "sxid_fatal": [
+        Variant(fact="a switch error that asks for nothing", shows=_sxid(1, "none"), evident=False),
+        Variant(fact="a switch error that is no longer latched", shows=_sxid(0, "reboot"), evident=False),
+    ],
+    "sxid_degraded": [
+        Variant(fact="a switch error that asks for nothing", shows=_sxid(1, "none"), evident=False),
+        Variant(fact="a switch error that is no longer latched", shows=_sxid(0, "alert"), evident=False),
+    ],
+    "fabric_manager_software": _software("fabricmanager"),
+    "plugin_software": _software("device-plugin"),
+    "dcgm_fabric_manager": [
+        Variant(fact="status 1, does not run", shows=_manager(1), evident=True),
+        Variant(fact="status 4, failed to train", shows=_manager(4), evident=True),
+        Variant(fact="status 2, is starting", shows=_manager(2), evident=False),
+    ],
+    "driver_module_missing": [
+        Variant(fact="a missing module without a GPU on the bus", shows=_no_module, evident=False)
+    ],
+    "no_allocatable": [Variant(fact="a capacity of none", shows=_devices(0, 0), evident=False)],
+    "dcgm_clocks_thermal": [
+        Variant(fact="software slowdown by heat alone", shows=_mask(0x20), evident=True),
+        Variant(fact="hardware slowdown by heat alone", shows=_mask(0x40), evident=True),
+        Variant(fact="the power brake", shows=_mask(0x80), evident=False),
+    ],
+    "slowdown_unexplained": [
+        Variant(
+            fact="slowdown with heat as its reason", shows=_clocks(hw_slowdown=1, hw_thermal_slowdown=1), evident=False
+        ),
+        Variant(
+            fact="slowdown without heat or power brake",
+            shows=_clocks(hw_slowdown=1, hw_thermal_slowdown=0, hw_power_brake=0),
+            evident=True,
+        ),
+    ],
+    "dcgm_slowdown_unexplained": [
+        Variant(fact="slowdown with software's heat", shows=_mask(0x8 + 0x20), evident=False),
+        Variant(fact="slowdown with hardware's heat", shows=_mask(0x8 + 0x40), evident=False),
+        Variant(fact="slowdown with the power brake", shows=_mask(0x8 + 0x80), evident=False),
+    ],
+    "not_ready": [Variant(fact="a node without accelerators", shows=_not_ready, evident=False, elsewhere=True)],
+}
