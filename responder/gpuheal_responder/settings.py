@@ -163,7 +163,7 @@ class Kubernetes:
     context: str = ""
     """Context of the kubeconfig; empty = its current one."""
 
-    page_size: int = 100
+    page_size: int = 50
     """Objects per page of a LIST."""
 
     concurrency: int = 32

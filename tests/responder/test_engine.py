@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 from tests.responder.stage import CLUSTER, Stage
 
 from gpuheal_responder.core.model import Alert, Mode
+from gpuheal_responder.shell.engine import Pace
+from gpuheal_responder.shell.fair import SLICE_S
+from gpuheal_responder.shell.observe import observe
 
 
 async def test_a_broken_gpu_is_healed_and_the_node_given_back_exactly() -> None:
@@ -70,3 +77,50 @@ async def test_an_observed_fault_does_not_hide_one_to_act_on() -> None:
     stage.break_gpu()
     assert (await stage.play(until="Done"))[-1] == "Done restored"
     assert stage.cases()[0].policy == act.name
+
+
+async def until(check: Callable[[], bool]) -> None:
+    """Return when it is true; it fails after ten seconds."""
+    deadline = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def test_a_new_leader_looks_at_once() -> None:
+    """A follower asks again and again whether it leads: after an election nobody waits for a whole tick."""
+    stage = Stage()
+    stage.break_gpu()
+    stage.leads = False
+    stage.engine.pace = Pace(poll=timedelta(milliseconds=10), gap=timedelta(0), tick=timedelta(hours=1))
+    stop = asyncio.Event()
+    running = asyncio.create_task(stage.engine.run(stop))
+    await until(lambda: stage.engine.looked_at is not None)
+    assert not stage.heard.verdicts
+    stage.leads = True
+    await until(lambda: bool(stage.heard.verdicts))
+    stop.set()
+    await running
+
+
+async def test_a_look_at_a_large_fleet_leaves_the_loop_to_others() -> None:
+    """While a round counts a thousand nodes and decides about them, others that wait for the loop get their turn."""
+    stage = Stage(nodes=1000)
+    for index in range(100):
+        stage.break_gpu(index)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    waiting = asyncio.create_task(others())
+    look = await observe(stage.engine.ports, cluster=CLUSTER, known_faults=stage.faults)
+    seen, before = turns, time.process_time()
+    await stage.engine._board(look)
+    spent = time.process_time() - before
+    waiting.cancel()
+    assert seen > 0
+    assert turns - seen >= int(spent / (4 * SLICE_S))

@@ -21,6 +21,7 @@ from gpuheal_responder.shell.alerts import AlertmanagerAlerts
 from gpuheal_responder.shell.controls import KubeControls
 from gpuheal_responder.shell.desk import KubeHolds
 from gpuheal_responder.shell.evidence import PrometheusEvidence
+from gpuheal_responder.shell.interpreter import Interpreter
 from gpuheal_responder.shell.kube import ClusterSettings, KubeCluster
 from gpuheal_responder.shell.kube_api import Api, connect
 from gpuheal_responder.shell.kube_job import KubeJobs
@@ -146,6 +147,6 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         may_act=lambda: election.is_leader,
         services=(
             *(Closing(source.close) for source in (api, alerts, evidence)),
-            *(StallMonitor(telemetry.stalled), cluster, remediations, election),
+            *(Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, election),
         ),
     )

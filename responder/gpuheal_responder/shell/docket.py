@@ -10,20 +10,21 @@ from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.model import Case, Node
 from gpuheal_responder.core.policy import Policy, match
 from gpuheal_responder.ports import Stored
+from gpuheal_responder.shell.fair import sliced
 from gpuheal_responder.shell.observe import Look, faults_for, taken_at, watermark_of
 
 Subject = tuple[str, Case, Policy | None, Stored | None]
 """Node name, case, the policy it is under (None: it does not exist any more), and how the case is stored, if it is."""
 
 
-def subjects(look: Look, policies: Sequence[Policy], owner: str) -> list[Subject]:
+async def subjects(look: Look, policies: Sequence[Policy], owner: str) -> list[Subject]:
     """Return what to decide about, oldest case first."""
     by_name = {p.name: p for p in policies}
     found: list[Subject] = []
-    for name, stored in look.open.items():
+    async for name, stored in sliced(look.open.items()):
         case = _reconsidered(look, stored.case, policies)
         found.append((name, case, by_name.get(case.policy), stored))
-    for name, node in look.nodes.items():
+    async for name, node in sliced(look.nodes.items()):
         if name in look.open:
             continue
         if node.undo is not None and node.undo.owner == owner:

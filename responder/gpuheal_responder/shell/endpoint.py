@@ -17,7 +17,9 @@ from gpuheal_responder.settings import ClientTls, Endpoint
 from gpuheal_responder.shell.reload import Watched, read_secret
 
 LARGEST_BODY = 64 * 1024 * 1024
-BIG_BODY = 256 * 1024  # json.loads takes about 10 ms per MiB: bigger ones are read in a thread
+BIG_BODY = 256 * 1024
+"""json.loads takes about 10 ms per MiB: bigger ones are read in a thread, one after the other, for it holds the
+interpreter all that time and what it makes keeps the garbage collector busy."""
 MOST_ADDRESSES = 32
 
 T = TypeVar("T")
@@ -32,6 +34,7 @@ class Client:
         self._source = source
         self._timeout = endpoint.timeout.total_seconds()
         self._session: aiohttp.ClientSession | None = None
+        self._one_at_a_time = asyncio.Lock()
         url = urlsplit(endpoint.url)
         self.host = url.hostname or ""
         self.port = url.port or (443 if url.scheme == "https" else 80)
@@ -99,7 +102,10 @@ class Client:
                 body = await self._body(answer)
                 if answer.status != 200:
                     raise ObserveError(self._source, f"HTTP {answer.status}: {_excerpt(body)}")
-                return await asyncio.to_thread(read, body) if len(body) > BIG_BODY else read(body)
+                if len(body) <= BIG_BODY:
+                    return read(body)
+                async with self._one_at_a_time:
+                    return await asyncio.to_thread(read, body)
         except TimeoutError:
             raise ObserveError(self._source, f"no answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as problem:

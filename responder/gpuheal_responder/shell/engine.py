@@ -26,6 +26,7 @@ from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ActionError, ObserveError
 from gpuheal_responder.ports import Recorder, Stored
 from gpuheal_responder.shell.docket import Subject, subjects
+from gpuheal_responder.shell.fair import sliced
 from gpuheal_responder.shell.observe import Details, Look, Ports, details, observe, standing_of, world_of
 from gpuheal_responder.shell.perform import Performer
 from gpuheal_responder.shell.record import decision
@@ -140,17 +141,15 @@ class Engine:
         self._soon = False
         self._pause = self.pace.tick
         if not self.may_act():
+            self._soon = True  # the round after an election must not wait for a whole tick
             return ()
         look = await observe(self.ports, cluster=self.cluster, known_faults=self.known_faults)
         self.recorder.looked(look.problems, look.intake.dead)
         if look.intake.watchdog_at is not None:
             self.heartbeat(look.intake.watchdog_at)
-        board = self._board(look)
-        works = [
-            w
-            for s in subjects(look, self.policies(), self.owner)
-            if (w := self._decide(look, board, s, Details())) is not None
-        ]
+        board = await self._board(look)
+        cases_due = await subjects(look, self.policies(), self.owner)
+        works = [w async for s in sliced(cases_due) if (w := self._decide(look, board, s, Details())) is not None]
         urgent = [w for w in works if _contains(w.verdict)]
         await self._each(urgent, self._perform)
         await self._each(self._in_turn(works), lambda work: self._go_on(look, board, work), until_woken=True)
@@ -189,10 +188,12 @@ class Engine:
         With `until_woken` no more than a first batch is begun once a delivery has woken us: what is left over will be
         done by a later round, and a node that has just become faulty is contained before.
         """
-        gate = asyncio.Semaphore(self.pace.concurrency)
+        gate, starting = asyncio.Semaphore(self.pace.concurrency), asyncio.Lock()
 
         async def one(index: int, item: T) -> None:
             async with gate:
+                async with starting:
+                    await asyncio.sleep(0)  # as many as start at once would hold the loop in a row
                 if until_woken and index >= self.pace.concurrency and self._wake.is_set():
                     self._soon = True
                     return
@@ -207,12 +208,12 @@ class Engine:
 
         await asyncio.gather(*(one(index, item) for index, item in enumerate(items)))
 
-    def _board(self, look: Look) -> Board:
+    async def _board(self, look: Look) -> Board:
         held = {name: stored.case for name, stored in look.open.items()}
-        ledger = Ledger(
-            standing_of(node, held.get(name), look.intake.faults.get(name, ()), look.now, self.budget_keys)
-            for name, node in look.nodes.items()
-        )
+        ledger = Ledger(())
+        async for name, node in sliced(look.nodes.items()):
+            faults = look.intake.faults.get(name, ())
+            ledger.put(standing_of(node, held.get(name), faults, look.now, self.budget_keys))
         return Board(ledger=ledger, gangs={name: case.gangs for name, case in held.items() if started(case)})
 
     async def _look_closer(self, look: Look, board: Board, work: Work) -> None:

@@ -84,7 +84,9 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
     past: dict[str, list[Case]] = {}
     for ended in closed:
         past.setdefault(ended.case.node, []).append(ended.case)
-    intake = fold(peers, cluster=cluster, known_faults=known_faults, known_nodes=nodes)
+    intake = await asyncio.to_thread(  # thousands of alerts may fire at once
+        fold, peers, cluster=cluster, known_faults=known_faults, known_nodes=nodes
+    )
     problems = [f"alertmanager {p.name}: {p.problem}" for p in peers if not p.answered]
     interest = {name for name, node in nodes.items() if node.undo is not None} | intake.faults.keys()
     evidence: Mapping[str, Evidence] | None = None

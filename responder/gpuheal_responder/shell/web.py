@@ -106,7 +106,8 @@ class Web:
             denial = found if isinstance(found, Denial) else None
         if denial is not None:
             return refused(denial)
-        return web.Response(body=self._intake.telemetry.text(), headers={"Content-Type": CONTENT_TYPE})
+        text = await asyncio.to_thread(self._intake.telemetry.text)  # thousands of cases may stand in it
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _webhook(self, request: web.Request) -> web.Response:
         began = asyncio.get_running_loop().time()

@@ -120,10 +120,10 @@ async def test_series_become_evidence(make_script: MakeScript) -> None:
 
 
 async def test_all_queries_are_of_one_moment_and_few(make_script: MakeScript) -> None:
-    """Whatever the fleet's size there are three queries, plus three per 200 nodes whose health is asked for."""
+    """Whatever the fleet's size there are three queries, plus three per 100 nodes whose health is asked for."""
     script, server = await prometheus(make_script, {})
     source = await source_at(script)
-    await source.read([f"n{i}" for i in range(201)])
+    await source.read([f"n{i}" for i in range(101)])
     await source.close()
     assert len(server.asked) == 3 + 3 * 2
     assert {moment for _, moment in server.asked} == {f"{T:.3f}"}
