@@ -32,7 +32,15 @@ STATE_FAULTS = frozenset(
     }
 )
 SHARED_FAULTS = frozenset(
-    {shared.FAULT, "gpu-fell-off-bus", "gpu-recovery-required", "app-gpu-error", "gpu-suspect-repeat", "gpu-ecc-trend"}
+    {
+        shared.FAULT,
+        "gpu-fell-off-bus",
+        "gpu-recovery-required",
+        "app-gpu-error",
+        "gpu-suspect-repeat",
+        "gpu-ecc-trend",
+        "gpu-missing",
+    }
 )
 FIRST = (
     "shared",
@@ -55,7 +63,10 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:node_score": ("state",),
     "gpuheal:node_tier": ("state",),
     "gpuheal:gpu_state": ("state", "gpu-fell-off-bus"),
-    "gpuheal:gpu_suspect": ("state",),
+    "gpuheal:gpu_suspect": (
+        "shared",
+        "state",
+    ),
     "gpuheal:app_xid_owner": ("shared", "gpu-suspect-repeat"),
     "gpuheal:dcgm_clocks_event": ("gpu-thermal", "gpu-power", "gpu-slow"),
     "gpuheal:signal:near": ("gpu-thermal",),
@@ -70,6 +81,7 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:xid_harmless": ("nvlink-fault", "nvlink-degraded"),
     "gpuheal:fault_witness": ("state", "gpu-gsp-timeout", "gpu-fell-off-bus"),
     "gpuheal:fault_confidence": ("shared",),
+    "gpuheal:fault_active": ("shared",),
     "gpuheal:fault_evidence:open": ("gpu-fell-off-bus", "state"),
     "gpuheal:node_guard": ("pipeline", "gpu-missing"),
     "gpuheal:gpu_node": ("shared", "node-not-ready", "gpu-missing", "node-gpu-condition"),

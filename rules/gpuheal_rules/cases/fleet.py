@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from gpuheal_rules.cases import pipeline
 from gpuheal_rules.cases.pipeline import alert_labels, expect, of_prometheus, wait_steps
@@ -61,14 +62,6 @@ def _node_problem(shows: Callable[[int, int], list[Series]], *, lasting: int = 0
     return make
 
 
-def _exporter_down(first: int, last: int) -> list[Series]:
-    return [*lean(exporter=lambda step: not first <= step < last).series(), _ready(always(1))]
-
-
-def _dcgm_down(first: int, last: int) -> list[Series]:
-    return [*lean(dcgm=lambda step: not first <= step < last).series(), _ready(always(1))]
-
-
 def _frozen(first: int, last: int) -> list[Series]:
     def beat(step: int) -> float:
         return float((first if first <= step < last else step) * STEP_SECONDS)
@@ -82,11 +75,25 @@ def _kmsg(first: int, last: int) -> list[Series]:
     return merged(world.series(), world.of_exporter("gpuheal_kmsg_up", {}, between(first, last, 0.0, 1.0)))
 
 
-def _exporter_down_cases(fault: Fault, alert: Alert) -> list[Case]:
+def _down_cases(source: str) -> Maker:
+    """Return a maker of the cases of a target (`exporter` or `dcgm`) that cannot be scraped."""
+
+    def down(first: int, last: int) -> list[Series]:
+        return [*lean(**{source: lambda step: not first <= step < last}).series(), _ready(always(1))]
+
+    def make(fault: Fault, alert: Alert) -> list[Case]:
+        return [*_node_problem(down)(fault, alert), *_down_nodes(source, fault, alert)]
+
+    return make
+
+
+def _down_nodes(source: str, fault: Fault, alert: Alert) -> list[Case]:
     down, end = EVENT, EVENT + wait_steps(alert) + 5
+    away: dict[str, Any] = {source: lambda step: step < down}
+    returning: dict[str, Any] = {source: lambda step: step < down or step >= down + 30}
     dead = World(exporter=lambda step: step < down, dcgm=lambda step: step < down)
     dead_series = merged(dead.series(), [_ready(lambda step: 1.0 if step < down else 0.0)])
-    leaving = World().of_ksm("kube_node_spec_taint", always(1), key="ToBeDeletedByClusterAutoscaler")
+    leaving = _leaving(NODE)
     host = Series(
         metric="up",
         labels={"job": "node-exporter", "instance": "10.0.0.5:9100", "node": NODE},
@@ -94,9 +101,8 @@ def _exporter_down_cases(fault: Fault, alert: Alert) -> list[Case]:
     )
     fires = (alert_labels(fault, alert, node=NODE, **TOPOLOGY), 1.0)
     not_ready = f'ALERTS{{alertname="GPUNodeNotReady", node="{NODE}"}}'
-    booting = World(exporter=lambda step: step < down or step >= down + 30, booted_at=down * STEP_SECONDS + 300.0)
+    booting = World(**returning, booted_at=down * STEP_SECONDS + 300.0)
     return [
-        *_node_problem(_exporter_down)(fault, alert),
         Case(
             name=f"{alert.name} is quiet when the whole node is down: that is another alert's business",
             series=dead_series,
@@ -106,13 +112,13 @@ def _exporter_down_cases(fault: Fault, alert: Alert) -> list[Case]:
         ),
         Case(
             name=f"{alert.name} takes a node that answers node-exporter for alive, without kube-state-metrics",
-            series=[*lean(exporter=lambda step: step < down).series(), host],
+            series=[*lean(**away).series(), host],
             alerts=[expect(alert, end, fires), expect(alert, end + 20)],
             steps=end + 20,
         ),
         Case(
             name=f"{alert.name} is quiet for a node that the autoscaler is about to delete",
-            series=[*lean(exporter=lambda step: step < down).series(), _ready(always(1)), *leaving],
+            series=[*lean(**away).series(), _ready(always(1)), *leaving],
             alerts=[expect(alert, end)],
             steps=end,
         ),
@@ -125,7 +131,7 @@ def _exporter_down_cases(fault: Fault, alert: Alert) -> list[Case]:
         Case(
             name=f"{alert.name} is quiet while the GPU operator upgrades the driver of the node",
             series=[
-                *World(exporter=lambda step: step < down).series(),
+                *World(**away).series(),
                 *World().of_ksm(
                     "kube_node_labels", always(1), label_nvidia_com_gpu_driver_upgrade_state="pod-restart-required"
                 ),
@@ -202,6 +208,19 @@ def _fleet(count: int, bad: int, racks: int = 1, **kwargs: str) -> list[Series]:
     return found
 
 
+def _silent_fleet(count: int, silent: int) -> list[Series]:
+    found: list[Series] = []
+    for index in range(count):
+        alive = (lambda step: step < EVENT) if index < silent else (lambda _step: True)
+        topology = {"rack": "r0", "zone": "z1", "fabric_domain": "f0"}
+        found += lean(node=f"gpu-node-{index + 1}", topology=topology, dcgm=None, exporter=alive).series()
+    return found
+
+
+def _leaving(node: str) -> list[Series]:
+    return World(node=node).of_ksm("kube_node_spec_taint", always(1), key="ToBeDeletedByClusterAutoscaler")
+
+
 def _correlated(domain: str) -> Maker:
     def make(fault: Fault, alert: Alert) -> list[Case]:
         name = {"rack": "r0", "fabric_domain": "f0"}[domain]
@@ -213,6 +232,20 @@ def _correlated(domain: str) -> Maker:
                 series=_fleet(8, 3),
                 alerts=[expect(alert, EVENT - 1), expect(alert, EVENT, fires), expect(alert, later)],
                 steps=later,
+                alone=True,
+            ),
+            Case(
+                name=f"{alert.name} fires for three nodes whose GPUs are unknown",
+                series=_silent_fleet(8, 3),
+                alerts=[expect(alert, EVENT - 1), expect(alert, EVENT, fires)],
+                steps=EVENT,
+                alone=True,
+            ),
+            Case(
+                name=f"{alert.name} is quiet for three nodes that the autoscaler is about to delete",
+                series=[*_fleet(8, 3), *(s for index in range(3) for s in _leaving(f"gpu-node-{index + 1}"))],
+                alerts=[expect(alert, EVENT), expect(alert, EVENT + 5)],
+                steps=EVENT + 5,
                 alone=True,
             ),
             Case(
@@ -253,6 +286,9 @@ def _rollout(fault: Fault, alert: Alert) -> list[Case]:
     ]
 
 
+_GROWTH = 'max(gpuheal:fault_nodes:growth10m{fault="gpu-fell-off-bus"})'
+
+
 def _anomaly(fault: Fault, alert: Alert) -> list[Case]:
     fires = (alert_labels(fault, alert), 3.0)
     return [
@@ -261,6 +297,16 @@ def _anomaly(fault: Fault, alert: Alert) -> list[Case]:
             series=_fleet(14, 3, racks=14),
             alerts=[expect(alert, EVENT - 1), expect(alert, EVENT, fires), expect(alert, EVENT + 120, fires)],
             steps=EVENT + 120,
+            alone=True,
+        ),
+        Case(
+            name=f"{alert.name} counts the nodes of the last ten minutes",
+            series=_fleet(14, 3, racks=14),
+            queries=[
+                Query(step=EVENT + 39, expr=_GROWTH, samples=[("{}", 3.0)]),
+                Query(step=EVENT + 41, expr=_GROWTH),
+            ],
+            steps=EVENT + 41,
             alone=True,
         ),
         Case(
@@ -282,8 +328,8 @@ def _anomaly(fault: Fault, alert: Alert) -> list[Case]:
 
 MAKERS: Mapping[str, Maker] = {
     "watchdog": pipeline.watchdog,
-    "exporter_down": _exporter_down_cases,
-    "dcgm_down": _node_problem(_dcgm_down),
+    "exporter_down": _down_cases("exporter"),
+    "dcgm_down": _down_cases("dcgm"),
     "exporter_frozen": _node_problem(_frozen, lasting=8),
     "exporter_missing": _missing,
     "kmsg_down": _node_problem(_kmsg),

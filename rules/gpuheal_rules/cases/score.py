@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, World, always, lean, merged, since
+from gpuheal_rules.cases.growth import GROWTH
+from gpuheal_rules.cases.world import NODE, STALE, UUIDS, Case, Query, Series, World, always, lean, merged, since
 from gpuheal_rules.cases.xid import EVENT
 from gpuheal_rules.model import Catalogue
 
@@ -19,6 +20,9 @@ def cases(_catalogue: Catalogue) -> list[Case]:
     throttled = world.of_exporter("gpuheal_gpu_clocks_event", {**gpu, "reason": "hw_thermal"}, always(1))
     pending = world.of_exporter("gpuheal_gpu_row_remap_pending", gpu, always(1))
     fault = world.xid(1, 62, EVENT)
+    corrected = Series(
+        metric=GROWTH, labels={"node": NODE, "gpu_uuid": UUIDS[1], "signal": "ecc_corrected"}, at=always(500)
+    )
     lost = World(present=lambda index, step: index != 1 or step < EVENT)
     return [
         _scored("a healthy GPU scores 1", world.series(), 1.0, "critical-training"),
@@ -28,6 +32,14 @@ def cases(_catalogue: Catalogue) -> list[Case]:
         _scored("heat costs 0.1 at most", merged(world.series(), oven), 0.9, "inference"),
         _scored("clocks held by heat cost 0.1", merged(world.series(), throttled), 0.9, "inference"),
         _scored("a memory repair costs 0.2", merged(world.series(), pending), 0.8, "inference"),
+        _scored("half a day's corrected errors cost 0.1", [*world.series(), corrected], 0.9, "inference"),
+        _state("a GPU with an Xid of the hardware is faulty", [*world.series(), *fault], 3),
+        _state("a GPU with Xid 79 that is there is faulty", [*world.series(), *world.xid(1, 79, EVENT)], 3),
+        _state("a GPU that is gone is lost", lost.series(), 4),
+        _state("a GPU with a memory repair is degraded", merged(world.series(), pending), 1),
+        _partly(),
+        _untiered("inference", links),
+        _untiered("preemptible", fault),
         _scored("losses multiply", merged(world.series(), [*links, *fault, *pending]), 0.6 * 0.85 * 0.8, "preemptible"),
         _scored("a lost GPU scores 0", lost.series(), 0.0, "preemptible"),
         _unknown(),
@@ -110,6 +122,54 @@ def _scored(fact: str, series: list[Series], score: float, tier: str) -> Case:
             ),
         ],
         steps=step,
+    )
+
+
+def _state(fact: str, series: list[Series], state: float) -> Case:
+    expr = _gpu("gpuheal:gpu_state")
+    return Case(
+        name=f"State: {fact}",
+        series=series,
+        queries=[Query(step=EVENT + 8, expr=expr, samples=[(expr, state)])],
+        steps=EVENT + 8,
+    )
+
+
+def _unseen(world: World, gpu: int, end: int) -> list[Series]:
+    """Return that the exporter no longer says whether the GPU is present, from step `end` on."""
+    return [
+        Series(metric=s.metric, labels=s.labels, at=lambda step: 1.0 if step < end else STALE if step == end else None)
+        for s in world.series()
+        if s.metric == "gpuheal_gpu_present" and s.labels["gpu_uuid"] == UUIDS[gpu]
+    ]
+
+
+def _partly() -> Case:
+    world = lean(dcgm=None)
+    other = f'gpuheal:gpu_score{{gpu_uuid="{UUIDS[0]}", node="{NODE}"}}'
+    return Case(
+        name="Score: a node has none while one of its GPUs is unknown",
+        series=merged(world.series(), _unseen(world, 1, EVENT)),
+        queries=[
+            Query(step=EVENT + 1, expr=other, samples=[(other, 1.0)]),
+            Query(step=EVENT + 1, expr=_node("gpuheal:node_score")),
+        ],
+        steps=EVENT + 1,
+    )
+
+
+def _untiered(tier: str, worse: list[Series]) -> Case:
+    world = World(dcgm=None)
+    end = EVENT + 70
+    known = _node("gpuheal:node_tier")
+    return Case(
+        name=f"Tier: a node of tier {tier} has none while one of its GPUs is unknown",
+        series=merged(world.series(), [*worse, *_unseen(world, 0, end)]),
+        queries=[
+            Query(step=end - 1, expr=known, samples=[(_node("gpuheal:node_tier", tier=tier), 1.0)]),
+            Query(step=end + 1, expr=known),
+        ],
+        steps=end + 1,
     )
 
 

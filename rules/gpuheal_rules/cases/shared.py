@@ -216,7 +216,19 @@ def _owners() -> list[Case]:
             found += world.of_exporter("gpuheal_gpu_pod_info", labels, between(first, last, 1))
         return found
 
+    state = _of("gpuheal:gpu_state")
     return [
+        _case(
+            "Owners: a settlement counts them anew, and the GPU stays suspect for a quarter of an hour",
+            [
+                *world.series(),
+                *world.xid(1, 31, EVENT),
+                *pods((0, EVENT + 2), (0, EVENT + 2), (0, EVENT + 2)),
+                settled("gpu-suspect-repeat", UUIDS[1], EVENT + 20, EVENT + 20),
+            ],
+            asked(suspect, (EVENT + 19, 1), (EVENT + 20, None)),
+            asked(state, (EVENT + 19, 2), (EVENT + 70, 2), (EVENT + 85, 0)),
+        ),
         _case(
             "Owners: three that failed one after the other make a suspect",
             [
@@ -292,7 +304,14 @@ def _unproven() -> list[Case]:
 
 def _topology() -> list[Case]:
     zone_only = lean(topology={"zone": "z1"})
+    silent = World(exporter=None, dcgm=None)
+    fewer = silent.of_ksm("kube_node_status_allocatable", always(1), resource="nvidia_com_gpu", unit="integer")
     return [
+        _case(
+            "Topology: a fault of a node that no exporter speaks for is active as well",
+            merged(silent.series(), fewer),
+            asked(f'max(gpuheal:fault_active:count{{fault="gpu-missing", node="{NODE}"}})', (EVENT, 1)),
+        ),
         Case(
             name="Topology: a node without a rack keeps its zone",
             series=[*zone_only.series(), *zone_only.xid(1, CODE, EVENT)],
@@ -304,5 +323,5 @@ def _topology() -> list[Case]:
                 )
             ],
             steps=EVENT,
-        )
+        ),
     ]

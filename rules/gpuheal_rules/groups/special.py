@@ -134,8 +134,16 @@ SPECIALS: Mapping[str, Special] = {
         "exporter",
     ),
     "dcgm_slowdown_unexplained": _plain(f"{_bit(0x8)} unless ({_bit(0x20)} or {_bit(0x40)} or {_bit(0x80)})", "dcgm"),
-    # Owners and latches outlast the silence of the exporter by themselves.
-    "suspect_owners": _plain(f"count by ({GPU}) ({OWNER}) >= {threshold('suspect_owners')}", ""),
+    # Owners and latches outlast the silence of the exporter by themselves. A settlement counts the owners anew.
+    "suspect_owners": _plain(
+        f"""
+        count by ({GPU}) (
+          {OWNER}
+            unless {OWNER} <= on ({GPU}) group_left () {CLEARED}{{fault="gpu-suspect-repeat"}}
+        ) >= {threshold("suspect_owners")}
+        """,
+        "",
+    ),
     "unknown_xid": _unknown_xid,
     "foreign_condition": _foreign,
     "not_ready": _plain(

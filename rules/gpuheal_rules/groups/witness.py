@@ -22,7 +22,7 @@ from gpuheal_rules.rule import (
 
 STATE = "gpuheal:gpu_state"
 UNKNOWN = "gpuheal:gpu_unknown:info"
-LOST = f'{COUNT}{{fault="gpu-fell-off-bus"}} and on ({GPU}) {OPEN}{{fault="gpu-fell-off-bus", signal=~"lost-.+"}}'
+LOST = f'{OPEN}{{fault="gpu-fell-off-bus", signal=~"lost-.+"}}'
 """GPUs that are gone for good, as far as anybody can tell."""
 ACTIVE = "gpuheal:fault_active:count"
 SUSPECT = "gpuheal:gpu_suspect:last_seconds"
