@@ -17,6 +17,7 @@ from gpuheal_responder.core.cases import open_case
 from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.model import Approval, Mode, Node
 from gpuheal_responder.core.policy import parse_policies
+from gpuheal_responder.core.undo import Marks
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.ports import Stored
@@ -105,8 +106,56 @@ async def test_s14_an_unhealthy_neighbour_counts() -> None:
     stage.advance(5)
     stage.break_gpu(0)
     said = await stage.play(20)
-    assert said[-1].startswith("Hold drain")
-    assert said[-1].endswith("-budget")
+    assert said[-1] == "Hold drain pool-budget"
+
+
+FLEET = 40
+"""Nodes of one pool: four may be out. Racks have four nodes and zones eight: of each one."""
+NEIGHBOUR = 5
+"""Another rack of the same zone."""
+
+
+async def test_s14_of_a_zone_only_rebooting_nodes_count() -> None:
+    """A node that a person has cordoned in the same zone, but in another rack, keeps nothing from being healed."""
+    stage = Stage(nodes=FLEET)
+    neighbour = await stage.sim.cluster.node(stage.names[NEIGHBOUR])
+    assert neighbour is not None
+    await stage.sim.cluster.mark(neighbour, Marks(taints=(), unschedulable=True, undo=None))
+    stage.break_gpu(0)
+    said = await stage.play(until="Done")
+    assert said[-1] == "Done restored"
+
+
+async def test_s14_two_nodes_of_a_zone_do_not_reboot_at_once() -> None:
+    """Pool and racks have room for both: the second waits for the first, by the budget of the zone."""
+    stage = Stage(nodes=FLEET)
+    stage.break_gpu(0)
+    stage.break_gpu(NEIGHBOUR)
+    most = 0
+    for _ in range(200):
+        await stage.round()
+        most = max(most, sum(any(a.cure or a.action == "drain" for a in c.attempts) for c in stage.heard.open_cases))
+        if stage.heard.words().count("Done restored") == 2:
+            break
+        stage.advance()
+    assert most == 1
+    assert len(stage.sim.machines.reboots) == 2
+    assert "Hold drain zone-budget" in stage.heard.words()
+
+
+async def test_s14_a_silent_kubelet_of_the_zone_counts_as_rebooting() -> None:
+    """Nobody knows what a node does that is not heard of; pool and rack have room."""
+    stage = Stage(nodes=FLEET)
+    stage.sim.fleet[stage.names[NEIGHBOUR]].cut_power()
+    for _ in range(120):
+        stage.advance()
+        silent = await stage.sim.cluster.node(stage.names[NEIGHBOUR])
+        assert silent is not None
+        if not silent.ready:
+            break
+    stage.break_gpu(0)
+    said = await stage.play(20)
+    assert said[-1] == "Hold drain zone-budget"
 
 
 async def test_s14_the_last_schedulable_node_of_a_pool_needs_a_person() -> None:

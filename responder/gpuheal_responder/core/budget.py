@@ -37,7 +37,8 @@ DEFAULT_KEYS: Mapping[str, tuple[str, ...]] = {
 class Standing:
     """How one GPU node counts in budgets.
 
-    `queued_at` is when a node was contained that waits for its first disruptive step; it is not `unavailable` then.
+    `disrupting` nodes may be rebooting at this moment. `queued_at` is when a node was contained that waits for its
+    first disruptive step; it is not `unavailable` then.
     """
 
     node: str
@@ -141,8 +142,17 @@ def allowance(percent: int, nodes: int) -> int:
     return max(1, nodes * percent // 100)
 
 
+def disrupted(count: DomainCount) -> int:
+    """Return how many nodes use up the limit of this domain: in a zone what may be rebooting, else all that are out.
+
+    A zone is large and its share small: were cordoned nodes to count, a few broken ones would stop it from being
+    healed, while pool and rack still have room.
+    """
+    return count.disrupting if count.dimension == ZONE else count.unavailable
+
+
 def disruption_limit(count: DomainCount, limits: Limits) -> int:
-    """Return how many nodes of this domain may be in remediation at once."""
+    """Return how many nodes of this domain may be in remediation at once; of a zone, how many may be rebooting."""
     match count.dimension:
         case "pool":
             return allowance(limits.pool_percent, count.nodes)

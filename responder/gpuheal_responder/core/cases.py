@@ -171,6 +171,14 @@ def started(case: Case) -> bool:
     return any(a.action == "drain" or a.cure for a in case.attempts)
 
 
+def disrupting(case: Case) -> bool:
+    """Return whether the case's node is between drain and proof, or whether it was rebooted is not known.
+
+    An escalated case does nothing more: its node is out, but it does not reboot unless a cure was left open.
+    """
+    return started(case) and (not case.escalated or any(a.cure and a.open for a in case.attempts))
+
+
 def plan(case: Case, policy: Policy, world: World) -> Stage:
     """Return what is due: the first step, in policy order, that the world does not show as done.
 

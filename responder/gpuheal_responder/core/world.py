@@ -23,7 +23,8 @@ class DomainCount:
     """How one failure domain of the node (pool, zone, rack, NVLink domain) stands, the node itself not counted in uses.
 
     `nodes` counts all GPU nodes of the pool in the domain; `unavailable` those in flight, unknown, tainted by us or
-    unhealthy; `disrupting` those between drain and proof; `marked_recently` those we tainted within the mark window.
+    unhealthy; `disrupting` those that may be rebooting: between drain and proof, of unknown outcome, or with a kubelet
+    that is not heard of; `marked_recently` those we tainted within the mark window.
     """
 
     dimension: str

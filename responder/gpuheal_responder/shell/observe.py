@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from gpuheal_responder.core.budget import DEFAULT_KEYS, MARK_WINDOW, Ledger, Standing, domains_of
-from gpuheal_responder.core.cases import started
+from gpuheal_responder.core.cases import disrupting, started
 from gpuheal_responder.core.faults import Intake, fold
 from gpuheal_responder.core.model import Case, Evidence, Fault, Node, Peer, Pod, Result, Severity
 from gpuheal_responder.core.policy import Phase, Policy
@@ -201,6 +201,8 @@ def standing_of(
 ) -> Standing:
     """Return how a node counts in budgets: out when in flight, escalated, cordoned by others or NotReady.
 
+    It may be rebooting while our case disrupts it, and while its kubelet is not heard of, whoever's doing that is.
+
     A faulty node that is not contained yet waits behind all that are: were it out for them, two faults at once in a
     small pool would keep the first from being healed until the mark budget let the second be contained.
     """
@@ -208,12 +210,13 @@ def standing_of(
     ours = node.undo is not None
     schedulable = node.ready and not node.unschedulable
     marked = node.undo is not None and now - node.undo.at < MARK_WINDOW
+    silent = not node.ready and not any(c.type == "Ready" and c.status == "False" for c in node.conditions)
     if case is not None and started(case):
         return Standing(
             node=node.name,
             domains=domains,
             unavailable=True,
-            disrupting=True,
+            disrupting=silent or disrupting(case),
             marked_recently=marked,
             schedulable=schedulable,
         )
@@ -221,6 +224,7 @@ def standing_of(
         return Standing(
             node=node.name,
             domains=domains,
+            disrupting=silent,
             marked_recently=marked,
             schedulable=schedulable,
             queued_at=node.undo.at if node.undo else None,
@@ -230,6 +234,7 @@ def standing_of(
         node=node.name,
         domains=domains,
         unavailable=ours or not schedulable,
+        disrupting=silent,
         marked_recently=marked,
         schedulable=schedulable and not faulty,
         queued_at=now if faulty and schedulable and not ours else None,

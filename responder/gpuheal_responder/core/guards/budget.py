@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from gpuheal_responder.core.budget import POOL, allowance, disruption_limit
+from gpuheal_responder.core.budget import POOL, ZONE, allowance, disrupted, disruption_limit
 from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.policy import Phase
 from gpuheal_responder.core.verdict import Refusal
@@ -18,7 +18,8 @@ def check(q: Question) -> Iterator[Refusal]:
     """Yield a refusal per exhausted budget; recovery (verify, probation, restore) is never blocked.
 
     Containing a node counts against the mark budget of its pool. A disruptive step counts everything unavailable in
-    each domain: in flight, unknown, marked by us, unhealthy. A pool's last schedulable node is never disrupted unasked.
+    each domain (in flight, unknown, marked by us, unhealthy), but in a zone only what may be rebooting. A pool's last
+    schedulable node is never disrupted unasked.
     """
     if q.giving_back or q.in_flight:
         return
@@ -44,12 +45,13 @@ def _marks(q: Question) -> Iterator[Refusal]:
 def _disruptions(q: Question) -> Iterator[Refusal]:
     for count in q.world.domains:
         limit = disruption_limit(count, q.policy.limits)
-        where = f"{count.dimension} {count.value}"
-        if count.unavailable + 1 > limit:
+        where, used = f"{count.dimension} {count.value}", disrupted(count)
+        what = "may be rebooting" if count.dimension == ZONE else "are out"
+        if used + 1 > limit:
             yield Refusal(
                 guard=GUARD,
                 reason=f"{count.dimension}-budget",
-                message=f"{count.unavailable} of {count.nodes} nodes of {where} are out, {limit} may be",
+                message=f"{used} of {count.nodes} nodes of {where} {what}, {limit} at once is allowed",
                 blockers=(f"{count.dimension}/{count.value}",),
                 retry_in=RETRY,
             )
