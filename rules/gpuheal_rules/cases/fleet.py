@@ -36,7 +36,7 @@ def _ready(at: Timeline) -> Series:
     return World().of_ksm("kube_node_status_condition", at, condition="Ready", status="true")[0]
 
 
-def _node_problem(shows: Callable[[int, int], list[Series]], *, lasting: int = 0) -> Maker:
+def _node_problem(shows: Callable[[int, int], list[Series]], *, lasting: int = 0, guarded: bool = True) -> Maker:
     """Return a maker of the cases of a problem of one node that begins at EVENT and ends."""
 
     def make(fault: Fault, alert: Alert) -> list[Case]:
@@ -45,6 +45,12 @@ def _node_problem(shows: Callable[[int, int], list[Series]], *, lasting: int = 0
         end = first + 4
         # Whether the left edge of a window counts depends on the version, so nothing is asked one step before.
         quiet = first - (2 if lasting else 1)
+        guard = Case(
+            name=f"{alert.name} is quiet for a node that the autoscaler is about to delete",
+            series=[*shows(EVENT, end), *_leaving(NODE)],
+            alerts=[expect(alert, end - 1)],
+            steps=end - 1,
+        )
         return [
             Case(
                 name=f"{alert.name} fires after its wait and ends with the problem",
@@ -56,7 +62,8 @@ def _node_problem(shows: Callable[[int, int], list[Series]], *, lasting: int = 0
                     expect(alert, end + 1),
                 ],
                 steps=end + 1,
-            )
+            ),
+            *([guard] if guarded else []),
         ]
 
     return make
@@ -93,7 +100,6 @@ def _down_nodes(source: str, fault: Fault, alert: Alert) -> list[Case]:
     returning: dict[str, Any] = {source: lambda step: step < down or step >= down + 30}
     dead = World(exporter=lambda step: step < down, dcgm=lambda step: step < down)
     dead_series = merged(dead.series(), [_ready(lambda step: 1.0 if step < down else 0.0)])
-    leaving = _leaving(NODE)
     host = Series(
         metric="up",
         labels={"job": "node-exporter", "instance": "10.0.0.5:9100", "node": NODE},
@@ -115,12 +121,6 @@ def _down_nodes(source: str, fault: Fault, alert: Alert) -> list[Case]:
             series=[*lean(**away).series(), host],
             alerts=[expect(alert, end, fires), expect(alert, end + 20)],
             steps=end + 20,
-        ),
-        Case(
-            name=f"{alert.name} is quiet for a node that the autoscaler is about to delete",
-            series=[*lean(**away).series(), _ready(always(1)), *leaving],
-            alerts=[expect(alert, end)],
-            steps=end,
         ),
         Case(
             name=f"{alert.name} is quiet while gpuheal works on the node and its operands are paused",
@@ -160,6 +160,12 @@ def _missing(fault: Fault, alert: Alert) -> list[Case]:
             steps=wait,
         ),
         Case(
+            name=f"{alert.name} is quiet for a node that the autoscaler is about to delete",
+            series=[*never.series(), *_leaving(NODE)],
+            alerts=[expect(alert, wait + 2)],
+            steps=wait + 2,
+        ),
+        Case(
             name=f"{alert.name} is quiet when a target exists but is down",
             series=World(exporter=lambda _step: False, dcgm=None).series(),
             alerts=[expect(alert, wait + 2)],
@@ -174,7 +180,7 @@ def _own(state: str) -> Maker:
         own = Series(metric="gpuheal_case_state", labels=labels, at=between(first, last, 1.0, 0.0))
         return [*lean().series(), own]
 
-    return _node_problem(shows)
+    return _node_problem(shows, guarded=False)
 
 
 def _single(metric: str, bad: Timeline, value: float, *, first: int = EVENT, **labels: str) -> Maker:
@@ -195,12 +201,13 @@ def _single(metric: str, bad: Timeline, value: float, *, first: int = EVENT, **l
     return make
 
 
-def _fleet(count: int, bad: int, racks: int = 1, **kwargs: str) -> list[Series]:
+def _fleet(count: int, bad: int, racks: int = 1, bad_version: str = "580", others: int = 0) -> list[Series]:
+    """Return nodes of which the first `bad` lose a GPU, all but `others` of them with their own driver version."""
     found: list[Series] = []
     for index in range(count):
         topology = {"rack": f"r{index % racks}", "zone": "z1", "fabric_domain": f"f{index % racks}"}
         world = lean(node=f"gpu-node-{index + 1}", topology=topology, dcgm=None)
-        version = {"driver_version": kwargs.get("bad_version", "580") if index < bad else "570"}
+        version = {"driver_version": bad_version if index < bad - others else "570"}
         found += world.series()
         found += world.of_exporter("gpuheal_nvml_driver_info", version, always(1))
         if index < bad:
@@ -274,6 +281,20 @@ def _rollout(fault: Fault, alert: Alert) -> list[Case]:
             series=_fleet(8, 3, racks=8),
             alerts=[expect(alert, EVENT - 1), expect(alert, EVENT, (alert_labels(fault, alert), 3.0))],
             steps=EVENT,
+            alone=True,
+        ),
+        Case(
+            name=f"{alert.name} is quiet when a new bad node has another version",
+            series=_fleet(8, 4, racks=8, others=1),
+            alerts=[expect(alert, EVENT), expect(alert, EVENT + 2)],
+            steps=EVENT + 2,
+            alone=True,
+        ),
+        Case(
+            name=f"{alert.name} is quiet for two nodes",
+            series=_fleet(8, 2, racks=8),
+            alerts=[expect(alert, EVENT), expect(alert, EVENT + 2)],
+            steps=EVENT + 2,
             alone=True,
         ),
         Case(

@@ -13,6 +13,7 @@ from gpuheal_rules.cases.world import (
     UUIDS,
     Case,
     Expectation,
+    Query,
     Series,
     Timeline,
     Value,
@@ -45,7 +46,16 @@ def of_a_day(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidenc
     def grown(step: int) -> Value:
         return bad if EVENT <= step < end else STALE if step == end else None
 
+    counter = f'max(gpuheal:gpu_counter:sum{{signal="{evidence.signal}", node="{NODE}"}})'
+    world = lean()
+    counted = merged(world.series(), of_signal(world, catalogue.signals[evidence.signal], lambda _step: 7.0))
     return [
+        Case(
+            name=f"{title} counts what its counter shows",
+            series=counted,
+            queries=[Query(step=20, expr=counter, samples=[("{}", 7.0)])],
+            steps=20,
+        ),
         case(
             "fires for a growth beyond the limit and resolves without it",
             lambda _step: True,

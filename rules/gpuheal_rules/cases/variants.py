@@ -108,6 +108,10 @@ def _clocks(**reasons: float) -> Shows:
     ]
 
 
+def _link(what: str, value: float) -> Shows:
+    return lambda world: world.of_exporter(f"gpuheal_gpu_pcie_link_{what}", GPU, always(value))
+
+
 def _not_ready(world: World) -> list[Series]:
     return world.of_ksm("kube_node_status_condition", always(0), condition="Ready", status="true")
 
@@ -162,6 +166,11 @@ VARIANTS: Mapping[str, Sequence[Variant]] = {
         Variant(fact="slowdown with software's heat", shows=_mask(0x8 + 0x20), evident=False),
         Variant(fact="slowdown with hardware's heat", shows=_mask(0x8 + 0x40), evident=False),
         Variant(fact="slowdown with the power brake", shows=_mask(0x8 + 0x80), evident=False),
+    ],
+    "pcie_below_maximum": [
+        Variant(fact="a lower generation under load", shows=_link("generation_under_load", 4), evident=True),
+        Variant(fact="half the width", shows=_link("width", 8), evident=True),
+        Variant(fact="a lower generation at rest", shows=_link("generation", 1), evident=False),
     ],
     "not_ready": [Variant(fact="a node without accelerators", shows=_not_ready, evident=False, elsewhere=True)],
 }
