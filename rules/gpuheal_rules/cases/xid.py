@@ -274,7 +274,14 @@ def _downgraded(fault: Fault, alert: Alert, code: int, about: Mapping[str, str])
             *world.of_dcgm("DCGM_FI_DEV_XID_ERRORS", 1, since(EVENT, code, 0.0), err_code="a"),
         ],
         alerts=[Expectation(step=EVENT + wait, alertname=alert.name) for wait in (0, 8)],
-        queries=[Query(step=EVENT + 8, expr=_milder(fault), samples=[("{}", 1.0)])],
+        queries=[
+            Query(step=EVENT + 8, expr=_milder(fault), samples=[("{}", 1.0)]),
+            Query(
+                step=EVENT + 8,
+                expr=f'max({WITNESS}{{fault="{fault.downgrade}", class="kernel", node="{NODE}"}})',
+                samples=[("{}", event_time(EVENT))],
+            ),
+        ],
         steps=EVENT + 8,
     )
 
