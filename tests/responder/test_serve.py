@@ -132,7 +132,6 @@ TASKS = {
     "dead man",
     "certificates",
     "stall monitor",
-    "garbage collector",
 }
 
 

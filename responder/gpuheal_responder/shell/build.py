@@ -128,6 +128,7 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         mode=settings.engine.mode,
         pipeline=pipeline,
     )
+    interpreter = Interpreter()
     return Parts(
         ports=Ports(
             cluster=cluster,
@@ -145,8 +146,9 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         telemetry=telemetry,
         pipeline=pipeline,
         may_act=lambda: election.is_leader,
+        rested=interpreter.rested,
         services=(
             *(Closing(source.close) for source in (api, alerts, evidence)),
-            *(Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, election),
+            *(interpreter, StallMonitor(telemetry.stalled), cluster, remediations, election),
         ),
     )

@@ -39,4 +39,6 @@ class Parts:
     telemetry: Telemetry
     pipeline: Pipeline
     may_act: Callable[[], bool] = lambda: True
+    rested: Callable[[], None] = lambda: None
+    """Called between two looks."""
     services: Sequence[Service] = ()
