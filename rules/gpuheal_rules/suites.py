@@ -77,7 +77,7 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:rack": ("fleet",),
     "gpuheal:fabric_domain": ("fleet",),
     "gpuheal:driver_version": ("fleet",),
-    "gpuheal:fault_nodes": ("fleet",),
+    "gpuheal:fault_nodes": ("telemetry-anomaly", "fleet"),
     "gpuheal:rdma_port_down": ("nic-down",),
     "gpuheal:xid_harmless": ("nvlink-fault", "nvlink-degraded"),
     "gpuheal:fault_witness": ("state", "gpu-gsp-timeout", "gpu-fell-off-bus"),
@@ -89,8 +89,8 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
 }
 
 
-BY_FAULT = {"nvlink-degraded": ("nvlink-fault",)}
-"""More suites for the rules of a fault: of the one it is the milder form of."""
+BY_FAULT = {"nvlink-degraded": ("nvlink-fault",), "gpu-suspect-repeat": ("shared",)}
+"""More suites for the rules of a fault: of the one it is the milder form of, or of what it is built from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,7 @@ def _nothing(catalogue: Catalogue, fault: Fault, alert: Alert) -> Case:
     )
     silent = (lambda s: s < EVENT) if of_cluster else (lambda _s: True)
     world = World(exporter=lambda s: s < EVENT, dcgm=lambda s: s < EVENT, ksm=silent)
-    evident = f'count(gpuheal:fault_evidence:last_seen_seconds{{fault="{fault.slug}", node=~"|{NODE}"}})'
+    evident = f'count(gpuheal:fault_evidence:last_seen_seconds{{fault="{fault.slug}", node="{NODE}"}})'
     return Case(
         name=f"{alert.name} has no evidence when all sources of a node that is well fall silent",
         series=world.series(),

@@ -101,7 +101,7 @@ def _confidence(key: str) -> Record:
         expr=promql(f"""
             ({COUNT} >= 2) * 0 + 0.99
               or group by ({key}) ({WITNESS}{{class="driver"}}) * 0.99
-              or group by ({key}) ({COUNT} and on ({key}) {OPEN}{{strength="strong"}}) * 0.9
+              or group by ({key}) ({OPEN}{{strength="strong"}}) * 0.9
               or {COUNT} * 0 + 0.6
             """),
     )
