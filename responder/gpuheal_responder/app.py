@@ -119,7 +119,6 @@ def build(settings: Settings, parts: Parts) -> App:
         known_faults=parts.faults,
         recorder=parts.telemetry,
         may_act=parts.may_act,
-        rested=parts.rested,
         heartbeat=parts.pipeline.beat,
         pace=Pace(
             tick=settings.engine.tick,

@@ -132,6 +132,7 @@ TASKS = {
     "dead man",
     "certificates",
     "stall monitor",
+    "garbage collector",
 }
 
 

@@ -128,7 +128,6 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         mode=settings.engine.mode,
         pipeline=pipeline,
     )
-    interpreter = Interpreter()
     return Parts(
         ports=Ports(
             cluster=cluster,
@@ -146,9 +145,8 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         telemetry=telemetry,
         pipeline=pipeline,
         may_act=lambda: election.is_leader,
-        rested=interpreter.rested,
         services=(
             *(Closing(source.close) for source in (api, alerts, evidence)),
-            *(interpreter, StallMonitor(telemetry.stalled), cluster, remediations, election),
+            *(Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, election),
         ),
     )

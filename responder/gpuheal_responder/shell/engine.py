@@ -90,8 +90,6 @@ class Engine:
     recorder: Recorder
     may_act: Callable[[], bool]
     heartbeat: Callable[[datetime], None] = lambda _: None
-    rested: Callable[[], None] = lambda: None
-    """Called after each look, when nothing of it is held any more."""
     pace: Pace = field(default_factory=Pace)
     budget_keys: Mapping[str, Sequence[str]] = field(default_factory=lambda: DEFAULT_KEYS)
     looked_at: datetime | None = None
@@ -115,7 +113,6 @@ class Engine:
             self._wake.clear()
             ok = await self._safe_round()
             self.recorder.ticked(asyncio.get_running_loop().time() - began, ok)
-            self.rested()
             await asyncio.sleep(self.pace.gap.total_seconds())
             pause = self.pace.poll if self._soon else min(self._pause, self.pace.tick)
             waits = [asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(stop.wait())]

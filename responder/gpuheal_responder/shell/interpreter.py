@@ -1,9 +1,9 @@
 """Settings of the Python interpreter that keep the event loop from standing still.
 
 Full garbage collections walk every object, and a large answer that is being decoded would set off several: they are
-made between two looks instead, when little is held, and what was loaded at the start is left out. Objects that refer to
-each other in no circle, as nearly all of ours, are freed at once as ever. Threads that compute give way sooner than by
-default, for the loop asks for the interpreter anew after every read and write.
+made once a minute instead, and what was loaded at the start is left out. Objects that refer to each other in no circle,
+as nearly all of ours, are freed at once as ever. Threads that compute give way sooner than by default, for the loop
+asks for the interpreter anew after every read and write.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from gpuheal_responder.shell.supervisor import end
 
 COLLECT_EVERY_S = 60.0
 NEVER = 2**31 - 1
@@ -33,30 +34,32 @@ class Interpreter:
     """The settings are in force from `start` to `stop`."""
 
     def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
         self._before: _Before | None = None
-        self._collected_at = 0.0
 
     def start(self) -> Sequence[asyncio.Task[None]]:
-        """Set them; there is no task."""
-        if self._before is None:
+        """Set them; return the task that collects garbage."""
+        if self._task is None:
             self._before = _Before(gc.get_threshold(), sys.getswitchinterval())
             gc.collect()
             gc.freeze()
             gc.set_threshold(*self._before.thresholds[:2], NEVER)
             sys.setswitchinterval(SWITCH_S)
-            self._collected_at = time.monotonic()
-        return ()
+            self._task = asyncio.create_task(self._run(), name="garbage collector")
+        return (self._task,)
 
     async def stop(self) -> None:
         """Set what was set before; repeatable."""
+        task, self._task = self._task, None
+        if task is not None:
+            await end(task)
         if self._before is not None:
             gc.set_threshold(*self._before.thresholds)
             gc.unfreeze()
             sys.setswitchinterval(self._before.switch_s)
             self._before = None
 
-    def rested(self) -> None:
-        """Collect garbage if the last time is a minute ago: nothing large is held at this moment."""
-        if self._before is not None and time.monotonic() - self._collected_at >= COLLECT_EVERY_S:
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(COLLECT_EVERY_S)
             gc.collect()
-            self._collected_at = time.monotonic()

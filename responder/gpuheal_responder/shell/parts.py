@@ -39,6 +39,4 @@ class Parts:
     telemetry: Telemetry
     pipeline: Pipeline
     may_act: Callable[[], bool] = lambda: True
-    rested: Callable[[], None] = lambda: None
-    """Called between two looks."""
     services: Sequence[Service] = ()
