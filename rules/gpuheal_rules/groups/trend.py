@@ -34,14 +34,13 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     key = f"{GPU}, signal"
     for window, before in (("1h", "55m"), ("24h", "1435m")):
         earlier = f"last_over_time({COUNTER}[10m] offset {before})"
-        # A counter that was not there counts from zero only if its GPU was being read then; a first sighting of old
-        # errors is no growth. A counter that fell was reset and counts from zero.
+        # A counter that was not there, or fell because it was reset, counts from zero, but only if its GPU was being
+        # read then: a first sighting of old errors is no growth.
         yield Record(
             name=f"gpuheal:gpu_counter:growth{window}",
             expr=promql(f"""
                 max by ({key}) (
                   ({COUNTER} - {earlier} >= 0)
-                    or ({COUNTER} and {earlier})
                     or ({COUNTER}{{source="dcgm"}} and on ({GPU}) ({IDENTITY}{{source="dcgm"}} offset {window} == 1))
                     or ({COUNTER}{{source="exporter"}} and on (node) {UP}{{source="exporter"}} offset {window})
                 ) > 0
