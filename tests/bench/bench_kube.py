@@ -1,6 +1,6 @@
 """How much memory and time following a fleet takes, and what a mark costs against a bare loop, on a real API server.
 
-    python tests/bench/bench_kube.py [--nodes 1000 10000] [--marks 1000] [--page 100] [--json FILE]
+    python tests/bench/bench_kube.py [--nodes 1000 10000] [--marks 1000] [--page 50] [--json FILE]
 
 The adapter runs in a process of its own, so its RSS is its own. Nodes are 25 KB of JSON each: images, labels and
 annotations.
@@ -224,7 +224,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--nodes", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--marks", type=int, default=1000)
-    parser.add_argument("--page", type=int, default=100)
+    parser.add_argument("--page", type=int, default=WatchSettings().page)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
