@@ -224,7 +224,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--nodes", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--marks", type=int, default=1000)
-    parser.add_argument("--page", type=int, default=WatchSettings().page)
+    parser.add_argument("--page", type=int, default=50)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
