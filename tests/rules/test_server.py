@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 NODES = 16
 MOST_PER_GPU = 5.0
-"""Samples one rule may read per GPU and evaluation; the densest, DCGM's identity, reads two fields and itself thrice."""
+"""Samples one rule may read per GPU and evaluation; DCGM's identity reads two fields and itself thrice."""
 ALL_PER_GPU = 40.0
 """Samples all rules together may read per GPU and evaluation."""
 FIXED, ALL_FIXED = 64, 10
