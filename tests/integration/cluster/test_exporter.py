@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,12 +56,17 @@ def plain(namespace: str, *components: str) -> Json:
     return {**kustomization, "components": [f"{folder}/{name}" for name in components]}
 
 
+def readme(name: str) -> str:
+    """The README's block marked `<!-- test: NAME -->`."""
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- test: {name} -->\n```\w+\n(.*?)\n```", text, re.DOTALL)
+    assert found, f"no block marked {name}"
+    return found[1]
+
+
 def from_readme(namespace: str) -> Json:
     """The overlay that the README shows, for another namespace."""
-    text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"<!-- test: overlay -->\n```yaml\n(.*?)\n```", text, re.DOTALL)
-    assert found
-    return {**yaml.safe_load(found[1]), "namespace": namespace}
+    return {**yaml.safe_load(readme("overlay")), "namespace": namespace}
 
 
 def nodes_with_pods(plane: ControlPlane, namespace: str) -> set[str]:
@@ -126,6 +133,37 @@ def test_the_pod_needs_a_namespace_of_its_own(plane: ControlPlane, tmp_path: Pat
         plane.admin.create("/api/v1/namespaces/gpuheal/pods?dryRun=All", pod)
     assert caught.value.status == 403
     assert found["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+
+
+def test_the_readme_lets_prometheus_find_the_exporters(control_plane: ControlPlane, tmp_path: Path) -> None:
+    """After its commands the account it names may list and watch nodes and all pods, and still no secret."""
+    roles = "/apis/rbac.authorization.k8s.io/v1"
+    config = f"--kubeconfig={control_plane.kubeconfig()}"
+    made = []
+    for command in readme("rights").splitlines():
+        program, *words = shlex.split(command)
+        assert program == "kubectl"
+        run(find("kubectl").command(config, *words, folder=tmp_path), deadline_s=60)
+        made.append(f"{roles}/{words[1]}s/{words[2]}")
+    namespace, name = words[-1].partition("=")[2].split(":")
+
+    def may(verb: str, resource: str) -> bool:
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": f"system:serviceaccount:{namespace}:{name}",
+                "resourceAttributes": {"verb": verb, "resource": resource},
+            },
+        }
+        asked = control_plane.admin.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        return bool(asked["status"]["allowed"])
+
+    for verb, resource in itertools.product(("list", "watch"), ("nodes", "pods")):
+        wait_for(lambda verb=verb, resource=resource: may(verb, resource), f"{verb} {resource}")  # type: ignore[misc]
+    assert not may("list", "secrets")
+    for path in made:
+        control_plane.admin.delete(path)
 
 
 def test_the_exporter_runs_on_gpu_nodes_contained_ones_too(
