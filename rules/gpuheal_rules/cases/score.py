@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuheal_rules.cases.growth import GROWTH
-from gpuheal_rules.cases.world import NODE, STALE, UUIDS, Case, Query, Series, World, always, lean, merged, since
+from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, World, always, lean, merged, since, until
 from gpuheal_rules.cases.xid import EVENT
 from gpuheal_rules.model import Catalogue
 
@@ -138,7 +138,7 @@ def _state(fact: str, series: list[Series], state: float) -> Case:
 def _unseen(world: World, gpu: int, end: int) -> list[Series]:
     """Return that the exporter no longer says whether the GPU is present, from step `end` on."""
     return [
-        Series(metric=s.metric, labels=s.labels, at=lambda step: 1.0 if step < end else STALE if step == end else None)
+        Series(metric=s.metric, labels=s.labels, at=until(end, 1.0))
         for s in world.series()
         if s.metric == "gpuheal_gpu_present" and s.labels["gpu_uuid"] == UUIDS[gpu]
     ]

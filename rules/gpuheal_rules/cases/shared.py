@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from gpuheal_rules.cases.world import (
     BUSES,
     NODE,
-    STALE,
     STEP_SECONDS,
     UUIDS,
     Case,
@@ -22,6 +21,7 @@ from gpuheal_rules.cases.world import (
     merged,
     settled,
     since,
+    until,
 )
 from gpuheal_rules.cases.xid import EVENT, silent_about_codes
 from gpuheal_rules.model import Catalogue
@@ -45,10 +45,6 @@ def _of(name: str, labels: str = "") -> str:
     return f'max({name}{{gpu_uuid="{UUIDS[1]}", node="{NODE}"{labels}}})'
 
 
-def _until(step: int, value: float) -> Timeline:
-    return lambda now: value if now < step else STALE if now == step else None
-
-
 def _case(name: str, series: Sequence[Series], *queries: Sequence[Query]) -> Case:
     found = [query for some in queries for query in some]
     return Case(name=name, series=series, queries=found, steps=max(query.step for query in found))
@@ -60,12 +56,12 @@ def _identity() -> list[Case]:
     fields = []
     for field in ("DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_SM_CLOCK"):
         world = lean(exporter=None)
-        without = merged(world.series(), world.of_dcgm(field, 1, _until(EVENT, 45.0)))
+        without = merged(world.series(), world.of_dcgm(field, 1, until(EVENT, 45.0)))
         fields.append(
             _case(f"Identity: a GPU that no longer shows {field} is there", without, asked(state, (EVENT + 10, 0)))
         )
     dropped = [
-        Series(metric=s.metric, labels=s.labels, at=_until(EVENT, 1.0))
+        Series(metric=s.metric, labels=s.labels, at=until(EVENT, 1.0))
         for s in lean(dcgm=None).series()
         if s.metric == "gpuheal_gpu_info" and s.labels["gpu_uuid"] == UUIDS[1]
     ]
@@ -107,7 +103,7 @@ def _kernel() -> list[Case]:
     ]
     told = settled(FAULT, UUIDS[1], EVENT + 5, EVENT + 5)
     forgotten = Series(
-        metric=told.metric, labels=told.labels, at=lambda s: told.at(s) if s < EVENT + 10 else _until(EVENT + 10, 0)(s)
+        metric=told.metric, labels=told.labels, at=lambda s: told.at(s) if s < EVENT + 10 else until(EVENT + 10, 0)(s)
     )
     return [
         _case(

@@ -13,6 +13,8 @@ Show = Callable[[World, Shown], list[Series]]
 SEEN = 100.0
 """Unix time of the event that timed evidence shows; the timestamp outlives the latch, as it may in the exporter."""
 
+DEVICES = {"resource": "nvidia_com_gpu", "unit": "integer"}
+SXID = {"switch": "0", "pci_bus_id": "0000:c1:00", "sxid": "12020", "link": "5", "severity": "fatal"}
 SAMPLE_LABELS: Mapping[str, Mapping[str, str]] = {
     "clocks_thermal": {"reason": "hw_thermal"},
     "clocks_power_brake": {"reason": "hw_power_brake"},
@@ -100,13 +102,11 @@ def _kernel(kind: str, severity: str = "") -> Show:
 
 
 def _sxid(action: str) -> Show:
-    labels = {"switch": "0", "pci_bus_id": "0000:c1:00", "sxid": "12020", "link": "5", "severity": "fatal"}
-
     def series(world: World, shown: Shown) -> list[Series]:
-        info = {**labels, "action": action, "scope": "device"}
+        info = {**SXID, "action": action, "scope": "device"}
         return [
-            *world.of_exporter("gpuheal_sxid_latched", labels, _switch(shown, 1.0, 0.0)),
-            *world.of_exporter("gpuheal_sxid_last_timestamp_seconds", labels, _switch(shown, SEEN, SEEN)),
+            *world.of_exporter("gpuheal_sxid_latched", SXID, _switch(shown, 1.0, 0.0)),
+            *world.of_exporter("gpuheal_sxid_last_timestamp_seconds", SXID, _switch(shown, SEEN, SEEN)),
             *world.of_exporter("gpuheal_sxid_resolution_info", info, _switch(shown, 1.0, None)),
         ]
 
@@ -140,15 +140,14 @@ def _unknown(world: World, shown: Shown) -> list[Series]:
     ]
 
 
-_COUNT = {"resource": "nvidia_com_gpu", "unit": "integer"}
 SPECIAL_SHOWS: Mapping[str, Show] = {
     "lost_nvml": _lost,
     "kernel_gpu_lost": _kernel("gpu_lost"),
     "kernel_pcie": _kernel("aer", "fatal"),
     "kernel_gsp": _kernel("gsp_rate_limited"),
     "pcie_below_maximum": _gpu("gpuheal_gpu_pcie_link_width", 8, 16.0),
-    "allocatable_below_capacity": _ksm("kube_node_status_allocatable", 1, 2.0, **_COUNT),
-    "capacity_below_inventory": _ksm("kube_node_status_capacity", 1, 2.0, **_COUNT),
+    "allocatable_below_capacity": _ksm("kube_node_status_allocatable", 1, 2.0, **DEVICES),
+    "capacity_below_inventory": _ksm("kube_node_status_capacity", 1, 2.0, **DEVICES),
     "pci_above_nvml": _exporter("gpuheal_nvml_devices", {}, 1, 2.0),
     "sxid_fatal": _sxid("reboot"),
     "sxid_degraded": _sxid("alert"),
@@ -156,7 +155,7 @@ SPECIAL_SHOWS: Mapping[str, Show] = {
     "dcgm_fabric_manager": _dcgm("DCGM_FI_DEV_FABRIC_MANAGER_STATUS", 1, 3.0),
     "driver_module_missing": _exporter("gpuheal_driver_module_loaded", {"module": "nvidia"}, 0, 1.0),
     "plugin_software": _exporter("gpuheal_software_up", {"component": "device-plugin"}, 0, 1.0),
-    "no_allocatable": _ksm("kube_node_status_allocatable", 0, 2.0, **_COUNT),
+    "no_allocatable": _ksm("kube_node_status_allocatable", 0, 2.0, **DEVICES),
     "dcgm_clocks_thermal": _dcgm("DCGM_FI_DEV_CLOCKS_EVENT_REASONS", 0x20 + 4, 4.0),
     "dcgm_clocks_power_brake": _dcgm("DCGM_FI_DEV_CLOCKS_EVENT_REASONS", 0x80 + 0x8, 4.0),
     "slowdown_unexplained": _gpu("gpuheal_gpu_clocks_event", 1, None, reason="hw_slowdown"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gpuheal_rules.cases.shows import DEVICES, SXID
 from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, World, always, merged
 from gpuheal_rules.cases.xid import EVENT
 from gpuheal_rules.model import Catalogue, Evidence, Fault
 
 Shows = Callable[[World], list[Series]]
 GPU = {"gpu_uuid": UUIDS[1]}
-DEVICES = {"resource": "nvidia_com_gpu", "unit": "integer"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +67,10 @@ def _conditions(catalogue: Catalogue) -> list[Variant]:
 
 
 def _sxid(latched: float, action: str) -> Shows:
-    labels = {"switch": "0", "pci_bus_id": "0000:c1:00", "sxid": "12020", "link": "5", "severity": "fatal"}
     return lambda world: [
-        *world.of_exporter("gpuheal_sxid_latched", labels, always(latched)),
-        *world.of_exporter("gpuheal_sxid_last_timestamp_seconds", labels, always(100)),
-        *world.of_exporter("gpuheal_sxid_resolution_info", {**labels, "action": action, "scope": "device"}, always(1)),
+        *world.of_exporter("gpuheal_sxid_latched", SXID, always(latched)),
+        *world.of_exporter("gpuheal_sxid_last_timestamp_seconds", SXID, always(100)),
+        *world.of_exporter("gpuheal_sxid_resolution_info", {**SXID, "action": action, "scope": "device"}, always(1)),
     ]
 
 

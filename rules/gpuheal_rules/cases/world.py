@@ -281,6 +281,11 @@ def between(first: int, last: int, value: float, otherwise: Value = None) -> Tim
     return lambda now: float(value) if first <= now < last else otherwise
 
 
+def until(step: int, value: float) -> Timeline:
+    """Return a series that shows `value` before `step` and ends there."""
+    return lambda now: float(value) if now < step else STALE if now == step else None
+
+
 def event_time(step: int) -> float:
     """Return the unix time of an event that the scrape at `step` is the first to show; off the edge of any window."""
     return step * STEP_SECONDS - 7.0

@@ -1,6 +1,7 @@
 """Evidence that no single comparison can say; each function returns its expression and the source it depends on.
 
-No source: what it says outlasts the silence of its source without help."""
+No source: what it says outlasts the silence of its source without help.
+"""
 
 from __future__ import annotations
 
