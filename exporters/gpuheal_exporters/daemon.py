@@ -17,19 +17,19 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.bootinfo import BootInfo, read_boot, read_boot_id, read_driver_version
-from gpuheal_exporters.collector import InventoryCollector, KernelCollector
-from gpuheal_exporters.condition import SelfCollector
+from gpuheal_exporters.collectors.kernel import InventoryCollector, KernelCollector
+from gpuheal_exporters.collectors.self import SelfCollector
 from gpuheal_exporters.errors import ConfigError
-from gpuheal_exporters.follower import Follower, OpenSource
-from gpuheal_exporters.identity import Inventory, JoinedInventory, StaticInventory, load_inventory
-from gpuheal_exporters.metrics import Collectors, render, single
-from gpuheal_exporters.node import NodeExporterState
-from gpuheal_exporters.pcitree import ports_above
-from gpuheal_exporters.persist import NAME
+from gpuheal_exporters.host.bootinfo import BootInfo, read_boot, read_boot_id, read_driver_version
+from gpuheal_exporters.host.pcitree import ports_above
+from gpuheal_exporters.kernel.follower import Follower, OpenSource
+from gpuheal_exporters.kernel.source import Cursor, FileSource, KmsgSource, LogSource, SourceError
+from gpuheal_exporters.kernel.tally import Tally
+from gpuheal_exporters.metrics.kernel import Collectors, render, single
+from gpuheal_exporters.node.identity import Inventory, JoinedInventory, StaticInventory, load_inventory
+from gpuheal_exporters.node.persist import NAME
+from gpuheal_exporters.node.state import NodeExporterState
 from gpuheal_exporters.server import App, serve
-from gpuheal_exporters.source import Cursor, FileSource, KmsgSource, LogSource, SourceError
-from gpuheal_exporters.tally import Tally
 
 if TYPE_CHECKING:
     from gpuheal_exporters.monitor import GpuMonitor
@@ -134,7 +134,7 @@ def _open_file(path: Path, tally: Tally, cursor: Cursor) -> LogSource:
 
 
 def _open_journal(tally: Tally, cursor: Cursor) -> LogSource:
-    from gpuheal_exporters.journal import JournalSource
+    from gpuheal_exporters.kernel.journal import JournalSource
 
     return JournalSource(tally, cursor)
 

@@ -10,7 +10,7 @@ from gpuheal_exporters.options import parse_options
 
 
 def _parse(path: str, *, drill: bool) -> int:
-    from gpuheal_exporters.parse import print_parsed
+    from gpuheal_exporters.kernel.parse import print_parsed
 
     try:
         # Kernel logs hold process names, which may be any bytes.

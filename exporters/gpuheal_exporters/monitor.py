@@ -19,21 +19,21 @@ from pathlib import Path
 
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.attribution import NodeAttribution
 from gpuheal_exporters.collectors.driver import DriverCollector, VersionCollector
 from gpuheal_exporters.collectors.link import LinkCollector
 from gpuheal_exporters.collectors.memory import MemoryCollector
 from gpuheal_exporters.collectors.pcie import PcieCollector
+from gpuheal_exporters.collectors.polled import Polled
 from gpuheal_exporters.collectors.presence import PresenceCollector, SourceCollector
 from gpuheal_exporters.collectors.rdma import RdmaCollector
 from gpuheal_exporters.collectors.software import SoftwareCollector
 from gpuheal_exporters.collectors.thermal import ThermalCollector
-from gpuheal_exporters.inventory import NAME, NodeInventory
-from gpuheal_exporters.nvml_schedule import NvmlSettings
-from gpuheal_exporters.nvml_snapshot import NvmlSnapshot
-from gpuheal_exporters.nvml_supervisor import NvmlSupervisor
-from gpuheal_exporters.polled import Polled
-from gpuheal_exporters.reset import ResetWatch
+from gpuheal_exporters.host.inventory import NAME, NodeInventory
+from gpuheal_exporters.nvml.reset import ResetWatch
+from gpuheal_exporters.nvml.schedule import NvmlSettings
+from gpuheal_exporters.nvml.snapshot import NvmlSnapshot
+from gpuheal_exporters.nvml.supervisor import NvmlSupervisor
+from gpuheal_exporters.pods.attribution import NodeAttribution
 
 
 class GpuMonitor:

@@ -16,9 +16,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.exposition import CONTENT_TYPE
-from gpuheal_exporters.metrics import render
-from gpuheal_exporters.node import NodeExporterState
+from gpuheal_exporters.metrics.exposition import CONTENT_TYPE
+from gpuheal_exporters.metrics.kernel import render
+from gpuheal_exporters.node.state import NodeExporterState
 
 MAX_BODY = 16 * 1024
 MAX_CONNECTIONS = 8

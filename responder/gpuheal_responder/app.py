@@ -10,15 +10,15 @@ from datetime import timedelta
 
 from aiohttp import web
 
-from gpuheal_responder.settings import Listen, Settings
-from gpuheal_responder.shell.caseapi import CaseApi
-from gpuheal_responder.shell.engine import Engine, Pace
-from gpuheal_responder.shell.parts import Parts
-from gpuheal_responder.shell.pipeline import ping_while_well
-from gpuheal_responder.shell.reload import Tokens
-from gpuheal_responder.shell.server import application, listening
-from gpuheal_responder.shell.supervisor import Supervisor
-from gpuheal_responder.shell.web import Intake, Web
+from gpuheal_responder.config.settings import Listen, Settings
+from gpuheal_responder.shell.http.people import CaseApi
+from gpuheal_responder.shell.http.server import application, listening
+from gpuheal_responder.shell.http.webhook import Intake, Web
+from gpuheal_responder.shell.process.reload import Tokens
+from gpuheal_responder.shell.process.supervisor import Supervisor
+from gpuheal_responder.shell.round.engine import Engine, Pace
+from gpuheal_responder.shell.sources.deadman import ping_while_well
+from gpuheal_responder.shell.wiring import Parts
 
 OWNER = "gpuheal"
 STALE_LOOKS = 4

@@ -32,8 +32,8 @@ COMMANDS = {
     "approve": Command("gpuheal_responder.commands.approve", "approve one proposed step of a case"),
     "hold": Command("gpuheal_responder.commands.hold", "keep gpuheal's hands off a node, or let go again"),
     "revert": Command("gpuheal_responder.commands.revert", "undo what gpuheal did to a node, exactly"),
-    "sim": Command("gpuheal_lab.sim", "serve the metrics of a simulated GPU fleet"),
-    "demo": Command("gpuheal_lab.demo", "show one fault healed, on real Prometheus and Alertmanager"),
+    "sim": Command("gpuheal_lab.fleet.sim", "serve the metrics of a simulated GPU fleet"),
+    "demo": Command("gpuheal_lab.demo.main", "show one fault healed, on real Prometheus and Alertmanager"),
 }
 
 

@@ -12,8 +12,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from gpuheal_responder.core.alert import Peer
+from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.faults import DeadLetter
-from gpuheal_responder.core.model import Case, Condition, Evidence, Node, Peer, Pod
+from gpuheal_responder.core.node import Condition, Node, Pod
+from gpuheal_responder.core.sighting import Evidence
 from gpuheal_responder.core.undo import Marks
 from gpuheal_responder.core.verdict import Verdict
 from gpuheal_responder.core.world import Controls, NodeLock, OperationState

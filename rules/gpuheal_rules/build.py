@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpuheal_rules import counters, operatorconfig, policies, runbook
+from gpuheal_rules import policies, runbook
 from gpuheal_rules.cases.build import promtool_files
-from gpuheal_rules.catalogue import load_catalogue
+from gpuheal_rules.catalogue import counters
+from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.render import HEADER, build_groups, prometheus_rules, rule_file, to_yaml
+from gpuheal_rules.routes import operatorconfig
 
 OWNED = ("generated", "promtool", "runbooks")
 """Folders that hold generated files only; a file there that nothing generates is drift too."""

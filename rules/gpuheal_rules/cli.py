@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DELEGATED = {
-    "lint": "judge rule files and Alertmanager configurations",
-    "mutate": "prove that the tests notice small wrong changes of the rules",
+    "lint": ("gpuheal_rules.lint.check", "judge rule files and Alertmanager configurations"),
+    "mutate": ("gpuheal_rules.mutation.mutate", "prove that the tests notice small wrong changes of the rules"),
 }
 """Subcommands with a module and options of their own."""
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     from gpuheal_rules.errors import ConfigError
 
     if argv and argv[0] in DELEGATED:
-        module = importlib.import_module(f"gpuheal_rules.{argv[0]}")
+        module = importlib.import_module(DELEGATED[argv[0]][0])
         return int(module.main(list(argv[1:])))
     args = _parser().parse_args(list(argv))
     try:
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--out", type=Path, default=FOLDER, help="folder to compare with (default: the part's own)")
     check.add_argument("--promtool", help="also run promtool's lint and tests with this command")
     check.set_defaults(run=_check)
-    for name, text in DELEGATED.items():
+    for name, (_module, text) in DELEGATED.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
 
@@ -64,7 +64,8 @@ def _render_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from gpuheal_rules import build, catalogue, render
+    from gpuheal_rules import build, render
+    from gpuheal_rules.catalogue import load as catalogue
     from gpuheal_rules.options import from_arguments
 
     options = from_arguments(vars(args))
@@ -77,7 +78,8 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from gpuheal_rules import build, promtool
+    from gpuheal_rules import build
+    from gpuheal_rules.promql import promtool
 
     found = build.artefacts()
     wrong = build.drift(args.out, found)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from gpuheal_rules.reader import format_duration, parse_duration
+from gpuheal_rules.catalogue.reader import format_duration, parse_duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The default policies by profile, as files the responder reads; made from catalog/policies.yaml."""
+"""The default policies by profile, as files the responder reads; made from the catalogue."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuheal_rules.catalogue import CATALOG
-from gpuheal_rules.model import Catalogue
-from gpuheal_rules.reader import Reader, load_yaml
+from gpuheal_rules.catalogue.load import CATALOG
+from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.catalogue.reader import Reader, load_yaml
 from gpuheal_rules.render import to_yaml
 
 ACTIONS = frozenset({"taint", "cordon", "condition", "drain", "reboot", "verify", "probation", "restore"})
@@ -19,7 +19,7 @@ TELLING = frozenset({"none", "alert", "diagnose"})
 """Rungs of a ladder that only tell people; a fault whose ladder begins with one can do without a policy."""
 
 HEADER = """\
-# Made by `gpuheal rules build` from rules/gpuheal_rules/catalog/policies.yaml; edit that, or copy this and edit it.
+# Made by `gpuheal rules build` from the catalogue (policies.yaml); edit that, or copy this and edit it.
 # Profile {name}: {about}
 # Mode observe writes what it would do and touches nothing. Change to propose, then to enforce.
 """

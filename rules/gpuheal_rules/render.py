@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
+from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.groups import alerts, evidence, fleet, guard, identity, latch, score, trend, witness
-from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.reader import format_duration
-from gpuheal_rules.rule import AlertRule, Group, Record
+from gpuheal_rules.promql.rule import AlertRule, Group, Record
 
 HEADER = (
     "# Made by `gpuheal rules build` from rules/gpuheal_rules; edit the catalogue or the groups there, not this file.\n"

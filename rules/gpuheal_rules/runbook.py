@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from jinja2 import Environment, StrictUndefined
 
+from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
+from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.groups.alerts import EXPRESSIONS
-from gpuheal_rules.model import Alert, Catalogue, Fault
 from gpuheal_rules.options import Options
 from gpuheal_rules.policies import ACTIONS, TELLING, profiles, steps_for
-from gpuheal_rules.reader import format_duration
-from gpuheal_rules.rule import COUNT, EVIDENCE, WITNESS
+from gpuheal_rules.promql.rule import COUNT, EVIDENCE, WITNESS
 
 _PAGE = """\
 <!-- {{ mark }} -->
@@ -74,7 +74,7 @@ gpuheal has no action for {{ people | join(", ") }}; people do that.
 - {{ line }}
 {% endfor -%}
 """
-MARK = "Made by `gpuheal rules build` from rules/gpuheal_rules/catalog/faults.yaml; edit that, not this."
+MARK = "Made by `gpuheal rules build` from rules/gpuheal_rules/catalogue/data/faults.yaml; edit that, not this."
 
 
 def pages(catalogue: Catalogue, options: Options) -> dict[str, str]:

@@ -21,17 +21,19 @@ from pathlib import Path
 
 from tests.responder.stage import CLUSTER, FAULTS, policies
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_lab.process import run
-from gpuheal_lab.servers import find
-from gpuheal_responder.core.model import Alert, Evidence, Identity, Node, Peer, Witness, WitnessClass
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.servers.find import find
+from gpuheal_lab.servers.process import run
+from gpuheal_responder.core.alert import Alert, Peer
+from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.policy import Limits
+from gpuheal_responder.core.sighting import Evidence, Identity, Witness, WitnessClass
 from gpuheal_responder.core.world import Controls, OperationState
-from gpuheal_responder.shell.engine import Engine, Pace
-from gpuheal_responder.shell.kube import KubeCluster
-from gpuheal_responder.shell.kube_api import JSON, MERGE_PATCH, METADATA_ONLY, Api, connect
-from gpuheal_responder.shell.observe import Ports
-from gpuheal_responder.shell.remediations import KubeRemediations
+from gpuheal_responder.shell.kube.api import JSON, MERGE_PATCH, METADATA_ONLY, Api, connect
+from gpuheal_responder.shell.kube.cluster import KubeCluster
+from gpuheal_responder.shell.kube.remediations import KubeRemediations
+from gpuheal_responder.shell.round.engine import Engine, Pace
+from gpuheal_responder.shell.round.observe import Ports
 from gpuheal_responder.shell.telemetry import Telemetry
 
 BASE = Path(__file__).parents[2] / "deploy" / "kustomize" / "base"

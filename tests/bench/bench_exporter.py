@@ -20,10 +20,10 @@ from pathlib import Path
 
 import psutil
 
-from gpuheal_exporters.identity import GpuIdentity, StaticInventory
-from gpuheal_exporters.kmsg import interesting, parse_raw
-from gpuheal_exporters.message import parse_message
-from gpuheal_exporters.node import NodeExporterState
+from gpuheal_exporters.kernel.kmsg import interesting, parse_raw
+from gpuheal_exporters.kernel.message import parse_message
+from gpuheal_exporters.node.identity import GpuIdentity, StaticInventory
+from gpuheal_exporters.node.state import NodeExporterState
 
 GPUS = 8
 LINES = 200_000

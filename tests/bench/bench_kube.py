@@ -30,9 +30,9 @@ ROOT = Path(__file__).parents[2]
 PARTS = [str(ROOT / part) for part in ("responder", "rules", "exporters", "deploy/lab")]
 sys.path[:0] = PARTS
 
-from gpuheal_lab.controlplane import ControlPlane  # noqa: E402
-from gpuheal_lab.nodes import node_object  # noqa: E402
-from gpuheal_responder.core.model import Node, Taint, UndoRecord  # noqa: E402
+from gpuheal_lab.controlplane.nodes import node_object  # noqa: E402
+from gpuheal_lab.controlplane.plane import ControlPlane  # noqa: E402
+from gpuheal_responder.core.node import Node, Taint, UndoRecord  # noqa: E402
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, dump, mark  # noqa: E402
 
 NODE_BYTES = 25_000
@@ -83,9 +83,9 @@ def memory_mb(field: str) -> float:
 
 async def follow(kubeconfig: Path, page: int) -> dict[str, float]:
     """Follow nodes and Remediations like the responder; return what it took."""
-    from gpuheal_responder.shell.kube import ClusterSettings, KubeCluster
-    from gpuheal_responder.shell.kube_api import connect
-    from gpuheal_responder.shell.watch import WatchSettings
+    from gpuheal_responder.shell.kube.api import connect
+    from gpuheal_responder.shell.kube.cluster import ClusterSettings, KubeCluster
+    from gpuheal_responder.shell.kube.mirror import WatchSettings
 
     began = time.monotonic()
     api = await connect(kubeconfig)
@@ -150,8 +150,8 @@ async def each(items: Sequence[Any], do: Callable[[Any], Awaitable[object]]) -> 
 
 async def marks(plane: ControlPlane, count: int) -> dict[str, float]:
     """Mark `count` nodes by a bare loop, release them, and mark them by the adapter; return seconds and their ratio."""
-    from gpuheal_responder.shell.kube import KubeCluster
-    from gpuheal_responder.shell.kube_api import connect
+    from gpuheal_responder.shell.kube.api import connect
+    from gpuheal_responder.shell.kube.cluster import KubeCluster
 
     api = await connect(plane.kubeconfig())
     cluster = KubeCluster(api, WallClock())

@@ -21,15 +21,17 @@ from pathlib import Path
 
 from tests.responder.stage import CLUSTER
 
-from gpuheal_lab import discovery, pipeline
-from gpuheal_lab.fleet import fleet
-from gpuheal_lab.machine import Timings, fell_off_bus
-from gpuheal_lab.process import free_ports
-from gpuheal_lab.scene import Addresses, SimulatedScene
-from gpuheal_lab.servers import Generation
-from gpuheal_lab.stack import Stack
-from gpuheal_lab.tap import Tap
-from gpuheal_responder.core.policy import Limits, Phase
+from gpuheal_lab.demo import pipeline
+from gpuheal_lab.demo.scene import Addresses, SimulatedScene
+from gpuheal_lab.demo.webhook_proxy import Tap
+from gpuheal_lab.fleet import discovery
+from gpuheal_lab.fleet.machine import Timings, fell_off_bus
+from gpuheal_lab.fleet.spec import fleet
+from gpuheal_lab.servers.find import Generation
+from gpuheal_lab.servers.process import free_ports
+from gpuheal_lab.servers.stack import Stack
+from gpuheal_responder.core.policy import Limits
+from gpuheal_responder.core.step import Phase
 
 LIMITS = Limits(mark_percent=100)
 DEADLINE_S = 120.0

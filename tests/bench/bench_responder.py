@@ -36,10 +36,10 @@ from tests.bench.bench_kube import RSS_GOALS_MB, heavy_node
 from tests.bench.bench_webhook import body as delivery
 from tests.bench.played import Json, name_of, play
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_lab.kubeapi import STRATEGIC
-from gpuheal_lab.process import Child, free_ports
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.controlplane.kubeapi import STRATEGIC
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.servers.process import Child, free_ports
+from gpuheal_lab.servers.stack import wait_for
 
 BASE = Path(__file__).parents[2] / "deploy" / "kustomize" / "base"
 GPUHEAL = Path(sys.executable).with_name("gpuheal")

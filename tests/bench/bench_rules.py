@@ -24,13 +24,13 @@ from typing import Any
 
 import psutil
 
-from gpuheal_lab.process import free_ports
-from gpuheal_lab.servers import Generation, ensure
-from gpuheal_lab.stack import Prometheus, prometheus_config
-from gpuheal_rules.catalogue import load_catalogue
+from gpuheal_lab.servers.find import Generation, ensure
+from gpuheal_lab.servers.process import free_ports
+from gpuheal_lab.servers.stack import Prometheus, prometheus_config
+from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.options import Options
+from gpuheal_rules.promql.rule import Group
 from gpuheal_rules.render import build_groups, rule_file
-from gpuheal_rules.rule import Group
 
 GPUS_PER_NODE = 8
 FAULTY_EVERY = 100

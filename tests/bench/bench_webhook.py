@@ -25,9 +25,9 @@ from typing import Any
 from aiohttp import web
 from tests.responder.shell.standins import Crowd
 
-from gpuheal_responder.shell.reload import Tokens
+from gpuheal_responder.shell.http.webhook import LARGEST_BODY, MOST_SIGNS, Intake, Web, understand
+from gpuheal_responder.shell.process.reload import Tokens
 from gpuheal_responder.shell.telemetry import Telemetry
-from gpuheal_responder.shell.web import LARGEST_BODY, MOST_SIGNS, Intake, Web, understand
 
 TOKEN = "bench-secret"
 SIZES = (1, 8, 64, 1000)

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gpuheal_responder.shell.evidence import BOOTED, IDENTITY, STATE, WITNESS
+from gpuheal_responder.shell.sources.prometheus import BOOTED, IDENTITY, STATE, WITNESS
 
 GPUS = 8
 EVALUATION_S = 15.0

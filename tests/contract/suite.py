@@ -9,7 +9,8 @@ from typing import Protocol
 
 import pytest
 
-from gpuheal_responder.core.model import Case, Condition, Node, Pod, Result, Taint, UndoRecord
+from gpuheal_responder.core.case import Case, Result
+from gpuheal_responder.core.node import Condition, Node, Pod, Taint, UndoRecord
 from gpuheal_responder.core.undo import TAINT_KEY, intact, mark, release
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import OperationState, World

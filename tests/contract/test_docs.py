@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from gpuheal_responder.actions import REGISTRY, SPECS
-from gpuheal_responder.core.policy import parse_policies
-from gpuheal_responder.settings import load
+from gpuheal_responder.config.policies import parse_policies
+from gpuheal_responder.config.settings import load
 from gpuheal_responder.shell.policies import fault_slugs, read_policies
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ def test_an_actions_docstring_example_is_a_policy(name: str) -> None:
 
 def test_the_demo_policy_is_a_policy() -> None:
     """The demo's policy file is one that a site could use."""
-    assert read_policies([ROOT / "deploy" / "lab" / "gpuheal_lab" / "demo-policy.yaml"])
+    assert read_policies([ROOT / "deploy" / "lab" / "gpuheal_lab" / "demo" / "demo-policy.yaml"])
 
 
 def test_every_right_an_action_needs_is_in_the_manifests() -> None:

@@ -11,15 +11,15 @@ import pytest
 from tests.contract.suite import PortContract
 from tests.integration.plane import JOBS, Eventually, WallClock, deployment
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_lab.kubeapi import ApiRefused
-from gpuheal_lab.objects import canonical, essence
+from gpuheal_lab.controlplane.kubeapi import ApiRefused
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.fleet.objects import canonical, essence
 from gpuheal_responder.providers.job import JobReboot, JobSettings
-from gpuheal_responder.shell.kube import KubeCluster
-from gpuheal_responder.shell.kube_api import Api
-from gpuheal_responder.shell.kube_job import KubeJobs
-from gpuheal_responder.shell.kube_lease import NODE_LOCK_PREFIX, Lease, Leases
-from gpuheal_responder.shell.remediations import KubeRemediations
+from gpuheal_responder.shell.kube.api import Api
+from gpuheal_responder.shell.kube.cluster import KubeCluster
+from gpuheal_responder.shell.kube.jobs import KubeJobs
+from gpuheal_responder.shell.kube.lease import NODE_LOCK_PREFIX, Lease, Leases
+from gpuheal_responder.shell.kube.remediations import KubeRemediations
 
 pytestmark = pytest.mark.cluster
 

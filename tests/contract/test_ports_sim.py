@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.contract.suite import PortContract
 
-from gpuheal_lab.cluster import Simulation
-from gpuheal_lab.fleet import fleet
+from gpuheal_lab.fleet.cluster import Simulation
+from gpuheal_lab.fleet.spec import fleet
 from gpuheal_responder.core.world import NodeLock
 
 MOST_STEPS = 600

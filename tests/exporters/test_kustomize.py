@@ -14,24 +14,24 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 import yaml
 
-from gpuheal_exporters.collector import KernelCollector
+from gpuheal_exporters.collectors.kernel import KernelCollector
 from gpuheal_exporters.collectors.software import SOCKETS
-from gpuheal_exporters.identity import StaticInventory
-from gpuheal_exporters.node import NodeExporterState
+from gpuheal_exporters.node.identity import StaticInventory
+from gpuheal_exporters.node.state import NodeExporterState
 from gpuheal_exporters.options import build_parser, parse_options
-from gpuheal_exporters.podresources import SOCKET
+from gpuheal_exporters.pods.podresources import SOCKET
 from gpuheal_exporters.server import App
-from gpuheal_lab.servers import Generation, ensure
+from gpuheal_lab.servers.find import Generation, ensure
 from gpuheal_responder.actions.taint import UNHEALTHY
 from gpuheal_responder.core.budget import DEFAULT_KEYS, FABRIC, RACK, UNKNOWN, ZONE, domains_of
+from gpuheal_rules.catalogue.reader import parse_duration
 from gpuheal_rules.options import Options
-from gpuheal_rules.reader import parse_duration
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "deploy/kustomize/exporter"
 IMAGE = REPOSITORY / "deploy/docker/exporter.Dockerfile"
 UNIT = REPOSITORY / "deploy/systemd/gpuheal-exporter.service"
-LABELS = REPOSITORY / "rules/gpuheal_rules/catalog/labels.yaml"
+LABELS = REPOSITORY / "rules/gpuheal_rules/catalogue/data/labels.yaml"
 GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 DIMENSIONS = {"rack": RACK, "zone": ZONE, "fabric_domain": FABRIC}
 OF_THE_HOST = (

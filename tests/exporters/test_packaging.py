@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuheal_exporters import catalog, nvlink5
+from gpuheal_exporters.catalogue import codes as catalog
+from gpuheal_exporters.catalogue import nvlink5
 from gpuheal_exporters.options import parse_options
 
 REPOSITORY = Path(__file__).parents[2]

@@ -10,16 +10,16 @@ import pytest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.collector import InventoryCollector, KernelCollector
-from gpuheal_exporters.identity import GpuIdentity, StaticInventory
-from gpuheal_exporters.metrics import family_of, render
-from gpuheal_exporters.metrics_page import all_metrics
-from gpuheal_exporters.node import NodeExporterState
-from gpuheal_lab.servers import Generation, ensure
+from gpuheal_exporters.collectors.kernel import InventoryCollector, KernelCollector
+from gpuheal_exporters.metrics.kernel import family_of, render
+from gpuheal_exporters.metrics.page import all_metrics
+from gpuheal_exporters.node.identity import GpuIdentity, StaticInventory
+from gpuheal_exporters.node.state import NodeExporterState
+from gpuheal_lab.servers.find import Generation, ensure
 
 pytestmark = pytest.mark.servers
 
-SAMPLES = Path(__file__).parent / "data/samples.jsonl"
+SAMPLES = Path(__file__).parent / "kernel/data/samples.jsonl"
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gpuheal_exporters.collector import KernelCollector
-from gpuheal_exporters.identity import GpuIdentity, StaticInventory
-from gpuheal_exporters.node import NodeExporterState
+from gpuheal_exporters.collectors.kernel import KernelCollector
+from gpuheal_exporters.node.identity import GpuIdentity, StaticInventory
+from gpuheal_exporters.node.state import NodeExporterState
 from gpuheal_exporters.server import MAX_BODY, MAX_CONNECTIONS, App, serve
 
 UUID = "GPU-1"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuheal_lab.servers import Generation, Server, find
-from gpuheal_lab.stack import Stack
+from gpuheal_lab.servers.find import Generation, Server, find
+from gpuheal_lab.servers.stack import Stack
 
 
 @pytest.fixture(scope="session")

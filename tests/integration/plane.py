@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_lab.kubeapi import ApiRefused
-from gpuheal_lab.process import run
-from gpuheal_lab.servers import find
-from gpuheal_lab.stack import wait_for
-from gpuheal_responder.shell.kube import ClusterSettings, KubeCluster
-from gpuheal_responder.shell.kube_api import Api, connect
-from gpuheal_responder.shell.remediations import KubeRemediations
+from gpuheal_lab.controlplane.kubeapi import ApiRefused
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.servers.find import find
+from gpuheal_lab.servers.process import run
+from gpuheal_lab.servers.stack import wait_for
+from gpuheal_responder.shell.kube.api import Api, connect
+from gpuheal_responder.shell.kube.cluster import ClusterSettings, KubeCluster
+from gpuheal_responder.shell.kube.remediations import KubeRemediations
 
 BASE = Path(__file__).parents[2] / "deploy" / "kustomize" / "base"
 DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/remediations.gpu.health"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_lab.kubeapi import STRATEGIC, ApiRefused
-from gpuheal_lab.process import run
-from gpuheal_lab.servers import find
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.controlplane.kubeapi import STRATEGIC, ApiRefused
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.servers.find import find
+from gpuheal_lab.servers.process import run
+from gpuheal_lab.servers.stack import wait_for
 
 pytestmark = pytest.mark.cluster
 

@@ -15,10 +15,10 @@ import psutil
 import pytest
 from tests.integration.webhook import Target, Webhook
 
-from gpuheal_lab.process import LabError
-from gpuheal_lab.servers import Generation, Server, find, search_for
-from gpuheal_lab.sources import from_docker
-from gpuheal_lab.stack import Alertmanager, Prometheus, Stack, prometheus_config, wait_for, webhook_config
+from gpuheal_lab.servers.find import Generation, Server, find, search_for
+from gpuheal_lab.servers.process import LabError
+from gpuheal_lab.servers.sources import from_docker
+from gpuheal_lab.servers.stack import Alertmanager, Prometheus, Stack, prometheus_config, wait_for, webhook_config
 
 pytestmark = pytest.mark.servers
 
@@ -145,7 +145,7 @@ def test_servers_die_with_a_killed_parent(tmp_path: Path) -> None:
     """When the process that started a server is killed by SIGKILL, Linux ends the server."""
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from gpuheal_lab.stack import Stack, webhook_config\n"
+        "from gpuheal_lab.servers.stack import Stack, webhook_config\n"
         "a = Stack(Path(sys.argv[1])).alertmanager(config=webhook_config('http://127.0.0.1:9/'))\n"
         "print(a.child.pid, flush=True); time.sleep(60)\n"
     )

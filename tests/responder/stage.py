@@ -10,28 +10,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from gpuheal_lab.cluster import Simulation
-from gpuheal_lab.fleet import fleet
-from gpuheal_lab.machine import GpuFault, KernelLine, Machine, Power, Watcher, fell_off_bus
+from gpuheal_lab.fleet.cluster import Simulation
+from gpuheal_lab.fleet.machine import GpuFault, KernelLine, Machine, Power, Watcher, fell_off_bus
+from gpuheal_lab.fleet.spec import fleet
 from gpuheal_responder.actions import SPECS
+from gpuheal_responder.config.policies import parse_policies
+from gpuheal_responder.core.alert import Alert, Peer, Silence
+from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.faults import DeadLetter
-from gpuheal_responder.core.model import (
-    Alert,
-    Case,
-    Evidence,
-    GpuHealth,
-    HealthSample,
-    Identity,
-    Peer,
-    Silence,
-    Witness,
-    WitnessClass,
-)
-from gpuheal_responder.core.policy import Policy, parse_policies
+from gpuheal_responder.core.policy import Policy
+from gpuheal_responder.core.sighting import Evidence, GpuHealth, HealthSample, Identity, Witness, WitnessClass
 from gpuheal_responder.core.verdict import Verdict
 from gpuheal_responder.errors import ObserveError
-from gpuheal_responder.shell.engine import Engine, Work
-from gpuheal_responder.shell.observe import Ports
+from gpuheal_responder.shell.round.engine import Engine, Work
+from gpuheal_responder.shell.round.observe import Ports
 
 CLUSTER = "test"
 FAULTS = frozenset({"gpu-fell-off-bus", "app-gpu-error"})

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gpuheal_lab.servers import Generation, ensure
-from gpuheal_rules.catalogue import load_catalogue
-from gpuheal_rules.model import Catalogue
+from gpuheal_lab.servers.find import Generation, ensure
+from gpuheal_rules.catalogue.load import load_catalogue
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.options import Options
+from gpuheal_rules.promql.rule import Group
 from gpuheal_rules.render import build_groups
-from gpuheal_rules.rule import Group
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from gpuheal_rules import build
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.cli import main
-from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options, from_arguments
+from gpuheal_rules.promql.rule import Group
 from gpuheal_rules.render import build_groups, group_data, prometheus_rules, to_yaml
-from gpuheal_rules.rule import Group
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gpuheal_rules.model import Catalogue
+from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.mutation.suites import Suite, sliced
 from gpuheal_rules.options import Options
-from gpuheal_rules.promtool import run_tests
+from gpuheal_rules.promql.promtool import run_tests
 from gpuheal_rules.render import build_groups, rule_file, to_yaml
-from gpuheal_rules.suites import Suite, sliced
 
 MINUTES = 4
 DAY = 24 * 60 // MINUTES

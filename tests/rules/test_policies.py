@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from gpuheal_responder.actions import SPECS
-from gpuheal_responder.core.model import Mode
-from gpuheal_responder.core.policy import parse_policies
+from gpuheal_responder.config.policies import parse_policies
+from gpuheal_responder.core.mode import Mode
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.errors import ConfigError
-from gpuheal_rules.model import Catalogue
 from gpuheal_rules.policies import ACTIONS, files
 
 FOLDER = Path(__file__).resolve().parents[2] / "rules" / "generated" / "policies"

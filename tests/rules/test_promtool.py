@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuheal_lab.servers import Generation, ensure
-from gpuheal_rules.promtool import check_rules, run_tests
+from gpuheal_lab.servers.find import Generation, ensure
+from gpuheal_rules.promql.promtool import check_rules, run_tests
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 FILES = sorted((RULES / "promtool").glob("*.test.yaml"))

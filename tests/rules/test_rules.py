@@ -9,11 +9,11 @@ import promql_parser
 import pytest
 import yaml
 
-from gpuheal_rules.lint import lint
-from gpuheal_rules.model import Catalogue
+from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.lint.check import lint
 from gpuheal_rules.options import PROFILES, Options
+from gpuheal_rules.promql.rule import AlertRule, Group, Record
 from gpuheal_rules.render import build_groups
-from gpuheal_rules.rule import AlertRule, Group, Record
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gpuheal_rules.model import Catalogue
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.policies import ACTIONS, TELLING
 
 RULES = Path(__file__).resolve().parents[2] / "rules"

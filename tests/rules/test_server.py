@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 from tests.bench.bench_rules import GPUS_PER_NODE, prometheus, samples_by_rule
 
-from gpuheal_lab.stack import Prometheus, wait_for
-from gpuheal_rules.catalogue import load_catalogue
+from gpuheal_lab.servers.stack import Prometheus, wait_for
+from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.render import build_groups
 

@@ -8,15 +8,17 @@ from datetime import timedelta
 import pytest
 from tests.responder.stage import FAULTS, LADDER, Stage, policies
 
-from gpuheal_lab import mishap
-from gpuheal_lab.machine import fell_off_bus
+from gpuheal_lab.fleet import injection as mishap
+from gpuheal_lab.fleet.machine import fell_off_bus
 from gpuheal_responder.actions import SPECS
+from gpuheal_responder.config.policies import parse_policies
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core import guards
-from gpuheal_responder.core.cases import open_case
+from gpuheal_responder.core.case import Approval
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.model import Approval, Mode, Node
-from gpuheal_responder.core.policy import parse_policies
+from gpuheal_responder.core.mode import Mode
+from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.opening import open_case
 from gpuheal_responder.core.undo import Marks
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ConfigError

@@ -7,8 +7,10 @@ from datetime import timedelta
 import pytest
 from tests.responder.stage import CLUSTER, Stage
 
-from gpuheal_lab.machine import fell_off_bus
-from gpuheal_responder.core.model import Alert, Result, Silence, WitnessClass
+from gpuheal_lab.fleet.machine import fell_off_bus
+from gpuheal_responder.core.alert import Alert, Silence
+from gpuheal_responder.core.case import Result
+from gpuheal_responder.core.sighting import WitnessClass
 from gpuheal_responder.core.undo import HOLD_ANNOTATION
 
 ANN = Silence(id="s1", created_by="ann", comment="rack work")

@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 from tests.responder.stage import Stage, word
 
-from gpuheal_lab import mishap
-from gpuheal_lab.mishap import Killed
-from gpuheal_responder.core.model import Result
+from gpuheal_lab.fleet import injection as mishap
+from gpuheal_lab.fleet.injection import Killed
+from gpuheal_responder.core.case import Result
 from gpuheal_responder.shell.record import replay
 
 MOST_ROUNDS = 200

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from tests.responder.stage import Stage
 
-from gpuheal_responder.core.model import Result
+from gpuheal_responder.core.case import Result
 from gpuheal_responder.core.world import NodeLock
 
 

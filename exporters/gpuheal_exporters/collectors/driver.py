@@ -10,10 +10,10 @@ from pathlib import Path
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.bootinfo import read_driver_version
-from gpuheal_exporters.metrics_nvml import Families
-from gpuheal_exporters.nvml_snapshot import NvmlSnapshot, NvmlState
-from gpuheal_exporters.procfs import read_text
+from gpuheal_exporters.host.bootinfo import read_driver_version
+from gpuheal_exporters.host.procfs import read_text
+from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.nvml.snapshot import NvmlSnapshot, NvmlState
 
 REQUIRED = ("nvidia", "nvidia_uvm")
 OPTIONAL = ("gdrdrv", "nvidia_drm", "nvidia_fs", "nvidia_modeset", "nvidia_peermem")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.inventory import NodeInventory, active_links
-from gpuheal_exporters.metrics_nvml import Families
-from gpuheal_exporters.nvml_snapshot import Gpu, NvmlSnapshot
+from gpuheal_exporters.host.inventory import NodeInventory, active_links
+from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.nvml.snapshot import Gpu, NvmlSnapshot
 
 _PROBLEMS = (
     # name, first bit, value that means a problem, value that means none; NVML_GPU_FABRIC_HEALTH_MASK_* in nvml.h

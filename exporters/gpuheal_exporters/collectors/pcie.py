@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.metrics_nvml import Families
-from gpuheal_exporters.nvml_snapshot import NvmlSnapshot
+from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.nvml.snapshot import NvmlSnapshot
 
 _VALUES = {
     "gpuheal_gpu_pcie_link_width": "width",

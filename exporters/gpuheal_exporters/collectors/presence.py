@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.inventory import NodeInventory
-from gpuheal_exporters.metrics_nvml import Families
-from gpuheal_exporters.nvml_schedule import PROBES
-from gpuheal_exporters.nvml_snapshot import Gpu, NvmlSnapshot
-from gpuheal_exporters.polled import Polled
+from gpuheal_exporters.collectors.polled import Polled
+from gpuheal_exporters.host.inventory import NodeInventory
+from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.nvml.schedule import PROBES
+from gpuheal_exporters.nvml.snapshot import Gpu, NvmlSnapshot
 
 
 class SourceCollector(Collector):

@@ -11,8 +11,8 @@ from pathlib import Path
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.metrics_nvml import Families
-from gpuheal_exporters.procfs import read_text
+from gpuheal_exporters.host.procfs import read_text
+from gpuheal_exporters.metrics.nvml import Families
 
 ERRORS = (
     "excessive_buffer_overrun_errors",

@@ -12,9 +12,9 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from gpuheal_exporters.collectors.driver import SWITCH_CLASS, nvidia_devices
-from gpuheal_exporters.metrics_nvml import Families
-from gpuheal_exporters.nvml_snapshot import NvmlSnapshot
-from gpuheal_exporters.procfs import host_pids_visible, read_text
+from gpuheal_exporters.host.procfs import host_pids_visible, read_text
+from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.nvml.snapshot import NvmlSnapshot
 
 PROCESSES = {
     # component -> /proc/<pid>/comm, which the kernel cuts at 15 characters

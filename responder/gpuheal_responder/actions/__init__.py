@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gpuheal_responder.actions import condition, cordon, drain, probation, reboot, restore, taint, verify
 from gpuheal_responder.actions.action import Action
-from gpuheal_responder.core.policy import ActionSpec
+from gpuheal_responder.core.step import ActionSpec
 
 REGISTRY: Mapping[str, Action] = {
     action.spec.name: action

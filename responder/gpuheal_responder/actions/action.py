@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from gpuheal_responder.core.model import Attempt, AttemptState, Case, Node
-from gpuheal_responder.core.policy import ActionSpec, Policy, Step
+from gpuheal_responder.core.case import Attempt, AttemptState, Case
+from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.policy import Policy
+from gpuheal_responder.core.step import ActionSpec, Step
 from gpuheal_responder.core.world import World
 from gpuheal_responder.ports import Cluster, Machines
 

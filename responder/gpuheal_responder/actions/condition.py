@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from gpuheal_responder.actions.action import Action, Context, Outcome, Rule
-from gpuheal_responder.core.model import AttemptState, Case, Condition
-from gpuheal_responder.core.policy import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.case import AttemptState, Case
+from gpuheal_responder.core.node import Condition
+from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
 from gpuheal_responder.core.world import World
 
 DEFAULT_TYPE = "GPUHealthy"

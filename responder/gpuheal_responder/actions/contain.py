@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from gpuheal_responder.actions.action import Context, Outcome, Rule
 from gpuheal_responder.actions.condition import condition_types
-from gpuheal_responder.core.model import AttemptState, Node, Taint, UndoRecord
+from gpuheal_responder.core.case import AttemptState
+from gpuheal_responder.core.node import Node, Taint, UndoRecord
 from gpuheal_responder.core.undo import mark, same_taint
 from gpuheal_responder.errors import Permanent
 

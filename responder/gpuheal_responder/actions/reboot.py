@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from gpuheal_responder.actions.action import Action, Context, Outcome, Rule
-from gpuheal_responder.core.model import Attempt, AttemptState, Case
-from gpuheal_responder.core.policy import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.case import Attempt, AttemptState, Case
+from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
 from gpuheal_responder.core.world import OperationState, World
 
 

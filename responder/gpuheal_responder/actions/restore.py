@@ -15,8 +15,9 @@ from datetime import timedelta
 
 from gpuheal_responder.actions.action import Action, Context, Outcome
 from gpuheal_responder.actions.contain import RBAC
-from gpuheal_responder.core.model import AttemptState, Case, Node
-from gpuheal_responder.core.policy import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.case import AttemptState, Case
+from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
 from gpuheal_responder.core.undo import release
 from gpuheal_responder.core.world import World
 from gpuheal_responder.ports import Cluster

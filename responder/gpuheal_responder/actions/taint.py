@@ -13,8 +13,9 @@ from datetime import timedelta
 
 from gpuheal_responder.actions.action import Action, Context, Outcome
 from gpuheal_responder.actions.contain import RBAC, contain
-from gpuheal_responder.core.model import Case, Taint
-from gpuheal_responder.core.policy import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.node import Taint
+from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
 from gpuheal_responder.core.undo import TAINT_KEY
 from gpuheal_responder.core.world import World
 

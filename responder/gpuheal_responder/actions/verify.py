@@ -16,9 +16,9 @@ from datetime import timedelta
 
 from gpuheal_responder.actions.action import Action, look_only
 from gpuheal_responder.core import evidence as ev
-from gpuheal_responder.core.cases import proof_since
-from gpuheal_responder.core.model import AttemptState, Case
-from gpuheal_responder.core.policy import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.case import AttemptState, Case
+from gpuheal_responder.core.life import proof_since
+from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
 from gpuheal_responder.core.world import World
 
 

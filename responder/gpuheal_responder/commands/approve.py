@@ -28,9 +28,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _approve(args: argparse.Namespace) -> int:
-    from gpuheal_responder.core.policy import format_duration
-    from gpuheal_responder.shell import desk
+    from gpuheal_responder.core.duration import format_duration
     from gpuheal_responder.shell.build import WallClock
+    from gpuheal_responder.shell.http import approval as desk
 
     if args.server:
         fields = {"step": args.step, "evidence": args.evidence, "for": format_duration(args.span)}
@@ -50,7 +50,7 @@ async def _approve(args: argparse.Namespace) -> int:
 
 
 def _span(text: str) -> timedelta:
-    from gpuheal_responder.core.policy import parse_duration
+    from gpuheal_responder.core.duration import parse_duration
 
     try:
         return parse_duration(text)

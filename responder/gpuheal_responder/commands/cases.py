@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpuheal_responder.commands.connection import add_arguments, connected, remediations_of
 
 if TYPE_CHECKING:
-    from gpuheal_responder.shell.remediations import Kept
+    from gpuheal_responder.shell.kube.remediations import Kept
 
 COLUMNS = ("case", "target", "fault", "state", "step", "next", "blockedBy", "since")
 HEADS = ("CASE", "TARGET", "FAULT", "STATE", "STEP", "NEXT", "BLOCKED-BY", "SINCE")

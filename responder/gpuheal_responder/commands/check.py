@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gpuheal_responder.config.settings import Settings
     from gpuheal_responder.core.policy import Policy
-    from gpuheal_responder.settings import Settings
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     if args.config is None and not args.policies:
         parser.error("name a settings file (--config) or policy files")
     if args.config is not None:
-        from gpuheal_responder.settings import load
+        from gpuheal_responder.config.settings import load
 
         settings = load(args.config)
         _open(settings)
@@ -38,9 +38,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _open(settings: Settings) -> None:
     """Read every secret and certificate that the settings name."""
-    from gpuheal_responder.shell.endpoint import Client
-    from gpuheal_responder.shell.reload import read_secret
-    from gpuheal_responder.shell.server import tls_context
+    from gpuheal_responder.shell.http.server import tls_context
+    from gpuheal_responder.shell.process.reload import read_secret
+    from gpuheal_responder.shell.sources.client import Client
 
     listen = settings.listen
     for file in (*listen.webhook_token_files, *listen.metrics_token_files):

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpuheal_responder.shell.kube_api import Api
-    from gpuheal_responder.shell.remediations import KubeRemediations
+    from gpuheal_responder.shell.kube.api import Api
+    from gpuheal_responder.shell.kube.remediations import KubeRemediations
 
 SYNC = timedelta(seconds=60)
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @asynccontextmanager
 async def connected(args: argparse.Namespace) -> AsyncIterator[Api]:
     """A connection while the context lasts; ConfigError when the kubeconfig can't be used."""
-    from gpuheal_responder.settings import Kubernetes
+    from gpuheal_responder.config.settings import Kubernetes
     from gpuheal_responder.shell.build import api_of
 
     api = await api_of(Kubernetes(kubeconfig=args.kubeconfig, context=args.context))
@@ -39,8 +39,8 @@ async def connected(args: argparse.Namespace) -> AsyncIterator[Api]:
 @asynccontextmanager
 async def remediations_of(api: Api) -> AsyncIterator[KubeRemediations]:
     """All Remediations, listed, while the context lasts; ObserveError when they can't be listed."""
-    from gpuheal_responder.shell.kube_api import reading
-    from gpuheal_responder.shell.remediations import PATH, KubeRemediations
+    from gpuheal_responder.shell.kube.api import reading
+    from gpuheal_responder.shell.kube.remediations import PATH, KubeRemediations
 
     with reading("remediations"):  # following would try again and again what is forbidden or not installed
         await api.get(PATH, {"limit": 1})
@@ -58,7 +58,7 @@ async def whoami(api: Api) -> str:
 
     SelfSubjectReview: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#self-subject-review
     """
-    from gpuheal_responder.shell.kube_api import ApiError, reading
+    from gpuheal_responder.shell.kube.api import ApiError, reading
 
     kind = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     with reading("SelfSubjectReview"):
@@ -73,8 +73,8 @@ async def whoami(api: Api) -> str:
 
 async def may_approve(api: Api, name: str) -> bool:
     """Return whether the caller may approve: the right that the responder's own route asks for."""
-    from gpuheal_responder.shell.kube_api import reading
-    from gpuheal_responder.shell.people import APPROVE
+    from gpuheal_responder.shell.kube.api import reading
+    from gpuheal_responder.shell.kube.review import APPROVE
 
     body = {
         "apiVersion": "authorization.k8s.io/v1",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from gpuheal_responder.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gpuheal_responder.core.model import Alert, Case
+    from gpuheal_responder.core.alert import Alert
+    from gpuheal_responder.core.case import Case
     from gpuheal_responder.core.policy import Policy
     from gpuheal_responder.core.verdict import Verdict
     from gpuheal_responder.core.world import World
@@ -50,9 +51,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _explain(args: argparse.Namespace, policies: Sequence[Policy], known: frozenset[str]) -> Iterator[str]:
-    from gpuheal_responder.core.cases import settle
+    from gpuheal_responder.config.reader import load_yaml
     from gpuheal_responder.core.decide import decide
-    from gpuheal_responder.settingsfile import load_yaml
+    from gpuheal_responder.core.life import settle
     from gpuheal_responder.shell.record import load_world
 
     world = load_world(load_yaml(args.world), str(args.world))
@@ -72,9 +73,9 @@ def _explain(args: argparse.Namespace, policies: Sequence[Policy], known: frozen
 
 def _subject(args: argparse.Namespace, policies: Sequence[Policy], world: World) -> tuple[Case, Policy] | None:
     """The given case, or the one that would be opened, with its policy."""
-    from gpuheal_responder.core.cases import open_case
+    from gpuheal_responder.config.reader import load_yaml
+    from gpuheal_responder.core.opening import open_case
     from gpuheal_responder.core.policy import match
-    from gpuheal_responder.settingsfile import load_yaml
     from gpuheal_responder.shell.record import load_case
 
     if args.case is not None:
@@ -94,9 +95,9 @@ def _subject(args: argparse.Namespace, policies: Sequence[Policy], world: World)
 
 def _said(verdict: Verdict, case: Case, policy: Policy, world: World) -> Iterator[str]:
     """The verdict, then each guard family's answer about the step that is due."""
-    from gpuheal_responder.core import cases
     from gpuheal_responder.core.guards import FAMILIES
     from gpuheal_responder.core.guards.question import Question
+    from gpuheal_responder.core.plan import Next, plan
     from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Wait
 
     match verdict:
@@ -112,8 +113,8 @@ def _said(verdict: Verdict, case: Case, policy: Policy, world: World) -> Iterato
             yield f"verdict  done: {verdict.result} ({verdict.reason}) {verdict.message}".rstrip()
     if isinstance(verdict, Done | Escalate):
         return
-    stage = cases.plan(case, policy, world)
-    if not isinstance(stage, cases.Next):
+    stage = plan(case, policy, world)
+    if not isinstance(stage, Next):
         return
     question = Question(case=case, policy=policy, step=stage.step, world=world)
     for family in FAMILIES:
@@ -126,7 +127,7 @@ def _said(verdict: Verdict, case: Case, policy: Policy, world: World) -> Iterato
 
 
 def _replay(file: Path, policies: Sequence[Policy]) -> Iterator[str]:
-    from gpuheal_responder.settingsfile import load_yaml
+    from gpuheal_responder.config.reader import load_yaml
     from gpuheal_responder.shell.record import dump_verdict, replay
 
     record = load_yaml(file)
@@ -150,8 +151,8 @@ def with_alerts(
     world: World, alerts: Sequence[Alert], cluster: str, known_faults: frozenset[str]
 ) -> tuple[World, Sequence[str]]:
     """Return the world with the faults that the alerts mean, and a line per alert that is of no use."""
+    from gpuheal_responder.core.alert import Peer
     from gpuheal_responder.core.faults import fold
-    from gpuheal_responder.core.model import Peer
 
     name = world.node.name if world.node is not None else ""
     peer = Peer(name=PEER, answered=True, alerts=tuple(alerts))
@@ -179,7 +180,7 @@ def read_alerts(file: Path, now: datetime) -> Sequence[Alert]:
 
 
 def _alert(file: str, path: str, raw: Any, now: datetime) -> Alert | None:
-    from gpuheal_responder.core.model import Alert
+    from gpuheal_responder.core.alert import Alert
 
     labels = raw.get("labels") if isinstance(raw, dict) else None
     if not isinstance(labels, dict) or not all(isinstance(v, str) for v in labels.values()):

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _hold(args: argparse.Namespace) -> int:
-    from gpuheal_responder.shell.desk import KubeHolds
+    from gpuheal_responder.shell.http.approval import KubeHolds
 
     if args.server and not args.release:
         said = await remote.post(args, args.node, "hold", {"reason": args.reason})

@@ -30,7 +30,7 @@ async def post(args: argparse.Namespace, case: str, verb: str, fields: Mapping[s
     """Return the responder's answer; Permanent when it refuses, ObserveError when it can't be reached."""
     import aiohttp
 
-    from gpuheal_responder.shell.reload import read_secret
+    from gpuheal_responder.shell.process.reload import read_secret
 
     if args.token_file is None:
         raise ConfigError("--server", "", "needs --token-file", "your token says who you are")

@@ -15,7 +15,7 @@ from gpuheal_responder.commands.connection import SYNC, add_arguments, connected
 from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Transient
 
 if TYPE_CHECKING:
-    from gpuheal_responder.core.model import Node, UndoRecord
+    from gpuheal_responder.core.node import Node, UndoRecord
     from gpuheal_responder.ports import Clock, Cluster, Remediations
 
 TRIES = 5
@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
 
 async def _revert(args: argparse.Namespace) -> int:
     from gpuheal_responder.shell.build import WallClock
-    from gpuheal_responder.shell.kube import NODES, KubeCluster
-    from gpuheal_responder.shell.kube_api import reading
-    from gpuheal_responder.shell.remediations import KubeRemediations
+    from gpuheal_responder.shell.kube.api import reading
+    from gpuheal_responder.shell.kube.cluster import NODES, KubeCluster
+    from gpuheal_responder.shell.kube.remediations import KubeRemediations
 
     clock = WallClock()
     async with connected(args) as api:
@@ -142,7 +142,7 @@ async def _undo(cluster: Cluster, name: str) -> None:
 
 
 async def _close(remediations: Remediations, clock: Clock, name: str) -> None:
-    from gpuheal_responder.core.model import Result
+    from gpuheal_responder.core.case import Result
 
     for stored in await remediations.list():
         if stored.case.name == name and stored.case.closed_at is None:

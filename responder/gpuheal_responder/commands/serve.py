@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
 
 async def _serve(config: Path) -> int:
     from gpuheal_responder.app import build
-    from gpuheal_responder.settings import load
+    from gpuheal_responder.config.settings import load
     from gpuheal_responder.shell.build import parts_of
 
     settings = load(config)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from gpuheal_responder.core import cases, guards
+from gpuheal_responder.core import guards
+from gpuheal_responder.core.case import Case, Result
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.model import Case, Result
-from gpuheal_responder.core.policy import Policy, ProgressState
+from gpuheal_responder.core.plan import Finished, Idle, Next, Spent, plan
+from gpuheal_responder.core.policy import Policy
+from gpuheal_responder.core.step import ProgressState
 from gpuheal_responder.core.undo import intact
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
 from gpuheal_responder.core.world import World
@@ -25,19 +27,19 @@ def decide(case: Case, policy: Policy, world: World) -> Verdict:
         return over
     if case.escalated:
         return Escalate(reason=case.escalated, message="waiting for people; the node stays contained")
-    stage = cases.plan(case, policy, world)
+    stage = plan(case, policy, world)
     match stage:
-        case cases.Finished():
+        case Finished():
             return Done(result=Result.RESTORED, reason="restored")
-        case cases.Spent():
+        case Spent():
             return Escalate(reason=stage.reason, message=stage.message)
-        case cases.Idle():
+        case Idle():
             return Wait(step=stage.step, until=world.now + LOOK_AGAIN, reason=stage.reason, message=stage.message)
-        case cases.Next():
+        case Next():
             return _next(case, policy, world, stage)
 
 
-def _next(case: Case, policy: Policy, world: World, stage: cases.Next) -> Verdict:
+def _next(case: Case, policy: Policy, world: World, stage: Next) -> Verdict:
     step, progress = stage.step, stage.progress
     refusals = guards.check(Question(case=case, policy=policy, step=step, world=world))
     repeats = step.spec.effect and not step.spec.once

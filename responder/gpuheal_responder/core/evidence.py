@@ -6,7 +6,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from gpuheal_responder.core.model import Case, Confidence, Evidence, Fault, Node, Witness, WitnessClass
+from gpuheal_responder.core.alert import Fault
+from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.sighting import Confidence, Evidence, Witness, WitnessClass
 from gpuheal_responder.core.world import World
 
 FRESH = timedelta(minutes=2)

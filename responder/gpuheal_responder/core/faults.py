@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from gpuheal_responder.core.model import Alert, Fault, Peer, Severity, Suppression, SuppressionKind, Target
+from gpuheal_responder.core.alert import Alert, Fault, Peer, Severity, Suppression, SuppressionKind, Target
 
 WATCHDOG = "GPUHealWatchdog"
 WIDE = frozenset({"fleet", "domain"})

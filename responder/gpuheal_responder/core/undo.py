@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gpuheal_responder.core.model import Condition, Node, Taint, UndoRecord
+from gpuheal_responder.core.node import Condition, Node, Taint, UndoRecord
 
 UNDO_ANNOTATION = "gpu.health/undo"
 HOLD_ANNOTATION = "gpu.health/hold"

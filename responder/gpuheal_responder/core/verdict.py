@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gpuheal_responder.core.model import Result
-from gpuheal_responder.core.policy import Step
+from gpuheal_responder.core.case import Result
+from gpuheal_responder.core.step import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

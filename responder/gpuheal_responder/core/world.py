@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from gpuheal_responder.core.model import Evidence, Fault, Mode, Node, Pod
+from gpuheal_responder.core.alert import Fault
+from gpuheal_responder.core.mode import Mode
+from gpuheal_responder.core.node import Node, Pod
+from gpuheal_responder.core.sighting import Evidence
 
 
 class OperationState(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gpuheal_responder.core.model import Node
+from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.world import OperationState
 from gpuheal_responder.errors import Permanent
 from gpuheal_responder.ports import Machines

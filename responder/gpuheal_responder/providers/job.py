@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from gpuheal_responder.core.model import Node
+from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.world import OperationState
 from gpuheal_responder.errors import Permanent
 

@@ -12,29 +12,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from gpuheal_responder.config.settings import Kubernetes, Settings
 from gpuheal_responder.ports import Machines
 from gpuheal_responder.providers import Providers
 from gpuheal_responder.providers.job import NAME as JOB
 from gpuheal_responder.providers.job import JobReboot, JobSettings
-from gpuheal_responder.settings import Kubernetes, Settings
-from gpuheal_responder.shell.alerts import AlertmanagerAlerts
-from gpuheal_responder.shell.controls import KubeControls
-from gpuheal_responder.shell.desk import KubeHolds
-from gpuheal_responder.shell.evidence import PrometheusEvidence
-from gpuheal_responder.shell.interpreter import Interpreter
-from gpuheal_responder.shell.kube import ClusterSettings, KubeCluster
-from gpuheal_responder.shell.kube_api import Api, connect
-from gpuheal_responder.shell.kube_job import KubeJobs
-from gpuheal_responder.shell.lease import Election
-from gpuheal_responder.shell.observe import Ports
-from gpuheal_responder.shell.parts import Parts
-from gpuheal_responder.shell.people import KubePeople, KubeReviewer
-from gpuheal_responder.shell.pipeline import Pipeline
+from gpuheal_responder.shell.http.approval import KubeHolds
+from gpuheal_responder.shell.kube.api import Api, connect
+from gpuheal_responder.shell.kube.cluster import ClusterSettings, KubeCluster
+from gpuheal_responder.shell.kube.controls import KubeControls
+from gpuheal_responder.shell.kube.election import Election
+from gpuheal_responder.shell.kube.jobs import KubeJobs
+from gpuheal_responder.shell.kube.mirror import WatchSettings
+from gpuheal_responder.shell.kube.remediations import KubeRemediations
+from gpuheal_responder.shell.kube.review import KubePeople, KubeReviewer
 from gpuheal_responder.shell.policies import fault_slugs, watched_policies
-from gpuheal_responder.shell.remediations import KubeRemediations
-from gpuheal_responder.shell.stall import StallMonitor
+from gpuheal_responder.shell.process.interpreter import Interpreter
+from gpuheal_responder.shell.process.stall import StallMonitor
+from gpuheal_responder.shell.round.observe import Ports
+from gpuheal_responder.shell.sources.alertmanager import AlertmanagerAlerts
+from gpuheal_responder.shell.sources.deadman import Pipeline
+from gpuheal_responder.shell.sources.prometheus import PrometheusEvidence
 from gpuheal_responder.shell.telemetry import Telemetry
-from gpuheal_responder.shell.watch import WatchSettings
+from gpuheal_responder.shell.wiring import Parts
 
 IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gpuheal_responder.actions import SPECS
-from gpuheal_responder.core.policy import Policy, parse_policies
+from gpuheal_responder.config.policies import parse_policies
+from gpuheal_responder.config.reader import load_yaml
+from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.errors import ConfigError
-from gpuheal_responder.settingsfile import load_yaml
-from gpuheal_responder.shell.reload import Watched
-from gpuheal_rules.catalogue import load_catalogue
+from gpuheal_responder.shell.process.reload import Watched
+from gpuheal_rules.catalogue.load import load_catalogue
 
 
 def read_policies(files: Sequence[Path], faults: frozenset[str] | None = None) -> tuple[Policy, ...]:

@@ -19,9 +19,10 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
+from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.decide import decide
-from gpuheal_responder.core.model import Case
-from gpuheal_responder.core.policy import Policy, format_duration, parse_duration
+from gpuheal_responder.core.duration import format_duration, parse_duration
+from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ConfigError

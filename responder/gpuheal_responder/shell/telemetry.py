@@ -18,12 +18,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from gpuheal_responder import __version__
+from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.faults import DeadLetter
-from gpuheal_responder.core.model import Case
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
 from gpuheal_responder.ports import Clock
+from gpuheal_responder.shell.process.stall import Longest
 from gpuheal_responder.shell.record import dump_time, dump_verdict
-from gpuheal_responder.shell.stall import Longest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 STEP_BUCKETS = (0.1, 1, 10, 60, 300, 900, 1800, 3600, 7200)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from gpuheal_rules.cases import fleet, level, lost, score, shared, xid
 from gpuheal_rules.cases.document import document
 from gpuheal_rules.cases.world import Case
+from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
 from gpuheal_rules.groups.alerts import annotation_templates
-from gpuheal_rules.model import Alert, Catalogue, Fault
 from gpuheal_rules.options import Options
 from gpuheal_rules.render import HEADER, to_yaml
 

@@ -22,7 +22,7 @@ from gpuheal_rules.cases.world import (
     merged,
 )
 from gpuheal_rules.cases.xid import EVENT
-from gpuheal_rules.model import Alert, Catalogue, Fault
+from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
 
 Maker = Callable[[Fault, Alert], list[Case]]
 

@@ -21,7 +21,7 @@ from gpuheal_rules.cases.world import (
     merged,
 )
 from gpuheal_rules.cases.xid import EVENT, instance
-from gpuheal_rules.model import Alert, Catalogue, Evidence, Fault
+from gpuheal_rules.catalogue.model import Alert, Catalogue, Evidence, Fault
 
 GROWTH = "gpuheal:gpu_counter:growth24h"
 HOUR = 3600 // STEP_SECONDS

@@ -8,8 +8,8 @@ from gpuheal_rules.cases import growth, variants
 from gpuheal_rules.cases.shows import SEEN, bad_value, good_value, limit, of_signal, show
 from gpuheal_rules.cases.world import NODE, STEP_SECONDS, UUIDS, Case, Expectation, Query, World, lean, merged
 from gpuheal_rules.cases.xid import EVENT, instance
-from gpuheal_rules.model import Alert, Catalogue, Evidence, Fault
-from gpuheal_rules.rule import OPEN
+from gpuheal_rules.catalogue.model import Alert, Catalogue, Evidence, Fault
+from gpuheal_rules.promql.rule import OPEN
 
 NODE_WIDE = ("sxid_degraded",)
 """Special evidence of a GPU fault that cannot name the GPU."""

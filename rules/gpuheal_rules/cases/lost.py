@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gpuheal_rules.cases.world import NODE, STEP_SECONDS, UUIDS, Case, Expectation, Query, lean, settled
 from gpuheal_rules.cases.xid import EVENT, instance
-from gpuheal_rules.model import Alert, Fault
+from gpuheal_rules.catalogue.model import Alert, Fault
 
 GRACE = 5
 """Evaluations after the last sighting until dcgm-exporter's silence about a GPU counts: four scrapes have passed."""

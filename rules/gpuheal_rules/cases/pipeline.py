@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from gpuheal_rules.cases.world import STEP_SECONDS, Case, Expectation, Series, Timeline, World
 from gpuheal_rules.cases.xid import EVENT
+from gpuheal_rules.catalogue.model import Alert, Fault
 from gpuheal_rules.groups.alerts import static_labels
-from gpuheal_rules.model import Alert, Fault
 from gpuheal_rules.options import Options
 
 

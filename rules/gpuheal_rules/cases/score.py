@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpuheal_rules.cases.growth import GROWTH
 from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, World, always, lean, merged, since, until
 from gpuheal_rules.cases.xid import EVENT
-from gpuheal_rules.model import Catalogue
+from gpuheal_rules.catalogue.model import Catalogue
 
 TIERS = ("critical-training", "inference", "preemptible")
 

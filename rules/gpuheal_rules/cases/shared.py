@@ -24,7 +24,7 @@ from gpuheal_rules.cases.world import (
     until,
 )
 from gpuheal_rules.cases.xid import EVENT, silent_about_codes
-from gpuheal_rules.model import Catalogue
+from gpuheal_rules.catalogue.model import Catalogue
 
 FAULT, CODE = "gpu-engine-fault", 62
 GPU = {"gpu_uuid": UUIDS[1]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gpuheal_rules.cases.world import BUSES, HEALTHY_GPU, UUIDS, Series, Timeline, Value, World
-from gpuheal_rules.model import Catalogue, Evidence, Signal
+from gpuheal_rules.catalogue.model import Catalogue, Evidence, Signal
 
 Shown = Callable[[int], bool]
 Show = Callable[[World, Shown], list[Series]]

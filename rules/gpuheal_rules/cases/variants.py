@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gpuheal_rules.cases.shows import DEVICES, SXID
 from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, World, always, merged
 from gpuheal_rules.cases.xid import EVENT
-from gpuheal_rules.model import Catalogue, Evidence, Fault
+from gpuheal_rules.catalogue.model import Catalogue, Evidence, Fault
 
 Shows = Callable[[World], list[Series]]
 GPU = {"gpu_uuid": UUIDS[1]}

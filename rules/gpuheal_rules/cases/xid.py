@@ -21,10 +21,10 @@ from gpuheal_rules.cases.world import (
     settled,
     since,
 )
+from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
 from gpuheal_rules.groups.alerts import static_labels
-from gpuheal_rules.model import Alert, Catalogue, Fault
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import WITNESS
+from gpuheal_rules.promql.rule import WITNESS
 
 EVENT = 10
 """Step whose scrape is the first to show the event: some minutes of healthy telemetry come before it."""

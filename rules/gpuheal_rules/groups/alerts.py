@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 
+from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
 from gpuheal_rules.groups.fleet import ACTIVE_PROBLEM
 from gpuheal_rules.groups.identity import SILENT
 from gpuheal_rules.groups.witness import ACTIVE
-from gpuheal_rules.model import Alert, Catalogue, Fault
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import AlertRule, promql, threshold
+from gpuheal_rules.promql.rule import AlertRule, promql, threshold
 
 Expression = Callable[[Catalogue, Options], str]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from gpuheal_rules.catalogue.model import Catalogue, Evidence, Fault
 from gpuheal_rules.groups import special
 from gpuheal_rules.groups.latch import DCGM_XID, XID, bridged
-from gpuheal_rules.model import Catalogue, Evidence, Fault
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import EVIDENCE, GPU, GUARD, NEAR, Record, by_target, indent, promql, threshold
+from gpuheal_rules.promql.rule import EVIDENCE, GPU, GUARD, NEAR, Record, by_target, indent, promql, threshold
 
 Special = Callable[[Catalogue, Options], tuple[str, str]]
 HARMLESS_XID = "gpuheal:xid_harmless:info"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.guard import ACCELERATORS
 from gpuheal_rules.groups.witness import UNKNOWN
-from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import COUNT, GPU_NODE, GUARD, WITNESS, Record, promql
+from gpuheal_rules.promql.rule import COUNT, GPU_NODE, GUARD, WITNESS, Record, promql
 
 BAD = "gpuheal:node_bad:info"
 NEW = "gpuheal:node_bad:new30m"

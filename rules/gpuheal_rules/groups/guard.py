@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.identity import NODE_GPUS
-from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import GPU_NODE, GUARD, Record, promql, threshold
+from gpuheal_rules.promql.rule import GPU_NODE, GUARD, Record, promql, threshold
 
 ACCELERATORS = r"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"
 """Extended resources of accelerators as kube-state-metrics spells them."""

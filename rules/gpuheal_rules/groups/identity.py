@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from gpuheal_rules.model import Catalogue
+from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.options import Options
-from gpuheal_rules.reader import format_duration
-from gpuheal_rules.rule import GPU, Record, gpu_labels, indent, promql, threshold
+from gpuheal_rules.promql.rule import GPU, Record, gpu_labels, indent, promql, threshold
 
 IDENTITY = "gpuheal:gpu_identity"
 NODE_GPUS = "gpuheal:node_gpus:count"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.identity import IDENTITY, SILENT, SOURCE_SEEN, UP
-from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import CLEARED, GPU, Record, gpu_labels, promql, selector
+from gpuheal_rules.promql.rule import CLEARED, GPU, Record, gpu_labels, promql, selector
 
 XID = "gpuheal:xid_latch:last_seconds"
 DCGM_XID = "gpuheal:dcgm_xid_latch:first_seconds"

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.trend import NVLINK_RATIO
 from gpuheal_rules.groups.witness import LOST, STATE, UNKNOWN
-from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import COUNT, GPU, NEAR, OPEN, Record, promql, threshold
+from gpuheal_rules.promql.rule import COUNT, GPU, NEAR, OPEN, Record, promql, threshold
 
 TERM = "gpuheal:gpu_score:term"
 SCORE = "gpuheal:gpu_score"

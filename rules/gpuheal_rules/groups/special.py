@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.guard import ACCELERATORS
 from gpuheal_rules.groups.identity import NODE_GPUS
 from gpuheal_rules.groups.latch import CLOCKS, LOST, OWNER, PORT_DOWN, XID
 from gpuheal_rules.groups.trend import SLOW_LINK
-from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import CLEARED, GPU, GPU_NODE, node_labels, promql, selector, threshold
+from gpuheal_rules.promql.rule import CLEARED, GPU, GPU_NODE, node_labels, promql, selector, threshold
 
 Special = Callable[[Catalogue, Options], tuple[str, str]]
 

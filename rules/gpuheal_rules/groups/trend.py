@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.identity import IDENTITY, UP
-from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import GPU, Record, gpu_labels, promql, selector
+from gpuheal_rules.promql.rule import GPU, Record, gpu_labels, promql, selector
 
 COUNTER = "gpuheal:gpu_counter:sum"
 SLOW_LINK = "gpuheal:pcie_below_maximum:info"

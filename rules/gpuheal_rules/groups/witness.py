@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.identity import IDENTITY, UP
-from gpuheal_rules.model import Catalogue
 from gpuheal_rules.options import Options
-from gpuheal_rules.rule import (
-    CLEARED,
-    COUNT,
-    EVIDENCE,
-    GPU,
-    OPEN,
-    WITNESS,
-    Record,
-    indent,
-    promql,
-    threshold,
-)
+from gpuheal_rules.promql.rule import CLEARED, COUNT, EVIDENCE, GPU, OPEN, WITNESS, Record, indent, promql, threshold
 
 STATE = "gpuheal:gpu_state"
 UNKNOWN = "gpuheal:gpu_unknown:info"

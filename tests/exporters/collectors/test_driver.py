@@ -8,7 +8,7 @@ import pytest
 from tests.stubs.samples import only, samples
 
 from gpuheal_exporters.collectors.driver import DriverCollector, VersionCollector
-from gpuheal_exporters.nvml_snapshot import NvmlSnapshot, NvmlState
+from gpuheal_exporters.nvml.snapshot import NvmlSnapshot, NvmlState
 
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.133.20  Release Build  (dvs)\nGCC version:  gcc\n"
 MODULES = "nvidia_peermem 16384 0 - Live 0x0\nnvidia 54321 3 nvidia_peermem, Live 0x0 (OE)\nib_core 1 0\n"

@@ -12,9 +12,9 @@ from gpuheal_exporters.collectors.memory import MemoryCollector
 from gpuheal_exporters.collectors.pcie import PcieCollector
 from gpuheal_exporters.collectors.presence import PresenceCollector, SourceCollector
 from gpuheal_exporters.collectors.thermal import ThermalCollector
-from gpuheal_exporters.inventory import NodeInventory
-from gpuheal_exporters.nvml_schedule import PROBES
-from gpuheal_exporters.nvml_snapshot import (
+from gpuheal_exporters.host.inventory import NodeInventory
+from gpuheal_exporters.nvml.schedule import PROBES
+from gpuheal_exporters.nvml.snapshot import (
     Gpu,
     GroupHealth,
     MigInstance,
@@ -23,7 +23,7 @@ from gpuheal_exporters.nvml_snapshot import (
     Reading,
     StuckProbe,
 )
-from gpuheal_exporters.nvml_state import under_load
+from gpuheal_exporters.nvml.state import under_load
 
 
 def gpu(index: int = 0, **readings: dict[str, object]) -> Gpu:

@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 from tests.stubs.nvml.fixtures import until
 from tests.stubs.samples import only, samples
 
+from gpuheal_exporters.collectors.polled import Polled
 from gpuheal_exporters.collectors.presence import SourceCollector
-from gpuheal_exporters.nvml_snapshot import NvmlSnapshot
-from gpuheal_exporters.polled import Polled
+from gpuheal_exporters.nvml.snapshot import NvmlSnapshot
 
 
 class Gate(Collector):

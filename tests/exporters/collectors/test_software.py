@@ -12,7 +12,7 @@ import pytest
 from tests.stubs.samples import only, samples
 
 from gpuheal_exporters.collectors.software import SoftwareCollector, answers
-from gpuheal_exporters.nvml_snapshot import Gpu, NvmlSnapshot, NvmlState, Reading
+from gpuheal_exporters.nvml.snapshot import Gpu, NvmlSnapshot, NvmlState, Reading
 
 TCP = "  sl  local_address rem_address   st tx_queue rx_queue\n   0: 0100007F:15B3 00000000:0000 0A 00000000:00000000\n"
 

@@ -16,9 +16,9 @@ from tests.stubs.nvml.fixtures import QUICK, until
 from tests.stubs.nvml.library import Script
 from tests.stubs.samples import only, samples
 
-from gpuheal_exporters.metrics import METRICS as KERNEL_METRICS
-from gpuheal_exporters.metrics import render
-from gpuheal_exporters.metrics_nvml import METRICS, Families
+from gpuheal_exporters.metrics.kernel import METRICS as KERNEL_METRICS
+from gpuheal_exporters.metrics.kernel import render
+from gpuheal_exporters.metrics.nvml import METRICS, Families
 from gpuheal_exporters.monitor import GpuMonitor
 
 Start = Callable[..., GpuMonitor]

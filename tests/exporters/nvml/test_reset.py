@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpuheal_exporters.nvml_snapshot import Gpu, NvmlSnapshot, NvmlState, Reading
-from gpuheal_exporters.reset import ResetWatch
+from gpuheal_exporters.nvml.reset import ResetWatch
+from gpuheal_exporters.nvml.snapshot import Gpu, NvmlSnapshot, NvmlState, Reading
 
 
 def seen(*, present: bool = True, action: int | None = 0, state: NvmlState = NvmlState.OK) -> NvmlSnapshot:

@@ -14,8 +14,8 @@ import pytest
 from tests.stubs.nvml.fixtures import QUICK, Watch, until
 from tests.stubs.nvml.library import Script
 
-from gpuheal_exporters.nvml_snapshot import Gpu, NvmlState
-from gpuheal_exporters.nvml_supervisor import NvmlSupervisor
+from gpuheal_exporters.nvml.snapshot import Gpu, NvmlState
+from gpuheal_exporters.nvml.supervisor import NvmlSupervisor
 
 
 def uuid(index: int) -> str:
@@ -257,7 +257,7 @@ def test_child_outlives_no_parent(script: Script) -> None:
     """When the exporter is killed, the child sees its stdin end, shuts NVML down and ends."""
     code = (
         "import os, signal\n"
-        "from gpuheal_exporters.nvml_supervisor import NvmlSupervisor\n"
+        "from gpuheal_exporters.nvml.supervisor import NvmlSupervisor\n"
         "supervisor = NvmlSupervisor()\n"
         "supervisor.start()\n"
         "supervisor.wait_complete(20)\n"
@@ -269,11 +269,11 @@ def test_child_outlives_no_parent(script: Script) -> None:
 
 
 def test_only_the_child_loads_pynvml() -> None:
-    """Importing the supervisor does not load pynvml, and nvml.py is the only module of the exporter that imports it."""
+    """Importing the supervisor does not load pynvml, and only nvml/probe.py imports it."""
     import gpuheal_exporters
 
-    code = "import sys, gpuheal_exporters.nvml_supervisor; sys.exit('pynvml' in sys.modules)"
+    code = "import sys, gpuheal_exporters.nvml.supervisor; sys.exit('pynvml' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False).returncode == 0
     folder = Path(gpuheal_exporters.__file__).parent
-    assert [path.name for path in sorted(folder.rglob("*.py")) if "import pynvml" in path.read_text()] == ["nvml.py"]
+    assert [path.name for path in sorted(folder.rglob("*.py")) if "import pynvml" in path.read_text()] == ["probe.py"]

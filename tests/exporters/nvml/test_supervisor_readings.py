@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.stubs.nvml.fixtures import Watch
 from tests.stubs.nvml.library import Script
 
-from gpuheal_exporters.nvml_schedule import GROUPS
-from gpuheal_exporters.nvml_snapshot import Gpu, MigInstance, NvmlSnapshot, NvmlState
+from gpuheal_exporters.nvml.schedule import GROUPS
+from gpuheal_exporters.nvml.snapshot import Gpu, MigInstance, NvmlSnapshot, NvmlState
 
 
 def uuid(index: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 
-from gpuheal_lab.controlplane import ControlPlane
+from gpuheal_lab.controlplane.plane import ControlPlane
 
 Matcher = Callable[[web.Request], bool]
 

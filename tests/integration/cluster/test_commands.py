@@ -14,20 +14,21 @@ from typing import Any
 import pytest
 from tests.integration.plane import Eventually, WallClock
 
-from gpuheal_lab.controlplane import ControlPlane
+from gpuheal_lab.controlplane.plane import ControlPlane
 from gpuheal_responder import cli
-from gpuheal_responder.core.model import Case, Condition, Result, Taint, UndoRecord
+from gpuheal_responder.config.settings import Listen
+from gpuheal_responder.core.case import Case, Result
+from gpuheal_responder.core.node import Condition, Taint, UndoRecord
 from gpuheal_responder.core.undo import HOLD_ANNOTATION, UNDO_ANNOTATION, mark
-from gpuheal_responder.settings import Listen
-from gpuheal_responder.shell import server
-from gpuheal_responder.shell.caseapi import CaseApi
-from gpuheal_responder.shell.desk import KubeHolds
-from gpuheal_responder.shell.kube import KubeCluster
-from gpuheal_responder.shell.kube_api import Api
-from gpuheal_responder.shell.people import APPROVE, SCRAPE, SEE, Denial, KubePeople, KubeReviewer, Person
-from gpuheal_responder.shell.remediations import KubeRemediations
+from gpuheal_responder.shell.http import server
+from gpuheal_responder.shell.http.approval import KubeHolds
+from gpuheal_responder.shell.http.people import CaseApi
+from gpuheal_responder.shell.http.webhook import Intake, Web
+from gpuheal_responder.shell.kube.api import Api
+from gpuheal_responder.shell.kube.cluster import KubeCluster
+from gpuheal_responder.shell.kube.remediations import KubeRemediations
+from gpuheal_responder.shell.kube.review import APPROVE, SCRAPE, SEE, Denial, KubePeople, KubeReviewer, Person
 from gpuheal_responder.shell.telemetry import Telemetry
-from gpuheal_responder.shell.web import Intake, Web
 
 pytestmark = pytest.mark.cluster
 

@@ -12,14 +12,14 @@ import pytest
 from tests.integration.cluster.proxy import Proxy
 from tests.integration.plane import Eventually, WallClock, write_kubeconfig
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_responder.core.model import Node
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_responder.core.node import Node
 from gpuheal_responder.errors import Transient
 from gpuheal_responder.ports import Note
-from gpuheal_responder.shell.kube import KubeCluster
-from gpuheal_responder.shell.kube_api import Api, connect
-from gpuheal_responder.shell.kube_lease import NODE_LOCK_NAMESPACE, NodeLocks
-from gpuheal_responder.shell.lease import Election, ElectionSettings
+from gpuheal_responder.shell.kube.api import Api, connect
+from gpuheal_responder.shell.kube.cluster import KubeCluster
+from gpuheal_responder.shell.kube.election import Election, ElectionSettings
+from gpuheal_responder.shell.kube.lease import NODE_LOCK_NAMESPACE, NodeLocks
 
 pytestmark = pytest.mark.cluster
 

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from tests.integration.plane import BASE, NODES
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_lab.kubeapi import ApiRefused
-from gpuheal_lab.process import run
-from gpuheal_lab.servers import find
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.controlplane.kubeapi import ApiRefused
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.servers.find import find
+from gpuheal_lab.servers.process import run
+from gpuheal_lab.servers.stack import wait_for
 from gpuheal_responder.actions.taint import UNHEALTHY
 
 pytestmark = pytest.mark.cluster

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from tests.integration.plane import Eventually
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_responder.core.model import Condition, Node, Taint, UndoRecord
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_responder.core.node import Condition, Node, Taint, UndoRecord
 from gpuheal_responder.core.undo import TAINT_KEY, UNDO_ANNOTATION, Marks, mark, release
 from gpuheal_responder.errors import Permanent, Transient
-from gpuheal_responder.shell.kube import KubeCluster
+from gpuheal_responder.shell.kube.cluster import KubeCluster
 
 pytestmark = pytest.mark.cluster
 

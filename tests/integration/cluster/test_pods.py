@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from tests.integration.plane import Eventually, deployment
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_responder.core.model import Pod
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_responder.core.node import Pod
 from gpuheal_responder.ports import EvictionResult
-from gpuheal_responder.shell.kube import KubeCluster
-from gpuheal_responder.shell.kube_read import UNMANAGED
+from gpuheal_responder.shell.kube.cluster import KubeCluster
+from gpuheal_responder.shell.kube.read import UNMANAGED
 
 pytestmark = pytest.mark.cluster
 
@@ -184,7 +184,7 @@ async def test_many_pods_are_read_page_by_page(
 ) -> None:
     """With pages of 3, all 8 pods of the node come back, each once."""
     (node,) = await asyncio.to_thread(make_nodes, 1)
-    monkeypatch.setattr("gpuheal_responder.shell.kube.PODS_PAGE", 3)
+    monkeypatch.setattr("gpuheal_responder.shell.kube.cluster.PODS_PAGE", 3)
     pods = f"/api/v1/namespaces/{namespace}/pods"
     names = sorted([(await create(plane, pods, bare_pod(f"p{i}", node)))["metadata"]["name"] for i in range(8)])
     assert sorted(p.name for p in await cluster.pods_on(node)) == names

@@ -11,30 +11,21 @@ from typing import Any
 import pytest
 from tests.integration.plane import SYNC, Eventually
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_lab.kubeapi import ApiRefused
-from gpuheal_lab.process import run
-from gpuheal_lab.servers import find
-from gpuheal_responder.core.model import (
-    Approval,
-    Attempt,
-    AttemptState,
-    Case,
-    Fault,
-    Node,
-    Pod,
-    Result,
-    Severity,
-    Target,
-)
+from gpuheal_lab.controlplane.kubeapi import ApiRefused
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.servers.find import find
+from gpuheal_lab.servers.process import run
+from gpuheal_responder.core.alert import Fault, Severity, Target
+from gpuheal_responder.core.case import Approval, Attempt, AttemptState, Case, Result
+from gpuheal_responder.core.node import Node, Pod
 from gpuheal_responder.core.verdict import Done, Escalate
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Stored
-from gpuheal_responder.shell import remediations as module
-from gpuheal_responder.shell.kube_api import Api
+from gpuheal_responder.shell.kube import remediations as module
+from gpuheal_responder.shell.kube.api import Api
+from gpuheal_responder.shell.kube.remediations import KubeRemediations
 from gpuheal_responder.shell.record import decision, load_case, load_world
-from gpuheal_responder.shell.remediations import KubeRemediations
 
 pytestmark = pytest.mark.cluster
 

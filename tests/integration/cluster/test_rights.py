@@ -12,17 +12,17 @@ import pytest
 import yaml
 from tests.integration.plane import BASE, JOBS, WallClock, write_kubeconfig
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_lab.kubeapi import ApiRefused
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.controlplane.kubeapi import ApiRefused
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.servers.stack import wait_for
 from gpuheal_responder.actions import REGISTRY
-from gpuheal_responder.core.model import Node, Pod
+from gpuheal_responder.core.node import Node, Pod
 from gpuheal_responder.core.world import OperationState
 from gpuheal_responder.errors import ObserveError, Permanent
 from gpuheal_responder.providers.job import JobReboot, JobSettings, job_name
-from gpuheal_responder.shell.kube import KubeCluster
-from gpuheal_responder.shell.kube_api import Api, connect
-from gpuheal_responder.shell.kube_job import KubeJobs
+from gpuheal_responder.shell.kube.api import Api, connect
+from gpuheal_responder.shell.kube.cluster import KubeCluster
+from gpuheal_responder.shell.kube.jobs import KubeJobs
 
 pytestmark = pytest.mark.cluster
 

@@ -11,14 +11,14 @@ import pytest
 from tests.integration.cluster.proxy import Proxy, is_list, is_watch, is_write
 from tests.integration.plane import SYNC, Eventually, WallClock, write_kubeconfig
 
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_responder.core.model import Condition
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_responder.core.node import Condition
 from gpuheal_responder.core.undo import Marks
 from gpuheal_responder.errors import ObserveError, Transient
 from gpuheal_responder.ports import Note
-from gpuheal_responder.shell.kube import ClusterSettings, KubeCluster
-from gpuheal_responder.shell.kube_api import connect
-from gpuheal_responder.shell.watch import WatchSettings
+from gpuheal_responder.shell.kube.api import connect
+from gpuheal_responder.shell.kube.cluster import ClusterSettings, KubeCluster
+from gpuheal_responder.shell.kube.mirror import WatchSettings
 
 pytestmark = pytest.mark.cluster
 

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from tests.responder.shell.standins import Crowd, Holds, Store
 
-from gpuheal_lab.servers import Generation
-from gpuheal_lab.stack import Alertmanager, Stack, webhook_config
+from gpuheal_lab.servers.find import Generation
+from gpuheal_lab.servers.stack import Alertmanager, Stack, webhook_config
+from gpuheal_responder.config.settings import Listen
 from gpuheal_responder.errors import ConfigError
-from gpuheal_responder.settings import Listen
-from gpuheal_responder.shell import server
-from gpuheal_responder.shell.caseapi import CaseApi
-from gpuheal_responder.shell.reload import Tokens
+from gpuheal_responder.shell.http import server
+from gpuheal_responder.shell.http.people import CaseApi
+from gpuheal_responder.shell.http.webhook import Intake, Web
+from gpuheal_responder.shell.process.reload import Tokens
 from gpuheal_responder.shell.telemetry import Telemetry
-from gpuheal_responder.shell.web import Intake, Web
 
 TOKEN = "alertmanager-secret"
 DEADLINE_S = 40.0

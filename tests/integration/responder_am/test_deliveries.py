@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tests.integration.responder_am.conftest import TOKEN, Receiver, alert, until
 
-from gpuheal_lab.stack import Stack, webhook_config
+from gpuheal_lab.servers.stack import Stack, webhook_config
 
 pytestmark = pytest.mark.servers
 GROUP_INTERVAL_S = 2.0

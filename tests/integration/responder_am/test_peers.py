@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tests.integration.responder_am.conftest import WallClock, alert, no_problem, until
 
-from gpuheal_lab.stack import Alertmanager, Stack, webhook_config
+from gpuheal_lab.servers.stack import Alertmanager, Stack, webhook_config
+from gpuheal_responder.config.settings import AlertmanagerPeer
+from gpuheal_responder.core.alert import Fault, Peer, SuppressionKind
 from gpuheal_responder.core.faults import fold
-from gpuheal_responder.core.model import Fault, Peer, SuppressionKind
-from gpuheal_responder.settings import AlertmanagerPeer
-from gpuheal_responder.shell.alerts import AlertmanagerAlerts
+from gpuheal_responder.shell.sources.alertmanager import AlertmanagerAlerts
 
 pytestmark = pytest.mark.servers
 

@@ -12,12 +12,12 @@ import yaml
 from tests.integration.responder_am.conftest import WallClock, no_problem, until
 from tests.integration.webhook import Target
 
-from gpuheal_lab.process import free_ports
-from gpuheal_lab.stack import Prometheus, Stack, prometheus_config, wait_for
-from gpuheal_responder.core.model import Evidence, Identity, WitnessClass
+from gpuheal_lab.servers.process import free_ports
+from gpuheal_lab.servers.stack import Prometheus, Stack, prometheus_config, wait_for
+from gpuheal_responder.config.settings import PrometheusServer
+from gpuheal_responder.core.sighting import Evidence, Identity, WitnessClass
 from gpuheal_responder.errors import ObserveError
-from gpuheal_responder.settings import PrometheusServer
-from gpuheal_responder.shell.evidence import PrometheusEvidence
+from gpuheal_responder.shell.sources.prometheus import PrometheusEvidence
 
 pytestmark = pytest.mark.servers
 NODE = "ip-10-0-0-1.ec2.internal"

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.plane import sweep
 from tests.integration.story.play import Play, Script
 
-from gpuheal_lab.controlplane import ControlPlane
+from gpuheal_lab.controlplane.plane import ControlPlane
 
 Playing = Callable[..., Play]
 

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 from tests.integration.cluster.proxy import Proxy, is_write
 
-from gpuheal_lab.controlplane import ControlPlane
+from gpuheal_lab.controlplane.plane import ControlPlane
 
 UNDO = "gpu.health/undo"
 

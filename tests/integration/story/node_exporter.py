@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tests.integration.story.play import GPUHEAL
 
-from gpuheal_exporters.identity import GpuIdentity
-from gpuheal_lab.fleet import NodeSpec
-from gpuheal_lab.machine import Machine, Watcher
-from gpuheal_lab.process import Child, free_ports
+from gpuheal_exporters.node.identity import GpuIdentity
+from gpuheal_lab.fleet.machine import Machine, Watcher
+from gpuheal_lab.fleet.spec import NodeSpec
+from gpuheal_lab.servers.process import Child, free_ports
 
 KMSG = Path("/dev/kmsg")
 MOST_RECORD = 8192

@@ -26,16 +26,17 @@ from tests.integration.story.background import Background
 from tests.integration.story.door import Door
 from tests.integration.story.relay import Carrier, Relay, faithful
 
-from gpuheal_lab import discovery, pipeline
-from gpuheal_lab.controlplane import ControlPlane
-from gpuheal_lab.fleet import NodeSpec
-from gpuheal_lab.kubeapi import ApiRefused
-from gpuheal_lab.kubefleet import KubeFleet, machines
-from gpuheal_lab.machine import GpuFault, Timings, fell_off_bus
-from gpuheal_lab.objects import canonical, differences, essence
-from gpuheal_lab.process import Child, LabError, free_ports
-from gpuheal_lab.servers import Generation
-from gpuheal_lab.stack import SCRAPE_SOON, Stack, wait_for
+from gpuheal_lab.controlplane.kubeapi import ApiRefused
+from gpuheal_lab.controlplane.kubefleet import KubeFleet, machines
+from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.demo import pipeline
+from gpuheal_lab.fleet import discovery
+from gpuheal_lab.fleet.machine import GpuFault, Timings, fell_off_bus
+from gpuheal_lab.fleet.objects import canonical, differences, essence
+from gpuheal_lab.fleet.spec import NodeSpec
+from gpuheal_lab.servers.find import Generation
+from gpuheal_lab.servers.process import Child, LabError, free_ports
+from gpuheal_lab.servers.stack import SCRAPE_SOON, Stack, wait_for
 
 Json = dict[str, Any]
 

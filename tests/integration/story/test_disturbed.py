@@ -15,8 +15,8 @@ from tests.integration.story.door import Refuse
 from tests.integration.story.play import FAULT, Play, assert_as_before, steps_of
 from tests.integration.story.test_whole import STEPS
 
-from gpuheal_lab.pipeline import alert_of
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.demo.pipeline import alert_of
+from gpuheal_lab.servers.stack import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

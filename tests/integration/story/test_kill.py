@@ -9,8 +9,8 @@ from tests.integration.story.door import Deed
 from tests.integration.story.play import Play, assert_as_before, steps_of, told
 from tests.integration.story.test_whole import STEPS
 
-from gpuheal_lab.process import LabError
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.servers.process import LabError
+from gpuheal_lab.servers.stack import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700)]
 

@@ -11,8 +11,8 @@ from tests.integration.story.node_exporter import KMSG, NodeExporter
 from tests.integration.story.play import FAULT, assert_as_before, steps_of
 from tests.integration.story.test_whole import STEPS
 
-from gpuheal_lab.machine import GpuFault
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.fleet.machine import GpuFault
+from gpuheal_lab.servers.stack import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 

@@ -11,9 +11,9 @@ import yaml
 from tests.integration.story.conftest import Playing
 from tests.integration.story.play import CLUSTER, FAULT, LADDER, Play, assert_as_before, pause, steps_of
 
-from gpuheal_lab.machine import Power, Timings, fell_off_bus
-from gpuheal_lab.process import LabError
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.fleet.machine import Power, Timings, fell_off_bus
+from gpuheal_lab.servers.process import LabError
+from gpuheal_lab.servers.stack import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 

@@ -11,9 +11,9 @@ from tests.integration.story import work
 from tests.integration.story.conftest import Playing
 from tests.integration.story.play import GPUHEAL, Play, assert_as_before, pause, steps_of
 
-from gpuheal_lab.process import CommandFailed, run
-from gpuheal_lab.servers import find
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.servers.find import find
+from gpuheal_lab.servers.process import CommandFailed, run
+from gpuheal_lab.servers.stack import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 

@@ -7,8 +7,8 @@ from tests.integration.story import work
 from tests.integration.story.conftest import Playing
 from tests.integration.story.play import assert_as_before, steps_of
 
-from gpuheal_lab.servers import Generation
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.servers.find import Generation
+from gpuheal_lab.servers.stack import wait_for
 
 STEPS = ("taint", "cordon", "condition", "drain", "reboot", "verify", "probation", "restore")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.integration.story.play import Play
 
-from gpuheal_lab.stack import wait_for
+from gpuheal_lab.servers.stack import wait_for
 
 Json = dict[str, Any]
 

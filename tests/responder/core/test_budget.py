@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from gpuheal_responder.core.budget import FABRIC, POOL, RACK, ZONE, Ledger, Standing, disrupted, disruption_limit
-from gpuheal_responder.core.cases import disrupting
-from gpuheal_responder.core.model import Attempt, AttemptState, Case
+from gpuheal_responder.core.case import Attempt, AttemptState, Case
+from gpuheal_responder.core.life import disrupting
 from gpuheal_responder.core.policy import Limits
 from gpuheal_responder.core.world import DomainCount
 

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from tests.responder.stage import LADDER, Stage
 
-from gpuheal_lab.machine import fell_off_bus
-from gpuheal_responder.core.model import Result
+from gpuheal_lab.fleet.machine import fell_off_bus
+from gpuheal_responder.core.case import Result
 
 
 async def test_a_policy_without_cure_contains_and_waits_for_hands() -> None:

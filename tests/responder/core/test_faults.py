@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from gpuheal_responder.core.alert import Alert, Peer, Silence, SuppressionKind
 from gpuheal_responder.core.faults import fold
-from gpuheal_responder.core.model import Alert, Peer, Silence, SuppressionKind
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LABELS = {

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gpuheal_responder.core.model import Condition, Node, Taint, UndoRecord
+from gpuheal_responder.core.node import Condition, Node, Taint, UndoRecord
 from gpuheal_responder.core.undo import dump, intact, load, mark, release
 
 OURS = Taint(key="gpu.health/unhealthy", value="true")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gpuheal_responder.core.model import Case
+from gpuheal_responder.core.case import Case
 from gpuheal_responder.errors import ObserveError, Permanent, Transient
 from gpuheal_responder.ports import Stored
-from gpuheal_responder.shell.people import Denial, Permission, Person
+from gpuheal_responder.shell.kube.review import Denial, Permission, Person
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuheal_responder.actions import SPECS
-from gpuheal_responder.core.policy import Step
+from gpuheal_responder.core.step import Step
 
 
 def step(action: str) -> Step:

@@ -14,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.responder.shell.scripted import NOW, StillClock
 from tests.responder.shell.steps import TAINT
 
+from gpuheal_responder.core.alert import Fault, Severity, Target
+from gpuheal_responder.core.case import Case, Result
 from gpuheal_responder.core.faults import DeadLetter
-from gpuheal_responder.core.model import Case, Fault, Result, Severity, Target
 from gpuheal_responder.core.verdict import Done, Escalate, Hold, Refusal, Verdict
 from gpuheal_responder.shell.telemetry import Telemetry, state_of
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuheal_rules.lint import CHECKS, lint
+from gpuheal_rules.lint.check import CHECKS, lint
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.yaml"))
 CLASSES = {"S", "D", "U", "J", "P", "F", "K", "N", "R"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gpuheal_rules.lint_flow import Flow, Shape, number, selectors
-from gpuheal_rules.lint_source import Rule, parse, read
+from gpuheal_rules.lint.flow import Flow, Shape, number, selectors
+from gpuheal_rules.lint.source import Rule, parse, read
 
 
 def rule(name: str, expr: str, **labels: str) -> Rule:

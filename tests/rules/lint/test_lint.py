@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuheal_rules.alertmanager import PEOPLE_ONLY_ALERTS
-from gpuheal_rules.lint import CHECKS, CONTRACT_CHECKS, LintOptions, lint, main
-from gpuheal_rules.lint_rules import ALERT_LABELS, OWN_CONDITIONS
-from gpuheal_rules.model import Catalogue
+from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.lint.check import CHECKS, CONTRACT_CHECKS, LintOptions, lint, main
+from gpuheal_rules.lint.rules import ALERT_LABELS, OWN_CONDITIONS
+from gpuheal_rules.routes.alertmanager import PEOPLE_ONLY_ALERTS
 
 ROOT = Path(__file__).parents[3] / "rules"
 GENERATED = ROOT / "generated" / "gpuheal.rules.yaml"

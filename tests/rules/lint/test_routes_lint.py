@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuheal_rules import lint_routes
-from gpuheal_rules.alertmanager import own_config
-from gpuheal_rules.lint import lint
-from gpuheal_rules.lint_flow import Flow
-from gpuheal_rules.lint_source import Rule, read
-from gpuheal_rules.operatorconfig import DEFAULT_PARAMS, STOCK_INHIBITION, alertmanager_config, values
+from gpuheal_rules.lint import routes as lint_routes
+from gpuheal_rules.lint.check import lint
+from gpuheal_rules.lint.flow import Flow
+from gpuheal_rules.lint.source import Rule, read
+from gpuheal_rules.routes.alertmanager import own_config
+from gpuheal_rules.routes.operatorconfig import DEFAULT_PARAMS, STOCK_INHIBITION, alertmanager_config, values
 
 RULES = Path(__file__).parents[3] / "rules" / "generated" / "gpuheal.rules.yaml"
 FORMS: dict[str, Callable[[], dict[str, Any]]] = {

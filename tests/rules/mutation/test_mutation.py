@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gpuheal_lab.servers import Generation, ensure
-from gpuheal_rules.catalogue import load_catalogue
-from gpuheal_rules.mutants import changes, mutants
-from gpuheal_rules.mutate import EQUIVALENT, candidates, sample, survivors
+from gpuheal_lab.servers.find import Generation, ensure
+from gpuheal_rules.catalogue.load import load_catalogue
+from gpuheal_rules.mutation.mutants import changes, mutants
+from gpuheal_rules.mutation.mutate import EQUIVALENT, candidates, sample, survivors
 from gpuheal_rules.options import Options
 from gpuheal_rules.render import build_groups
 

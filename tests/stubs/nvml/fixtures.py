@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.stubs.nvml.library import Script, build
 
-from gpuheal_exporters.nvml_schedule import INTERVALS, NvmlSettings
-from gpuheal_exporters.nvml_supervisor import NvmlSupervisor
+from gpuheal_exporters.nvml.schedule import INTERVALS, NvmlSettings
+from gpuheal_exporters.nvml.supervisor import NvmlSupervisor
 
 QUICK = NvmlSettings(
     intervals=dict.fromkeys(INTERVALS, 0.05),

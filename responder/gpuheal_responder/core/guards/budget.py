@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from gpuheal_responder.core.budget import POOL, ZONE, allowance, disrupted, disruption_limit
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.policy import Phase
+from gpuheal_responder.core.step import Phase
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "budget"

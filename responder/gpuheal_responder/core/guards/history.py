@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.policy import Phase
+from gpuheal_responder.core.step import Phase
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "history"

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.model import Mode, Node
+from gpuheal_responder.core.mode import Mode
+from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.undo import HOLD_ANNOTATION
 from gpuheal_responder.core.verdict import Refusal
 

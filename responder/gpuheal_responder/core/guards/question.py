@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpuheal_responder.core.cases import started
-from gpuheal_responder.core.model import AttemptState, Case
-from gpuheal_responder.core.policy import Phase, Policy, Step
+from gpuheal_responder.core.case import AttemptState, Case
+from gpuheal_responder.core.life import started
+from gpuheal_responder.core.policy import Policy
+from gpuheal_responder.core.step import Phase, Step
 from gpuheal_responder.core.world import World
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from gpuheal_responder.core import evidence as ev
+from gpuheal_responder.core.alert import Suppression, SuppressionKind
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.model import Confidence, Suppression, SuppressionKind
+from gpuheal_responder.core.sighting import Confidence
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "signal"

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 
-from gpuheal_responder.shell.kube_api import Api
+from gpuheal_responder.shell.kube.api import Api
 
 Json = dict[str, Any]
 

@@ -13,8 +13,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 
-from gpuheal_responder.core.model import Case
-from gpuheal_responder.shell import remediations
+from gpuheal_responder.core.case import Case
+from gpuheal_responder.shell.kube import remediations
 from gpuheal_responder.shell.record import camel
 
 CRD = Path(__file__).parents[4] / "deploy" / "kustomize" / "base" / "crd.yaml"

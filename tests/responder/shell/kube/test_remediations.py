@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from gpuheal_responder.core.model import Case, Fault, Result, Severity, Target
-from gpuheal_responder.shell.remediations import show
+from gpuheal_responder.core.alert import Fault, Severity, Target
+from gpuheal_responder.core.case import Case, Result
+from gpuheal_responder.shell.kube.remediations import show
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 AT = "2026-01-31T12:00:00Z"

@@ -1,0 +1,1 @@
+"""`gpuheal demo`: one fault healed end to end, told as a timeline."""

@@ -1,0 +1,1 @@
+"""The simulated fleet: metal, nodes, pods, and an API server that answers like the real one."""

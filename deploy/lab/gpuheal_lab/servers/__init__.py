@@ -1,0 +1,1 @@
+"""Real servers on loopback: found or built, started and ended."""

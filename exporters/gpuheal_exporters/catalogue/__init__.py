@@ -1,0 +1,1 @@
+"""What a code means and asks for."""

@@ -1,0 +1,1 @@
+"""The kernel log: where it is read, and what its lines mean."""

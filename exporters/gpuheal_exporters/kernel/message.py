@@ -1,0 +1,18 @@
+"""One entry for every kernel message this exporter understands."""
+
+from __future__ import annotations
+
+from gpuheal_exporters.kernel.driverline import DriverLine, parse_driver_line
+from gpuheal_exporters.kernel.sxid import Sxid, SxidDetail, parse_sxid
+from gpuheal_exporters.kernel.xid import Xid, parse_xid
+
+Message = Xid | Sxid | SxidDetail | DriverLine
+
+
+def parse_message(text: str) -> Message | None:
+    """The meaning of a message whose log prefix was taken off, or None; never raises, whatever the text."""
+    if text.startswith("NVRM: Xid "):
+        return parse_xid(text)
+    if text.startswith("nvidia-nvswitch"):
+        return parse_sxid(text)
+    return parse_driver_line(text)

@@ -1,0 +1,1 @@
+"""The state of one node as its kernel log tells it, kept as levels."""

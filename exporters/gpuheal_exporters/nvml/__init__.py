@@ -1,0 +1,1 @@
+"""NVML, asked in a process that may get stuck."""

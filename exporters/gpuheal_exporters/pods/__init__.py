@@ -1,0 +1,1 @@
+"""Whose work runs on which GPU."""

@@ -1,0 +1,1 @@
+"""What a site writes: settings and policies, read strictly from YAML."""

@@ -1,0 +1,90 @@
+"""What Alertmanager says, and the fault that it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """Severity of an alert, in the words of its label."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a fault is on: a node, or one GPU of it."""
+
+    node: str
+    gpu_uuid: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """One alert as one Alertmanager peer reports it through its API."""
+
+    fingerprint: str
+    labels: Mapping[str, str]
+    starts_at: datetime
+    updated_at: datetime
+    suppressed: bool = False
+    silenced_by: tuple[str, ...] = ()
+    inhibited_by: tuple[str, ...] = ()
+    muted_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A silence, with the person to talk to."""
+
+    id: str
+    created_by: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One Alertmanager peer at one moment; `problem` says why it did not answer."""
+
+    name: str
+    answered: bool
+    problem: str = ""
+    settling: bool = False
+    uptime: timedelta = timedelta(days=1)
+    alerts: tuple[Alert, ...] = ()
+    silences: tuple[Silence, ...] = ()
+
+
+class SuppressionKind(StrEnum):
+    """Why Alertmanager keeps an alert from people."""
+
+    SILENCE = "silence"
+    INHIBITION = "inhibition"
+    MUTE = "mute"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suppression:
+    """One suppression of a fault's alert: `by` names the silence's author and comment, or the inhibiting alerts."""
+
+    kind: SuppressionKind
+    by: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A fault that at least one Alertmanager peer reports at this moment."""
+
+    slug: str
+    target: Target
+    severity: Severity
+    since: datetime
+    alertname: str = ""
+    xid: str | None = None
+    suppressions: tuple[Suppression, ...] = ()

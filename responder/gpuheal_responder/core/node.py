@@ -1,0 +1,95 @@
+"""The parts of a Kubernetes node and its pods that decisions read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Taint:
+    """A node taint."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+    time_added: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A node condition."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoRecord:
+    """What we found on a node and what we changed, kept in an annotation written by the same PATCH as the change."""
+
+    case: str
+    owner: str
+    at: datetime
+    policy: str
+    faults: tuple[str, ...]
+    taints: tuple[Taint, ...] = ()
+    cordoned: bool = False
+    conditions: tuple[str, ...] = ()
+    conditions_before: tuple[Condition, ...] = ()
+    system_uuid: str = ""
+    node_uid: str = ""
+    boot_id: str = ""
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The parts of a Kubernetes node that decisions read; everything else is dropped on arrival."""
+
+    name: str
+    uid: str
+    resource_version: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+    ready: bool = True
+    conditions: tuple[Condition, ...] = ()
+    boot_id: str = ""
+    system_uuid: str = ""
+    provider_id: str = ""
+    gpu_capacity: int = 0
+    gpu_allocatable: int = 0
+    undo: UndoRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A pod on the node of a case."""
+
+    namespace: str
+    name: str
+    uid: str
+    phase: str = "Running"
+    owner_kind: str = ""
+    owner_name: str = ""
+    gang: str = ""
+    gpus: int = 0
+    terminating: bool = False
+    mirror: bool = False
+    protected: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ref(self) -> str:
+        """`namespace/name`, the way people and kubectl name a pod."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def evictable(self) -> bool:
+        """True for pods that a drain removes: not of a DaemonSet, not a mirror pod, not finished."""
+        return not self.mirror and self.owner_kind != "DaemonSet" and self.phase not in {"Succeeded", "Failed"}

@@ -1,0 +1,81 @@
+"""What Prometheus knows of a node: who saw a fault, who knows a GPU, and how each GPU was lately."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+
+class WitnessClass(StrEnum):
+    """Kinds of observers that fail independently of each other."""
+
+    KERNEL = "kernel"
+    NVML = "nvml"
+    DCGM = "dcgm"
+    KUBERNETES = "kubernetes"
+    DRIVER = "driver"
+
+
+class Confidence(StrEnum):
+    """How sure the witnesses make us; ordered by `rank`."""
+
+    NONE = "none"
+    SUSPECT = "suspect"
+    PROBABLE = "probable"
+    CONFIRMED = "confirmed"
+
+    @property
+    def rank(self) -> int:
+        """Position from 0 (none) to 3 (confirmed)."""
+        return list(Confidence).index(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """One witness class that sees a fault.
+
+    `last_seen_at` is when it was last positively seen (for a kernel event: the event's time), `sample_age` the age of
+    the sample itself by Prometheus' own clock.
+    """
+
+    fault: str
+    gpu_uuid: str | None
+    witness_class: WitnessClass
+    last_seen_at: datetime
+    sample_age: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A source (`exporter`, `dcgm`) that knows this GPU to sit in this node."""
+
+    gpu_uuid: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSample:
+    """State of one GPU at one rule evaluation: 0 ok, 1 degraded, 2 suspect, 3 faulty, 4 lost, 5 unknown."""
+
+    at: datetime
+    state: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuHealth:
+    """The recent states of one GPU, oldest first."""
+
+    gpu_uuid: str
+    samples: tuple[HealthSample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What Prometheus knows of one node; `at` is Prometheus' own clock."""
+
+    at: datetime
+    booted_at: datetime | None = None
+    witnesses: tuple[Witness, ...] = ()
+    identities: tuple[Identity, ...] = ()
+    health: tuple[GpuHealth, ...] = ()

@@ -1,0 +1,1 @@
+"""What others call: the webhook, people, probes and metrics."""

@@ -1,0 +1,120 @@
+"""The routes that people use: see cases, approve a step, hold a node. Each request shows a Kubernetes token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from aiohttp import web
+
+from gpuheal_responder.core.duration import parse_duration
+from gpuheal_responder.errors import ActionError, ObserveError, Permanent
+from gpuheal_responder.ports import Clock, Remediations
+from gpuheal_responder.shell.http import approval as desk
+from gpuheal_responder.shell.http.webhook import bearer, refused
+from gpuheal_responder.shell.kube.review import APPROVE, SEE, Denial, People, Permission, Person
+from gpuheal_responder.shell.record import dump_case, dump_verdict
+from gpuheal_responder.shell.telemetry import Telemetry
+
+LONGEST_TEXT = 500
+Act = Callable[[str, str, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
+_STATUS = {"not-found": 404, "closed": 409, "conflict": 409, "invalid": 422, "forbidden": 403}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseApi:
+    """What the routes need of the rest of the application."""
+
+    people: People
+    remediations: Remediations
+    holds: desk.Holds
+    telemetry: Telemetry
+    clock: Clock
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes to an application."""
+        app.router.add_get("/v1/cases", self._cases)
+        app.router.add_post("/v1/cases/{name}/approve", self._approve)
+        app.router.add_post("/v1/cases/{name}/hold", self._hold)
+
+    async def _cases(self, request: web.Request) -> web.Response:
+        try:
+            person = await self._person(request, SEE)
+            if isinstance(person, Denial):
+                return refused(person)
+            stored = await self.remediations.list()
+        except ObserveError as problem:
+            return _problem(503, "unreadable", str(problem))
+        listed = []
+        for case in sorted((s.case for s in stored), key=lambda case: (case.opened_at, case.name)):
+            verdict = self.telemetry.verdict_of(case.name)
+            listed.append({**dump_case(case), **({"verdict": dump_verdict(verdict)} if verdict is not None else {})})
+        return web.json_response({"cases": listed})
+
+    async def _approve(self, request: web.Request) -> web.Response:
+        return await self._act(request, self._do_approve)
+
+    async def _hold(self, request: web.Request) -> web.Response:
+        return await self._act(request, self._do_hold)
+
+    async def _act(self, request: web.Request, do: Act) -> web.Response:
+        name = request.match_info["name"]
+        try:
+            person = await self._person(request, APPROVE, name)
+            if isinstance(person, Denial):
+                if person.status == 403:  # somebody known tried; strangers would only fill the log
+                    self.telemetry.audit("refused", {"case": name, "message": person.message})
+                return refused(person)
+            return web.json_response(await do(name, person.name, await _fields(request)))
+        except ActionError as problem:
+            return _problem(_STATUS.get(problem.reason, 503), problem.reason, str(problem))
+        except ObserveError as problem:
+            return _problem(503, "unreadable", str(problem))
+
+    async def _do_approve(self, name: str, by: str, fields: Mapping[str, str]) -> Mapping[str, Any]:
+        span = _span(fields["for"]) if "for" in fields else desk.USUAL_APPROVAL
+        step, evidence = fields.get("step", ""), fields.get("evidence", "")
+        case = await desk.approve(
+            self.remediations, self.clock, name=name, step=step, evidence=evidence, by=by, span=span
+        )
+        asked = {"step": step, "evidence": evidence}
+        self.telemetry.audit("approval", {"case": case.name, "node": case.node, "by": by, **asked})
+        return {"case": case.name, "approved": step, "by": by}
+
+    async def _do_hold(self, name: str, by: str, fields: Mapping[str, str]) -> Mapping[str, Any]:
+        case = (await desk.find(self.remediations, name)).case
+        reason = fields.get("reason", "")
+        await self.holds.put(case.node, f"{by}: {reason}" if reason else by)
+        self.telemetry.audit("hold", {"case": case.name, "node": case.node, "by": by, "reason": reason})
+        return {"case": case.name, "held": case.node, "by": by}
+
+    async def _person(self, request: web.Request, permission: Permission, name: str = "") -> Person | Denial:
+        return await self.people.admit(bearer(request), permission, name)
+
+
+async def _fields(request: web.Request) -> Mapping[str, str]:
+    """The body: a JSON object of texts, nothing else."""
+    try:
+        raw = json.loads(await request.read() or b"{}")
+    except (ValueError, RecursionError):
+        raise Permanent("invalid", "the body is not JSON") from None
+    known = {"step", "evidence", "for", "reason"}
+    if not isinstance(raw, dict) or not raw.keys() <= known:
+        raise Permanent("invalid", f"the body is not a JSON object of {', '.join(sorted(known))}")
+    if not all(isinstance(v, str) and len(v) <= LONGEST_TEXT and v.isprintable() for v in raw.values()):
+        raise Permanent("invalid", f"values are texts of one line, at most {LONGEST_TEXT} characters")
+    return raw
+
+
+def _span(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except (ValueError, OverflowError) as problem:
+        raise Permanent("invalid", str(problem)) from None
+
+
+def _problem(status: int, reason: str, message: str) -> web.Response:
+    return web.json_response({"reason": reason, "message": message}, status=status)

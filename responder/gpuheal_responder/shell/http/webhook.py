@@ -1,0 +1,224 @@
+"""The HTTP server: the webhook, health, metrics. A request does nothing but authenticate, parse, wake and answer.
+
+Answers to Alertmanager (its notify/util.go retries 5xx within seconds; any 4xx ends the flush and the same body comes
+again at every group interval, blocking the alerts that share its group):
+200 understood, or Alertmanager's but of no use (counted as a dead letter; the next look at the API sees the alerts all
+the same) · 400 not Alertmanager's JSON · 401 no valid token or certificate · 503 starting, overloaded, or the body came
+too slowly. Never 429.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gpuheal_responder.core.payload import Delivery, parse
+from gpuheal_responder.errors import ObserveError, PayloadError
+from gpuheal_responder.shell.kube.review import SCRAPE, Denial, People
+from gpuheal_responder.shell.process.reload import Tokens
+from gpuheal_responder.shell.telemetry import CONTENT_TYPE, Telemetry
+
+LARGEST_BODY = 4 * 1024 * 1024
+LARGEST_DRAINED = 16 * 1024 * 1024
+MOST_UNDER_WAY = 256
+MOST_BYTES_UNDER_WAY = 32 * 1024 * 1024
+BODY_DEADLINE_S = 10.0
+MOST_SIGNS = 64_000
+"""Commas and opening brackets of one body: json.loads holds the interpreter, and this many take it less than 50 ms."""
+BIG_BODY = 64 * 1024
+
+ParseBody = Callable[[bytes], Delivery]
+
+
+class Unusable(Exception):
+    """A message of Alertmanager's that can't be used; `reason` is a slug."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """What the web layer needs of the rest of the application."""
+
+    wake: Callable[[frozenset[str], bool], None]
+    """Called with the node names of a delivery, and whether it carries the dead man's alert; must not block."""
+
+    refusing: Callable[[], str]
+    """Why deliveries can't be taken now (`starting`, `overloaded`), or an empty text."""
+
+    unready: Callable[[], str]
+    """Why this replica is not ready, or an empty text."""
+
+    telemetry: Telemetry
+    """Where deliveries are counted."""
+
+    people: People
+    """Who may read metrics with a Kubernetes token."""
+
+    webhook_tokens: Tokens | None = None
+    """Tokens of the webhook's sender."""
+
+    metrics_tokens: Tokens | None = None
+    """Tokens of /metrics; None = Kubernetes tokens."""
+
+    client_names: frozenset[str] = frozenset()
+    """Names of client certificates that may post to the webhook."""
+
+
+class Web:
+    """The routes that machines use."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._under_way = 0
+        self._bytes = 0
+        self._one_at_a_time = asyncio.Lock()
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes to an application."""
+        app.router.add_post("/webhook", self._webhook)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        reason = self._intake.unready()
+        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        tokens, shown = self._intake.metrics_tokens, bearer(request)
+        if tokens is not None:
+            denial = None if tokens.admit(shown) else Denial(status=401, message="unknown token")
+        else:
+            try:
+                found = await self._intake.people.admit(shown, SCRAPE)
+            except ObserveError as problem:
+                return web.Response(text=f"{problem}\n", status=503)
+            denial = found if isinstance(found, Denial) else None
+        if denial is not None:
+            return refused(denial)
+        text = await asyncio.to_thread(self._intake.telemetry.text)  # thousands of cases may stand in it
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+
+    async def _webhook(self, request: web.Request) -> web.Response:
+        began = asyncio.get_running_loop().time()
+        answer = await self._answer(request)
+        if answer.status not in {200, 400}:
+            answer.force_close()  # a kept connection would tie Alertmanager to a replica that can't serve it
+        self._intake.telemetry.delivered(answer.status, asyncio.get_running_loop().time() - began)
+        return answer
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        if not self._authentic(request):
+            return refused(Denial(status=401, message="no valid token or client certificate"))
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            return web.Response(text="compressed bodies are not taken\n", status=400)
+        expected = min(request.content_length or LARGEST_BODY, LARGEST_BODY)
+        refusing = self._intake.refusing() or self._full(expected)
+        if refusing:
+            return web.Response(text=f"{refusing}\n", status=503)
+        self._under_way += 1
+        self._bytes += expected
+        try:
+            return await self._take(request)
+        finally:
+            self._under_way -= 1
+            self._bytes -= expected
+
+    async def _take(self, request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(BODY_DEADLINE_S):
+                body = await _read(request)
+            if len(body) > BIG_BODY:
+                async with (
+                    self._one_at_a_time
+                ):  # each holds the interpreter for a while; several would hold it in a row
+                    delivery = await asyncio.to_thread(understand, body)
+            else:
+                delivery = understand(body)
+        except TimeoutError:
+            return web.Response(text=f"the body took longer than {BODY_DEADLINE_S:g} s\n", status=503)
+        except PayloadError as problem:
+            return web.Response(text=f"{problem}\n", status=400)
+        except Unusable as problem:
+            self._intake.telemetry.dead_letter(problem.reason, str(problem))
+            self._intake.wake(frozenset(), False)
+            return web.Response(text=f"not used: {problem}\n")
+        self._intake.wake(delivery.nodes, delivery.watchdog)
+        return web.Response(text="ok\n")
+
+    def _authentic(self, request: web.Request) -> bool:
+        names = self._intake.client_names
+        if names and not names.isdisjoint(certificate_names(request)):
+            return True
+        tokens = self._intake.webhook_tokens
+        return tokens is not None and tokens.admit(bearer(request))
+
+    def _full(self, expected: int) -> str:
+        full = self._under_way >= MOST_UNDER_WAY or self._bytes + expected > MOST_BYTES_UNDER_WAY
+        return "overloaded" if full else ""
+
+
+def understand(body: bytes) -> Delivery:
+    """Return whom the body wakes; PayloadError if it is not Alertmanager's, Unusable if it is but is of no use."""
+    if sum(body.count(sign) for sign in (b",", b"{", b"[")) > MOST_SIGNS:
+        raise Unusable("delivery-too-complex", f"more than {MOST_SIGNS} values in one message")
+    try:
+        return parse(body)
+    except PayloadError as problem:
+        if _alertmanagers(body):
+            raise Unusable("delivery-unusable", str(problem)) from None
+        raise
+
+
+def _alertmanagers(body: bytes) -> bool:
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(raw, dict) and raw.get("version") == "4" and isinstance(raw.get("alerts"), list)
+
+
+async def _read(request: web.Request) -> bytes:
+    chunks, size = [], 0
+    async for chunk in request.content.iter_any():
+        size += len(chunk)
+        if size <= LARGEST_BODY:
+            chunks.append(chunk)
+        elif size > LARGEST_DRAINED:
+            break
+    if size > LARGEST_BODY:
+        raise Unusable("delivery-too-large", f"a message of more than {LARGEST_BODY} bytes")
+    return b"".join(chunks)
+
+
+def bearer(request: web.Request) -> str:
+    """Return the bearer token of a request, or an empty text."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def refused(denial: Denial) -> web.Response:
+    """Return the answer to somebody who may not."""
+    headers = {"WWW-Authenticate": "Bearer"} if denial.status == 401 else {}
+    return web.Response(text=f"{denial.message}\n", status=denial.status, headers=headers)
+
+
+def certificate_names(request: web.Request) -> Collection[str]:
+    """Return the names in the client certificate that TLS has verified: its DNS names, else its common name."""
+    shown = request.transport.get_extra_info("peercert") if request.transport is not None else None
+    if not shown:
+        return ()
+    names = [value for kind, value in shown.get("subjectAltName", ()) if kind == "DNS"]
+    if names:
+        return names
+    return [value for part in shown.get("subject", ()) for key, value in part if key == "commonName"]

@@ -1,0 +1,1 @@
+"""The API server: transport, caches, and the ports that live in Kubernetes."""

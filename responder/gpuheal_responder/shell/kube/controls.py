@@ -1,0 +1,57 @@
+"""What people set at run time, in one ConfigMap, joined with what the state of the pipeline allows.
+
+```yaml
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: gpuheal-controls, namespace: gpuheal}
+data:
+  paused: "ann: rack work until noon"   # any text stops every next step; empty or absent lets them go on
+  mode: observe                         # caps every policy: observe, propose or enforce
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from gpuheal_responder.core.mode import Mode
+from gpuheal_responder.core.world import Controls
+from gpuheal_responder.shell.kube.api import Api, ApiError, reading
+from gpuheal_responder.shell.sources.deadman import Pipeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeControls:
+    """The port ControlSource on a ConfigMap; `mode` is the cap of the settings, which the ConfigMap can only lower."""
+
+    api: Api
+    namespace: str
+    name: str
+    mode: Mode
+    pipeline: Pipeline
+
+    async def controls(self) -> Controls:
+        """Return what is in force; ObserveError when the ConfigMap cannot be read, for then nobody knows."""
+        path = f"/api/v1/namespaces/{quote(self.namespace)}/configmaps/{quote(self.name)}"
+        data: Mapping[str, Any] = {}
+        with reading(f"controls {self.namespace}/{self.name}"):
+            try:
+                data = (await self.api.get(path)).get("data") or {}
+            except ApiError as problem:
+                if problem.status != 404:
+                    raise
+        return controls_of(data, self.mode, await self.pipeline.frozen())
+
+
+def controls_of(data: Mapping[str, str], mode: Mode, frozen: str) -> Controls:
+    """Return the controls that a ConfigMap's data mean; a mode nobody knows pauses, for its author meant something."""
+    paused = data.get("paused", "").strip()
+    wanted = data.get("mode", "").strip()
+    if wanted and wanted not in list(Mode):
+        paused = paused or f"the controls name an unknown mode {wanted!r}"
+    elif wanted:
+        mode = min(mode, Mode(wanted), key=lambda m: m.rank)
+    return Controls(paused=paused, mode=mode, frozen=frozen)

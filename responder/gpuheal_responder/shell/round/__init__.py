@@ -1,0 +1,1 @@
+"""One round of the engine: look, decide, perform, store, tell."""

@@ -1,0 +1,46 @@
+"""Verdicts in plain words, for Events that people read with kubectl."""
+
+from __future__ import annotations
+
+from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
+from gpuheal_responder.ports import Note
+
+
+def faults_of(case: Case) -> str:
+    """Return the case's faults with their GPUs, such as `gpu-fell-off-bus on GPU-1b2c`."""
+    named = [f"{f.slug} on {f.target.gpu_uuid}" if f.target.gpu_uuid else f.slug for f in case.faults]
+    return ", ".join(named) or "a fault"
+
+
+def proof_of(case: Case) -> str:
+    """Return the PromQL that shows the evidence of a case's first fault."""
+    if not case.faults:
+        return f'gpuheal:gpu_state{{node="{case.node}"}}'
+    return f'gpuheal:fault_witness:last_seen_seconds{{node="{case.node}",fault="{case.faults[0].slug}"}}'
+
+
+def note_of(case: Case, verdict: Verdict) -> Note:
+    """Return the Event that tells people of a verdict."""
+    what = faults_of(case)
+    match verdict:
+        case Act():
+            text = f"{verdict.step.action}: {verdict.reason}. {what}. See {proof_of(case)}"
+            return Note(node=case.node, reason=f"GPUHeal{_camel(verdict.step.action)}", message=text)
+        case Wait():
+            text = f"{verdict.step.action}: {verdict.reason}, {verdict.message}. {what}"
+            return Note(node=case.node, reason="GPUHealWaiting", message=text)
+        case Hold():
+            first = verdict.refusals[0]
+            text = f"{verdict.step.action} is held: {first.reason}: {first.message}. {what}"
+            return Note(node=case.node, reason="GPUHealHeld", message=text, warning=True)
+        case Escalate():
+            text = f"people must look: {verdict.reason}: {verdict.message}. {what}. See {proof_of(case)}"
+            return Note(node=case.node, reason="GPUHealEscalated", message=text, warning=True)
+        case Done():
+            text = f"case {case.name} is over: {verdict.reason}. {what}"
+            return Note(node=case.node, reason=f"GPUHeal{_camel(verdict.result.value)}", message=text)
+
+
+def _camel(slug: str) -> str:
+    return "".join(part.capitalize() for part in slug.split("-"))

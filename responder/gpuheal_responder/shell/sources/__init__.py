@@ -1,0 +1,1 @@
+"""Alertmanager and Prometheus, asked over HTTP, and the way from them to us."""

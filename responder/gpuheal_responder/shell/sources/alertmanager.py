@@ -1,0 +1,129 @@
+"""All Alertmanager peers, asked in parallel through their API v2; whatever goes wrong with one is that peer's problem.
+
+Silences and inhibition are computed by Alertmanager at query time, so a silence made a moment ago is seen
+(alertmanager api/v2/api.go). Peers do not share alerts, so every one is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from gpuheal_responder.config.settings import AlertmanagerPeer
+from gpuheal_responder.core.alert import Alert, Peer, Silence
+from gpuheal_responder.errors import ConfigError, ObserveError
+from gpuheal_responder.ports import Clock
+from gpuheal_responder.shell.sources.client import Client, decoded, together
+
+SOURCE = "alertmanager"
+OURS = (("filter", 'fault=~".+"'), ("active", "true"), ("silenced", "true"), ("inhibited", "true"))
+
+
+class AlertmanagerAlerts:
+    """The port Alerts on real Alertmanagers, 0.25 and later."""
+
+    def __init__(
+        self, peers: Sequence[AlertmanagerPeer], *, clock: Clock, on_problem: Callable[[ConfigError], None]
+    ) -> None:
+        """Read the files the settings name; ConfigError when one can't be used."""
+        self._clock = clock
+        self._peers = [(peer, Client(peer, source=SOURCE, on_problem=on_problem)) for peer in peers]
+
+    async def peers(self) -> tuple[Peer, ...]:
+        """Return what every peer says; one that does not answer is in the list, with its problem. Never raises."""
+        groups = await asyncio.gather(*(self._configured(peer, client) for peer, client in self._peers))
+        return tuple(peer for group in groups for peer in group)
+
+    async def close(self) -> None:
+        """All connections are closed."""
+        for _, client in self._peers:
+            await client.close()
+
+    async def _configured(self, peer: AlertmanagerPeer, client: Client) -> Sequence[Peer]:
+        name = f"{client.host}:{client.port}"
+        if not peer.resolve:
+            return [await self._one(peer, client, name, "")]
+        try:
+            addresses = await client.addresses()
+        except ObserveError as problem:
+            return [Peer(name=name, answered=False, problem=problem.problem)]
+        return await asyncio.gather(*(self._one(peer, client, f"{a}:{client.port}", a) for a in addresses))
+
+    async def _one(self, peer: AlertmanagerPeer, client: Client, name: str, at: str) -> Peer:
+        try:
+            async with asyncio.timeout(2 * peer.timeout.total_seconds()):
+                alerts, (started_at, cluster) = await together(
+                    client.get("/api/v2/alerts", _alerts, OURS, at), client.get("/api/v2/status", _status, (), at)
+                )
+                silences: tuple[Silence, ...] = ()
+                wanted = frozenset(s for alert in alerts for s in alert.silenced_by)
+                if wanted:
+                    silences = await client.get("/api/v2/silences", lambda body: _silences(body, wanted), (), at)
+        except ObserveError as problem:
+            return Peer(name=name, answered=False, problem=problem.problem)
+        except TimeoutError:
+            return Peer(name=name, answered=False, problem="no answer in time")
+        uptime = max(self._clock.now() - started_at, timedelta(0))
+        return Peer(
+            name=name,
+            answered=True,
+            settling=cluster == "settling" or uptime < peer.settle,
+            uptime=uptime,
+            alerts=alerts,
+            silences=silences,
+        )
+
+
+def _alerts(body: bytes) -> tuple[Alert, ...]:
+    return tuple(_alert(raw) for raw in _list(decoded(body)))
+
+
+def _alert(raw: Mapping[str, Any]) -> Alert:
+    status = raw["status"]
+    return Alert(
+        fingerprint=_text(raw["fingerprint"]),
+        labels={_text(key): _text(value) for key, value in raw["labels"].items()},
+        starts_at=_time(raw["startsAt"]),
+        updated_at=_time(raw["updatedAt"]),
+        suppressed=_text(status["state"]) == "suppressed",
+        silenced_by=_texts(status.get("silencedBy")),
+        inhibited_by=_texts(status.get("inhibitedBy")),
+        muted_by=_texts(status.get("mutedBy")),  # missing before 0.28
+    )
+
+
+def _status(body: bytes) -> tuple[datetime, str]:
+    raw: Any = decoded(body)
+    return _time(raw["uptime"]), _text(raw["cluster"]["status"])  # `uptime` is the time of the start
+
+
+def _silences(body: bytes, wanted: frozenset[str]) -> tuple[Silence, ...]:
+    """The wanted silences that are active; the answer also has pending ones and those that ended in the last days."""
+    return tuple(
+        Silence(id=_text(raw["id"]), created_by=_text(raw["createdBy"]), comment=_text(raw["comment"]))
+        for raw in _list(decoded(body))
+        if raw["id"] in wanted and raw["status"]["state"] == "active"
+    )
+
+
+def _list(raw: object) -> list[Any]:
+    if not isinstance(raw, list):
+        raise TypeError(f"expected a list, got {type(raw).__name__}")
+    return raw
+
+
+def _texts(raw: object) -> tuple[str, ...]:
+    return () if raw is None else tuple(_text(entry) for entry in _list(raw))
+
+
+def _text(raw: object) -> str:
+    if not isinstance(raw, str):
+        raise TypeError(f"expected a text, got {type(raw).__name__}")
+    return raw
+
+
+def _time(raw: object) -> datetime:
+    found = datetime.fromisoformat(_text(raw))
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)

@@ -1,0 +1,1 @@
+"""The catalogue of faults, signals and codes: data, and its strict reader."""

@@ -1,0 +1,184 @@
+"""`gpuheal rules lint`: judges rule files and Alertmanager configurations by what has gone wrong in public ones.
+
+    lint([Path("rules")]) -> list of Finding
+
+Nothing is executed and no server is asked; expressions are parsed with promql-parser and their labels followed from
+rule to rule. A finding names check, file and rule; `CHECKS` says what each check stands for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+
+from gpuheal_rules.catalogue.load import load_catalogue
+from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.catalogue.reader import parse_duration
+from gpuheal_rules.lint import (
+    contract as lint_contract,
+)
+from gpuheal_rules.lint import (
+    metrics as lint_metrics,
+)
+from gpuheal_rules.lint import (
+    promql as lint_promql,
+)
+from gpuheal_rules.lint import (
+    routes as lint_routes,
+)
+from gpuheal_rules.lint import (
+    rules as lint_rules,
+)
+from gpuheal_rules.lint.flow import Flow
+from gpuheal_rules.lint.promql import Subject
+from gpuheal_rules.lint.source import Finding, Rule, Sources, read
+
+FOLDER = Path(__file__).resolve().parents[2]
+
+CHECKS = {
+    "absent": "absent() stands for the whole fleet, never for one node or GPU",
+    "alias": "fields that DCGM renamed are read under both names",
+    "annotations": "alerts carry summary, description and runbook_url",
+    "contract": "alerts, faults, runbooks and policies are complete against each other",
+    "cost": "no subquery over raw series",
+    "dead": "selectors match labels and series that exist",
+    "duplicate": "no two rules write the same series",
+    "fail-open": "missing data never counts as health",
+    "forecast": "forecasts rest on enough samples and are never critical",
+    "inhibit": "no inhibition can mute an alert of ours",
+    "join": "joins name their labels and find at most one partner",
+    "keep-last": "Grafana alerts do not keep their last state without data",
+    "label-flow": "labels that rules and texts use survive the aggregations before them",
+    "labels": "alerts carry the contract's labels, with values that hold as long as the fault",
+    "limit": "no group limit: exceeding it resolves alerts that fire",
+    "name": "alerts GPU…/NVLink… in CamelCase, series level:metric:operation",
+    "noise": "no alert on what a busy GPU does all day",
+    "own-words": "no rule reads the conditions and taints gpuheal writes",
+    "portable": "only what Prometheus 2.42 and 3.x both understand, and alike",
+    "presence": "a count that is compared does not vanish with what it counts",
+    "range": "windows hold at least four samples",
+    "read": "files can be read, rules are whole",
+    "registration": "rules that read a source come with an alert for its absence",
+    "route": "every alert reaches the responder exactly once, in time, grouped by node",
+    "severity": "one of three severities, one per alertname",
+    "sticky": "no alert on a value that never goes back",
+    "syntax": "expressions parse",
+    "unit": "numbers fit the unit of what they are compared with",
+    "xid-change": "no increase, changes or rate on Xid series",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LintOptions:
+    """What the linter has to know about the site."""
+
+    scrape_interval: timedelta = timedelta(seconds=15)
+    """The longest scrape interval of the sources; windows over raw series hold four of them."""
+
+    foreign: bool = False
+    """Rules that are not ours: the alert contract (labels, names, faults, routes) is not asked of them."""
+
+
+CONTRACT_CHECKS = frozenset({"annotations", "contract", "labels", "name", "route", "severity"})
+
+
+def lint(paths: Sequence[Path], options: LintOptions | None = None) -> list[Finding]:
+    """All findings of the files below `paths`, each once, by file and place; files that cannot be read are findings."""
+    options = options or LintOptions()
+    catalogue = _catalogue()
+    fields = exported_fields(catalogue)
+    sources = read([Path(path) for path in paths])
+    findings = list(sources.broken)
+    for rules in _sets(sources):
+        findings += _of_set(rules, options, fields)
+    findings += lint_rules.groups(sources)
+    for document in sources.of("grafana"):
+        findings += lint_rules.keep_last(document.data, document.file)
+    findings += _across(sources, catalogue)
+    kept = [one for one in findings if not (options.foreign and one.check in CONTRACT_CHECKS)]
+    return sorted(set(kept), key=lambda one: (one.file, one.where, one.check, one.problem))
+
+
+def _sets(sources: Sources) -> Iterator[list[Rule]]:
+    """Rules by file: each file must be whole by itself, so that it can be loaded alone."""
+    for file in dict.fromkeys(rule.file for rule in sources.rules):
+        yield [rule for rule in sources.rules if rule.file == file]
+
+
+@cache
+def _catalogue() -> Catalogue:
+    """The committed catalogue, read once per process."""
+    return load_catalogue()
+
+
+def exported_fields(catalogue: Catalogue) -> frozenset[str]:
+    """The DCGM fields that can be there: dcgm-exporter's defaults and those the catalogue knows, under all names.
+
+    Signals without counters belong to later DCGM releases: today's exporters would not start with them in the CSV.
+    """
+    ours = {metric for signal in catalogue.signals.values() for metric in signal.metrics}
+    return lint_metrics.DEFAULT_COUNTERS | ours
+
+
+def _of_set(rules: list[Rule], options: LintOptions, fields: frozenset[str]) -> Iterator[Finding]:
+    flow = Flow(rules)
+    for rule in rules:
+        subject = Subject(rule=rule, flow=flow, scrape_interval=options.scrape_interval, exported=fields)
+        yield from lint_promql.syntax(subject)
+        if rule.tree is not None:
+            for check in (*lint_promql.CHECKS, *lint_metrics.CHECKS):
+                yield from check(subject)
+        for check in lint_rules.CHECKS:
+            yield from check(subject)
+    yield from lint_rules.one_severity(rules)
+    yield from lint_rules.duplicates(rules)
+    yield from lint_rules.registration(rules)
+
+
+def _across(sources: Sources, catalogue: Catalogue) -> Iterator[Finding]:
+    """What takes several files together."""
+    rules = sources.rules
+    flow = Flow(rules[: len(next(_sets(sources), []))])
+    for kind in lint_routes.KINDS:
+        for document in sources.of(kind):
+            yield from lint_routes.check(document, rules, flow)
+    for own in _sets(sources):
+        yield from lint_contract.alerts(own, catalogue)
+        yield from lint_contract.runbooks(own, sources.runbooks)
+    yield from lint_contract.policies(list(sources.of("policies")), catalogue)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the findings; exit status 0 without any, 1 with some, 2 for wrong arguments."""
+    parser = argparse.ArgumentParser(
+        prog="gpuheal rules lint", description="Judge rules and Alertmanager configurations."
+    )
+    parser.add_argument("paths", nargs="*", type=Path, help="files and folders (default: the rules of this package)")
+    parser.add_argument("--scrape-interval", default="15s", help="longest scrape interval of the sources (default 15s)")
+    parser.add_argument("--foreign", action="store_true", help="rules that are not gpuheal's: do not ask the contract")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how findings are printed")
+    parser.add_argument("--list", action="store_true", help="say what each check stands for")
+    args = parser.parse_args(list(argv))
+    if args.list:
+        for name, meaning in CHECKS.items():
+            print(f"{name:13} {meaning}")
+        return 0
+    try:
+        options = LintOptions(scrape_interval=parse_duration(args.scrape_interval), foreign=args.foreign)
+    except ValueError as problem:
+        print(f"gpuheal rules lint: --scrape-interval: {problem}", file=sys.stderr)
+        return 2
+    findings = lint(args.paths or [FOLDER / "generated", FOLDER / "runbooks"], options)
+    if args.format == "json":
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(finding)
+        print(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}", file=sys.stderr)
+    return 1 if findings else 0

@@ -1,0 +1,1 @@
+"""Small wrong changes of the rules, and whether the cases notice them."""

@@ -1,0 +1,1 @@
+"""Alertmanager configurations that carry the alerts to the responder."""

@@ -1,0 +1,87 @@
+"""Values made from files that change under us."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.responder.shell.scripted import no_problem
+
+from gpuheal_responder.errors import ConfigError
+from gpuheal_responder.shell.process.reload import Tokens, Watched, read_secret
+
+
+def number(file: Path) -> int:
+    """Read a number."""
+    try:
+        return int(file.read_text())
+    except (ValueError, OSError) as problem:
+        raise ConfigError(str(file), "", str(problem)) from None
+
+
+def test_a_changed_file_makes_a_new_value(tmp_path: Path) -> None:
+    """The value follows its file; an unchanged file is not read again."""
+    file = tmp_path / "n"
+    reads: list[int] = []
+    file.write_text("1")
+
+    def make() -> int:
+        reads.append(1)
+        return number(file)
+
+    watched = Watched([file], make, no_problem)
+    assert (watched.current(), watched.current(), len(reads)) == (1, 1, 1)
+    file.write_text("22")
+    assert (watched.current(), len(reads)) == (22, 2)
+
+
+def test_a_bad_change_keeps_the_old_value_and_is_told_once(tmp_path: Path) -> None:
+    """A file that can't be used, or that is gone, changes nothing; once it is good again it counts."""
+    file = tmp_path / "n"
+    problems: list[ConfigError] = []
+    file.write_text("1")
+    watched = Watched([file], lambda: number(file), problems.append)
+    file.write_text("many")
+    assert (watched.current(), watched.current(), len(problems)) == (1, 1, 1)
+    file.unlink()
+    assert (watched.current(), len(problems)) == (1, 2)
+    file.write_text("3")
+    assert (watched.current(), len(problems)) == (3, 2)
+
+
+def test_a_swapped_link_counts_as_a_change(tmp_path: Path) -> None:
+    """Kubernetes replaces a mounted Secret by pointing a link elsewhere; time and size may well be equal."""
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "n").write_text(version)
+        os.utime(tmp_path / version / "n", ns=(10**9, 10**9))
+    link = tmp_path / "data"
+    link.symlink_to("1")
+    watched = Watched([link / "n"], lambda: number(link / "n"), no_problem)
+    assert watched.current() == 1
+    (tmp_path / "fresh").symlink_to("2")
+    (tmp_path / "fresh").rename(link)
+    assert watched.current() == 2
+
+
+def test_the_first_value_must_be_good(tmp_path: Path) -> None:
+    """At the start there is no old value to keep."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Tokens([tmp_path / "none"], no_problem)
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"two\nlines", b"\xff", b"a\x00b"])
+def test_what_is_no_secret_is_refused(tmp_path: Path, content: bytes) -> None:
+    """An empty file must not make the empty token valid."""
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(ConfigError):
+        read_secret(tmp_path / "token")
+
+
+def test_tokens_match_whole_and_exactly(tmp_path: Path) -> None:
+    """Prefixes, cases, lookalikes and bytes that are no text are not the token."""
+    (tmp_path / "token").write_text("s3cret\n")
+    tokens = Tokens([tmp_path / "token"], no_problem)
+    assert tokens.admit("s3cret")
+    assert not any(map(tokens.admit, ["", "s3cre", "s3crets", "S3CRET", "s3cret\n", "\udcff", "ѕ3cret"]))
