@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 UNIT = REPOSITORY / "deploy/systemd/gpuheal-exporter.service"
 IMAGE = REPOSITORY / "deploy/docker/exporter.Dockerfile"
 README = REPOSITORY / "exporters/README.md"
+PACKAGE = REPOSITORY / "exporters/gpuheal_exporters"
 
 
 def unit() -> dict[str, str]:
@@ -82,12 +83,33 @@ def test_the_readme_example_runs() -> None:
     exec(compile(block, str(README), "exec"), {})
 
 
-def test_the_readme_map_names_every_module() -> None:
-    """No module of the exporter is missing in the map, and none is named that does not exist."""
-    package = REPOSITORY / "exporters/gpuheal_exporters"
-    modules = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
-    named = set(re.findall(r"`([a-z0-9_]+\.py)`", README.read_text()))
-    assert named == modules
+def modules(folder: Path) -> set[str]:
+    """The modules of a folder by name."""
+    return {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
+
+
+def rooms() -> list[Path]:
+    """The folders of the package that hold modules."""
+    return sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+
+
+def test_the_readme_map_names_every_room() -> None:
+    """The map has a row for each room and each module that is in none, names nothing else, and fits one look."""
+    section = README.read_text().split("## Map\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    first = [row.split("|")[1] for row in rows]
+    named = [name for cell in first for name in re.findall(r"`([a-z0-9_./]+)`", cell)]
+    assert sorted(named) == sorted([f"{room.name}/" for room in rooms()] + [f"{name}.py" for name in modules(PACKAGE)])
+    assert len(rows) <= 15
+
+
+@pytest.mark.parametrize("room", rooms(), ids=lambda room: room.name)
+def test_a_room_names_every_module_it_holds(room: Path) -> None:
+    """The docstring of a room is its map: every module is in its list, and none that does not exist."""
+    text = (room / "__init__.py").read_text()
+    entries = re.findall(r"^- .*$", text, re.MULTILINE)
+    heads = [part.partition(":")[0] for entry in entries for part in re.split(r"; (?=`)", entry)]
+    assert {name for head in heads for name in re.findall(r"`([a-z0-9_]+)`", head)} == modules(room)
 
 
 @pytest.mark.parametrize(("name", "rows"), [("xids", 176), ("sxids", 421), ("nvlink5", 98)])

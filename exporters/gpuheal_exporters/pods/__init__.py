@@ -1,1 +1,5 @@
-"""Whose work runs on which GPU."""
+"""Whose work runs on which GPU.
+
+- `attribution`: process or GPU → pod
+- `podresources`: the kubelet's answer to who holds which device
+"""
