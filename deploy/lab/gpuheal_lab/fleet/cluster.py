@@ -21,7 +21,7 @@ from gpuheal_lab.fleet.injection import Gate
 from gpuheal_lab.fleet.machine import GpuFault, Machine, Power, Timings
 from gpuheal_lab.fleet.nodeagent import NodeAgent
 from gpuheal_lab.fleet.objects import Json, canonical, essence, node_object, put_condition, set_or_drop
-from gpuheal_lab.fleet.spec import NodeSpec
+from gpuheal_lab.fleet.spec import NodeSpec, successor
 from gpuheal_lab.fleet.workload import Evicted, Workloads
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.node import Condition, Node, Pod
@@ -47,7 +47,7 @@ class SimulatedCluster:
         self._gate = gate
         self._holder = holder
         self._views: dict[str, Node] = {}
-        self._frozen: Mapping[str, Node] | None = None
+        self._frozen: dict[str, Node] | None = None
         self.protect: dict[str, str] = {}
         self.locks: dict[str, NodeLock] = {}
 
@@ -141,9 +141,12 @@ class SimulatedCluster:
         await self._gate.cross("unlock", node, effect)
 
     def freeze_cache(self) -> None:
-        """`nodes` keeps telling what is so now, as a watch that hangs; `node` still reads the truth."""
+        """`nodes` keeps telling what is so now and what its own writes made of it, as a watch that hangs.
+
+        `node` still reads the truth.
+        """
         self._api.schedule.catch_up()
-        self._frozen = self._all()
+        self._frozen = dict(self._all())
 
     def thaw_cache(self) -> None:
         """`nodes` tells the truth again."""
@@ -176,9 +179,12 @@ class SimulatedCluster:
     def _change(self, node: Node, change: Callable[[Json], None], *, versioned: bool = True) -> Node:
         version = node.resource_version if versioned else None
         try:
-            return read_node(self._api.change_node(node.name, change, uid=node.uid, version=version))
+            changed = read_node(self._api.change_node(node.name, change, uid=node.uid, version=version))
         except (Conflict, Missing) as problem:
             _refuse(problem)
+        if versioned and self._frozen is not None:
+            self._frozen[node.name] = changed
+        return changed
 
 
 class SimulatedRemediations:
@@ -190,10 +196,22 @@ class SimulatedRemediations:
         self.stored: dict[str, tuple[str, bytes]] = {}
         self.decisions: dict[str, list[Mapping[str, object]]] = {}
         self._raw: dict[str, Json] = {}
+        self._frozen: dict[str, Stored] | None = None
 
     async def list(self) -> Sequence[Stored]:
         """All cases."""
-        return await self._gate.cross("list", "", lambda: [self._load(name) for name in self.stored])
+        return await self._gate.cross("list", "", self._listed)
+
+    def freeze_cache(self) -> None:
+        """`list` keeps telling what is stored now and what its own writes made of it, as a watch that hangs."""
+        self._frozen = {name: self._load(name) for name in self.stored}
+
+    def thaw_cache(self) -> None:
+        """`list` tells the truth again."""
+        self._frozen = None
+
+    def _listed(self) -> Sequence[Stored]:
+        return [self._load(name) for name in self.stored] if self._frozen is None else list(self._frozen.values())
 
     def cases(self) -> Sequence[Case]:
         """All cases as they stand in the store, by name."""
@@ -231,6 +249,8 @@ class SimulatedRemediations:
         def effect() -> None:
             self.stored.pop(name, None)
             self._raw.pop(name, None)
+            if self._frozen is not None:
+                self._frozen.pop(name, None)
 
         await self._gate.cross("delete", name, effect)
 
@@ -239,7 +259,10 @@ class SimulatedRemediations:
         version = self._api.next_version()
         self.stored[case.name] = (version, canonical(data))
         self._raw[case.name] = data
-        return Stored(case=record.load_case(data), version=version)
+        stored = Stored(case=record.load_case(data), version=version)
+        if self._frozen is not None:
+            self._frozen[case.name] = stored
+        return stored
 
     def _load(self, name: str) -> Stored:
         return Stored(case=record.load_case(self._raw[name]), version=self.stored[name][0])
@@ -371,6 +394,26 @@ class Simulation:
         """Whether the machine is up."""
         self.schedule.catch_up()
         return self.fleet[node].power is not Power.DOWN
+
+    def rejoin(self, name: str) -> None:
+        """The machine's kubelet has registered anew: another Node object has the name of the deleted one."""
+        self.schedule.catch_up()
+        self._join(self.fleet[name], 0)
+        self.schedule.catch_up()
+
+    def swap(self, name: str) -> None:
+        """The machine is gone, and a new one, with other GPUs and no past, has joined under the same name."""
+        self.schedule.catch_up()
+        old = self.fleet[name]
+        watchers, old.watchers = old.watchers, []
+        self.api.delete_node(name)
+        spec = successor(old.spec)
+        self.fleet[name] = Machine(spec, self.schedule, self.timings)
+        self.fleet[name].booted_at = self.schedule.now()
+        self.fleet[name].watchers = watchers
+        self.specs[name] = spec
+        self._join(self.fleet[name], 0)
+        self.schedule.catch_up()
 
     def _join(self, machine: Machine, padding_bytes: int) -> None:
         made = node_object(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -15,6 +16,9 @@ T = TypeVar("T")
 
 READS = frozenset({"nodes", "node", "pods_on", "lock_of", "list", "lookup", "controls"})
 
+ACTOR: ContextVar[str] = ContextVar("actor", default="")
+"""Who calls: one of several replicas, each of whose tasks carries its name."""
+
 
 class Killed(BaseException):
     """The process that called was killed at this point (as by kill -9); nothing of it may run on."""
@@ -22,13 +26,30 @@ class Killed(BaseException):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call that reached the server; `answered` is False when the caller got an error although it took effect."""
+    """One call that reached the server; `answered` is False when the caller got an error although it took effect.
+
+    `asked_at` is when the caller sent it, earlier than `at` for a call that was stalled on its way.
+    """
 
     at: datetime
     method: str
     target: str
     detail: str = ""
     answered: bool = True
+    actor: str = ""
+    asked_at: datetime
+
+
+@dataclass(slots=True, kw_only=True)
+class Stall:
+    """A call that hangs: `reached` once it does, until `release` is called."""
+
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def release(self) -> None:
+        """Let the call go on."""
+        self.released.set()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,14 +95,20 @@ class Gate:
     """Every call of a port passes here: it is recorded, and what was planned to go wrong goes wrong.
 
     Crossings are counted over changing calls, two for each: before it takes effect and after. `kill_at(n)` ends the
-    caller at the n-th, so that a loop over n visits every boundary there is.
+    caller at the n-th, so that a loop over n visits every boundary there is; `stall_at(n)` makes it hang there.
+    `on_call` hears of every call that has just taken effect, before anything else can happen; `current` is the call
+    that takes effect at this moment.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
         self._planned: list[_Planned] = []
         self._kill_at: int | None = None
+        self._stall: tuple[int, Stall] | None = None
+        self._dead: set[str] = set()
         self.calls: list[Call] = []
+        self.on_call: list[Callable[[Call], None]] = []
+        self.current: Call | None = None
         self.crossings = 0
 
     def fail_next(
@@ -95,25 +122,57 @@ class Gate:
         self.crossings = 0
         self._kill_at = crossing
 
+    def stall_at(self, crossing: int) -> Stall:
+        """The call that makes this crossing, counted from 0 from now on, hangs there until it is released."""
+        self.crossings = 0
+        stall = Stall()
+        self._stall = (crossing, stall)
+        return stall
+
+    def bury(self, actor: str) -> None:
+        """The actor is dead: whatever of it still runs gets no further than to its next call."""
+        self._dead.add(actor)
+
+    def clear(self) -> None:
+        """Nothing that was planned goes wrong any more."""
+        self._planned.clear()
+        self._kill_at = self._stall = None
+
     def made(self, method: str, target: str | None = None) -> list[Call]:
         """The recorded calls of a method that took effect, on one target or on all."""
         return [c for c in self.calls if c.method == method and target in {None, c.target}]
 
     async def cross(self, method: str, target: str, effect: Callable[[], T], *, detail: str = "") -> T:
         """What `effect` returns, or the error that was planned. The loop gets one turn first, as with a real server."""
+        asked_at = self._schedule.clock.now()
         await asyncio.sleep(0)
+        self._live()
         self._schedule.catch_up()
         plan = self._plan(method, target)
         if plan is not None and not plan.applied:
             raise plan.error
         if method in READS:
             return self._result(plan, effect)
-        self._maybe_kill()
-        answer = effect()
-        answered = plan is None
-        self.calls.append(Call(at=self._schedule.now(), method=method, target=target, detail=detail, answered=answered))
+        await self._boundary()
+        call = Call(
+            at=self._schedule.now(),
+            method=method,
+            target=target,
+            detail=detail,
+            answered=plan is None,
+            actor=ACTOR.get(),
+            asked_at=asked_at,
+        )
+        self.current = call
+        try:
+            answer = effect()
+        finally:
+            self.current = None
+        self.calls.append(call)
+        for hear in self.on_call:
+            hear(call)
         self._schedule.catch_up()
-        self._maybe_kill()
+        await self._boundary()
         if plan is not None:
             raise plan.error
         return answer
@@ -132,9 +191,21 @@ class Gate:
                 return plan
         return None
 
-    def _maybe_kill(self) -> None:
+    async def _boundary(self) -> None:
+        """The caller crosses a boundary: it may die there, or hang."""
         crossing = self.crossings
         self.crossings += 1
         if crossing == self._kill_at:
             self._kill_at = None
             raise Killed(f"killed at crossing {crossing}")
+        if self._stall is not None and crossing == self._stall[0]:
+            stall = self._stall[1]
+            self._stall = None
+            stall.reached.set()
+            await stall.released.wait()
+            self._live()
+            self._schedule.catch_up()
+
+    def _live(self) -> None:
+        if ACTOR.get() in self._dead:
+            raise Killed(f"{ACTOR.get()} is dead")

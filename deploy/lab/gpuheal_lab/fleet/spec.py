@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NAMESPACE = uuid.UUID("6f0a5d0e-6c7b-5d0e-9a51-0d5f3f1f2b77")
 PRODUCT = "NVIDIA H100 80GB HBM3"
@@ -88,6 +88,13 @@ def fleet(
             )
         )
     return tuple(made)
+
+
+def successor(spec: NodeSpec) -> NodeSpec:
+    """The machine that comes in place of this one: same name and place, another serial, other GPUs."""
+    seed = spec.seed + 1
+    gpus = tuple(_gpu(seed, spec.name, int(gpu.serial[-8:]), gpu.index) for gpu in spec.gpus)
+    return replace(spec, system_uuid=_uuid("machine", seed, spec.name), gpus=gpus, seed=seed)
 
 
 def _gpu(seed: int, node: str, overall: int, number: int) -> Gpu:
