@@ -9,25 +9,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import ProcessCollector
-from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.collectors.kernel import InventoryCollector, KernelCollector
-from gpuheal_exporters.collectors.self import SelfCollector
+from gpuheal_exporters.collectors.definition import KernelLog, build
+from gpuheal_exporters.collectors.presence import NoNvml
+from gpuheal_exporters.collectors.registry import KERNEL_LOG
 from gpuheal_exporters.errors import ConfigError
 from gpuheal_exporters.host.bootinfo import BootInfo, read_boot, read_boot_id, read_driver_version
+from gpuheal_exporters.host.identity import Inventory, JoinedInventory, StaticInventory, load_inventory
 from gpuheal_exporters.host.pcitree import ports_above
-from gpuheal_exporters.kernel.follower import Follower, OpenSource
+from gpuheal_exporters.host.persist import NAME
 from gpuheal_exporters.kernel.source import Cursor, FileSource, KmsgSource, LogSource, SourceError
 from gpuheal_exporters.kernel.tally import Tally
-from gpuheal_exporters.metrics.kernel import Collectors, render, single
-from gpuheal_exporters.node.identity import Inventory, JoinedInventory, StaticInventory, load_inventory
-from gpuheal_exporters.node.persist import NAME
+from gpuheal_exporters.metrics.exposition import Collectors, render
+from gpuheal_exporters.node.follower import Follower, OpenSource
 from gpuheal_exporters.node.state import NodeExporterState
 from gpuheal_exporters.server import App, serve
 
@@ -39,14 +38,6 @@ log = logging.getLogger(__name__)
 HEARTBEAT_LIMIT_SECONDS = 30.0  # /healthz: the loop turns at least once a second
 FIRST_NVML_SECONDS = 5.0  # so long the log waits for NVML to name the GPUs, so that levels begin under their UUID
 ONCE_SECONDS = 10.0
-
-
-class WithoutNvml(Collector):
-    """gpuheal_nvml_up 0, for an exporter that was told not to ask NVML."""
-
-    def collect(self) -> Iterable[Metric]:
-        """One family."""
-        return [single("gpuheal_nvml_up", 0.0)]
 
 
 class Exporter:
@@ -77,11 +68,10 @@ class Exporter:
             refresh=self.refresh,
         )
         self.outcomes = {"accepted": 0, "unauthorized": 0, "invalid": 0}
+        side = KernelLog(state=self.state, follower=self.follower, outcomes=self.outcomes)
         self.collectors: list[Collector] = [
-            KernelCollector(self.state),
-            InventoryCollector(self.state),
-            SelfCollector(self.follower, self.outcomes),
-            *(self.monitor.collectors if self.monitor else (WithoutNvml(),)),
+            *build(KERNEL_LOG, side),
+            *(self.monitor.collectors if self.monitor else (NoNvml(),)),
         ]
 
     def start_monitor(self, wait_seconds: float) -> None:
@@ -99,8 +89,10 @@ class Exporter:
             boot = read_boot(root)
             self.state.reboot(boot.boot_id, boot.boot_time)
         told = self.monitor.supervisor.snapshot().driver_version if self.monitor else ""
-        self.state.driver_version = told or read_driver_version(root)
-        self.state.upstream = ports_above(root, [gpu.pci_bus_id for gpu in self.state.inventory.gpus()])
+        self.state.situation.driver_version = told or read_driver_version(root)
+        self.state.addresses.upstream = ports_above(
+            root, [gpu.pci_bus_id for gpu in self.state.addresses.inventory.gpus()]
+        )
 
     def healthy(self) -> bool:
         """The loop turned within the last half minute."""

@@ -4,7 +4,7 @@
     state = NodeExporterState(inventory=monitor.inventory, attribution=monitor.attribution, ...)
     monitor.start()                    # threads; returns at once
     monitor.wait_first(10)             # for --once: every source was asked once, or the time is over
-    parts += monitor.collectors        # they replace nothing but the families named in metrics_nvml
+    parts += monitor.collectors        # those of collectors.registry.HARDWARE
     monitor.on_reset = state.reset_proven   # before start: called in NVML's thread with (gpu_uuid, unix seconds)
     monitor.stop()                     # NVML is shut down cleanly
 
@@ -17,17 +17,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from prometheus_client.registry import Collector
-
-from gpuheal_exporters.collectors.driver import DriverCollector, VersionCollector
-from gpuheal_exporters.collectors.link import LinkCollector
-from gpuheal_exporters.collectors.memory import MemoryCollector
-from gpuheal_exporters.collectors.pcie import PcieCollector
+from gpuheal_exporters.collectors.definition import Hardware, build
 from gpuheal_exporters.collectors.polled import Polled
-from gpuheal_exporters.collectors.presence import PresenceCollector, SourceCollector
-from gpuheal_exporters.collectors.rdma import RdmaCollector
-from gpuheal_exporters.collectors.software import SoftwareCollector
-from gpuheal_exporters.collectors.thermal import ThermalCollector
+from gpuheal_exporters.collectors.registry import HARDWARE
 from gpuheal_exporters.host.inventory import NAME, NodeInventory
 from gpuheal_exporters.nvml.reset import ResetWatch
 from gpuheal_exporters.nvml.schedule import NvmlSettings
@@ -55,23 +47,15 @@ class GpuMonitor:
         self._resets = ResetWatch()
         self.supervisor = NvmlSupervisor(settings, root=str(root), env=env, listener=self._observed)
         self.attribution = NodeAttribution(self.inventory, root=root, socket_path=pod_resources)
-        snapshot = self.supervisor.snapshot
-        self.polled = (
-            Polled("driver", DriverCollector(root)),
-            Polled("software", SoftwareCollector(root, snapshot), interval_seconds=30.0),
-            Polled("rdma", RdmaCollector(root)),
-            Polled("pods", self.attribution),
+        hardware = Hardware(
+            root=root,
+            snapshot=self.supervisor.snapshot,
+            inventory=self.inventory,
+            attribution=self.attribution,
+            polled=lambda: self.polled,
         )
-        self.collectors: tuple[Collector, ...] = (
-            SourceCollector(snapshot, self.polled),
-            PresenceCollector(snapshot, self.inventory),
-            MemoryCollector(snapshot),
-            LinkCollector(snapshot, self.inventory),
-            PcieCollector(snapshot),
-            ThermalCollector(snapshot),
-            VersionCollector(root, snapshot),
-            *self.polled,
-        )
+        self.collectors = build(HARDWARE, hardware)
+        self.polled = tuple(each for each in self.collectors if isinstance(each, Polled))
 
     def _observed(self, snapshot: NvmlSnapshot) -> None:
         self.inventory.update(snapshot)

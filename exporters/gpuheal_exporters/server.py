@@ -16,8 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.metrics.exposition import CONTENT_TYPE
-from gpuheal_exporters.metrics.kernel import render
+from gpuheal_exporters.metrics.exposition import CONTENT_TYPE, render
 from gpuheal_exporters.node.state import NodeExporterState
 
 MAX_BODY = 16 * 1024

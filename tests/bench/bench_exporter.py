@@ -20,9 +20,9 @@ from pathlib import Path
 
 import psutil
 
+from gpuheal_exporters.host.identity import GpuIdentity, StaticInventory
 from gpuheal_exporters.kernel.kmsg import interesting, parse_raw
 from gpuheal_exporters.kernel.message import parse_message
-from gpuheal_exporters.node.identity import GpuIdentity, StaticInventory
 from gpuheal_exporters.node.state import NodeExporterState
 
 GPUS = 8

@@ -16,7 +16,7 @@ import yaml
 
 from gpuheal_exporters.collectors.kernel import KernelCollector
 from gpuheal_exporters.collectors.software import SOCKETS
-from gpuheal_exporters.node.identity import StaticInventory
+from gpuheal_exporters.host.identity import StaticInventory
 from gpuheal_exporters.node.state import NodeExporterState
 from gpuheal_exporters.options import build_parser, parse_options
 from gpuheal_exporters.pods.podresources import SOCKET

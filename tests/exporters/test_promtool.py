@@ -10,10 +10,12 @@ import pytest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.collectors.kernel import InventoryCollector, KernelCollector
-from gpuheal_exporters.metrics.kernel import family_of, render
-from gpuheal_exporters.metrics.page import all_metrics
-from gpuheal_exporters.node.identity import GpuIdentity, StaticInventory
+from gpuheal_exporters.collectors.inventory import InventoryCollector
+from gpuheal_exporters.collectors.kernel import KernelCollector
+from gpuheal_exporters.collectors.registry import metrics
+from gpuheal_exporters.host.identity import GpuIdentity, StaticInventory
+from gpuheal_exporters.metrics.definition import family_of
+from gpuheal_exporters.metrics.exposition import render
 from gpuheal_exporters.node.state import NodeExporterState
 from gpuheal_lab.servers.find import Generation, ensure
 
@@ -40,7 +42,7 @@ class EveryMetric(Collector):
     def collect(self) -> list[Metric]:
         """All families."""
         families: list[Metric] = []
-        for metric in all_metrics():
+        for metric in metrics():
             made = family_of(metric)
             made.add_metric(tuple(f"{label}-1" for label in metric.labels), 1.0)
             families.append(made)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gpuheal_exporters.collectors.kernel import KernelCollector
-from gpuheal_exporters.node.identity import GpuIdentity, StaticInventory
+from gpuheal_exporters.host.identity import GpuIdentity, StaticInventory
 from gpuheal_exporters.node.state import NodeExporterState
 from gpuheal_exporters.server import MAX_BODY, MAX_CONNECTIONS, App, serve
 
@@ -130,7 +130,7 @@ def test_without_the_token_nothing_is_acknowledged(site: Site, token: str | None
     assert site.request("POST", "/v1/acknowledge", {"until": 900}, token)[0] == 401
     assert site.request("GET", "/events", None, token)[0] == 401
     assert site.app.outcomes == {"unauthorized": 1}
-    assert any(entry.latched for _, entry in site.state.xids.items())
+    assert any(entry.latched for _, entry in site.state.levels.xids.items())
 
 
 def test_a_rotated_token_holds_at_once(site: Site, token_file: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_wrong_body_is_named(site: Site, body: object, problem: str) -> None:
     assert status == 400
     assert problem in answer["error"]
     assert site.app.outcomes == {"invalid": 1}
-    assert any(entry.latched for _, entry in site.state.xids.items())
+    assert any(entry.latched for _, entry in site.state.levels.xids.items())
 
 
 def test_bodies_are_bounded(site: Site) -> None:

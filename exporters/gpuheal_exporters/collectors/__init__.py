@@ -1,6 +1,6 @@
-"""One file per source or probe group; each collector has `collect()` and reads what it needs from its arguments.
+"""One file per collector: its metrics, and a `collect()` that reads what it needs from its arguments.
 
-- `kernel`: the state of the node; `self`: the exporter's own condition
-- `presence`, `memory`, `link`, `pcie`, `thermal`: what NVML said last
-- `driver`, `software`, `rdma`: /proc, /sys and sockets; `polled`: asks those in a thread of its own
+- `registry`: every collector, one line each; `definition`: what the registry knows of it
+- `polled`: asks a collector that may block, in a thread of its own
+- `page`: METRICS.md, made from the registry
 """

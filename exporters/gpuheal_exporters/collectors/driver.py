@@ -10,11 +10,28 @@ from pathlib import Path
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
 from gpuheal_exporters.host.bootinfo import read_driver_version
 from gpuheal_exporters.host.procfs import read_text
-from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.metrics.definition import MetricTable, gauge
 from gpuheal_exporters.nvml.snapshot import NvmlSnapshot, NvmlState
 
+METRICS = MetricTable(
+    "/sys/bus/pci/devices",
+    gauge("gpuheal_driver_module_loaded", "1 if the kernel module is loaded.", ("module",), source="/proc/modules"),
+    gauge(
+        "gpuheal_driver_kernel_info",
+        "1 for the loaded kernel module's version and kind (open or proprietary).",
+        ("version", "kind"),
+        source="/proc/driver/nvidia/version",
+    ),
+    gauge(
+        "gpuheal_driver_version_mismatch",
+        "1 if NVML's library and the kernel module are of different versions.",
+        source="NVML, /proc/driver/nvidia/version",
+    ),
+    gauge("gpuheal_driver_pci_gpus", "NVIDIA GPUs on the PCI bus, whatever the driver thinks of them.", (), "GPUs"),
+)
 REQUIRED = ("nvidia", "nvidia_uvm")
 OPTIONAL = ("gdrdrv", "nvidia_drm", "nvidia_fs", "nvidia_modeset", "nvidia_peermem")
 NVIDIA = "0x10de"
@@ -42,7 +59,7 @@ class DriverCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families of now; without a readable /proc/modules nothing is said about modules."""
-        out = Families()
+        out = METRICS.families()
         modules = read_text(self._root / "proc/modules", 1 << 20)
         loaded = {line.split(" ", 1)[0] for line in modules.splitlines()}
         for module in (*REQUIRED, *(name for name in OPTIONAL if name in loaded)):
@@ -66,10 +83,18 @@ class VersionCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """One family, or none while either version is unknown."""
-        now, out = self._snapshot(), Families()
+        now, out = self._snapshot(), METRICS.families()
         loaded = read_driver_version(self._root)
         if now.state is NvmlState.VERSION_MISMATCH:
             out.add("gpuheal_driver_version_mismatch", 1)
         elif now.serving and now.driver_version and loaded:
             out.add("gpuheal_driver_version_mismatch", now.driver_version != loaded)
         return out.all()
+
+
+COLLECTOR: CollectorDef[Hardware] = CollectorDef(
+    name="driver", metrics=METRICS, build=lambda hardware: DriverCollector(hardware.root), poll_seconds=15.0
+)
+VERSION: CollectorDef[Hardware] = CollectorDef(
+    name="version", metrics=METRICS, build=lambda hardware: VersionCollector(hardware.root, hardware.snapshot)
+)

@@ -8,16 +8,83 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from gpuheal_exporters.catalogue.codes import sxid_rows
+from gpuheal_exporters.collectors.definition import CollectorDef, KernelLog
 from gpuheal_exporters.kernel.xid import RECOVERY_XID
-from gpuheal_exporters.metrics.kernel import family, single
+from gpuheal_exporters.metrics.definition import MetricTable, counter, gauge
 from gpuheal_exporters.node.latch import KeyT, LatchStore
 from gpuheal_exporters.node.state import NodeExporterState
+
+GPU = ("gpu_uuid", "pci_bus_id")
+XID = (*GPU, "xid")
+SXID = ("switch", "pci_bus_id", "sxid", "link", "severity")
+FAULT = (*GPU, "kind", "severity")
+METRICS = MetricTable(
+    "kernel log",
+    counter("gpuheal_xid_total", "Xid events since the latch state of this boot began.", XID),
+    gauge(
+        "gpuheal_xid_latched",
+        "1 while the Xid is latched: from its first event to reboot, reset or acknowledgement.",
+        XID,
+    ),
+    gauge("gpuheal_xid_first_timestamp_seconds", "Unix time of the first event of the latch.", XID, "seconds"),
+    gauge("gpuheal_xid_last_timestamp_seconds", "Unix time of the last event of the latch.", XID, "seconds"),
+    gauge(
+        "gpuheal_xid_resolution_info",
+        "1 while latched: the strongest action asked for, who decided it, and whether the link's peer is blamed.",
+        (*XID, "action", "basis", "severity", "blames"),
+    ),
+    gauge(
+        "gpuheal_xid_cause_info",
+        "1 while latched: the first Xid of the group of events this one belongs to.",
+        (*XID, "cause"),
+    ),
+    gauge(
+        "gpuheal_xid_recovery_action", "Recovery step the driver asked for in the last Xid 154 (0 none).", GPU, "code"
+    ),
+    counter("gpuheal_xid_link_total", "NVLink Xid events by link.", (*XID, "link")),
+    counter("gpuheal_sxid_total", "NVSwitch events since the latch state of this boot began; one per headline.", SXID),
+    gauge("gpuheal_sxid_latched", "1 while the switch event is latched.", SXID),
+    gauge("gpuheal_sxid_first_timestamp_seconds", "Unix time of the first event of the latch.", SXID, "seconds"),
+    gauge("gpuheal_sxid_last_timestamp_seconds", "Unix time of the last event of the latch.", SXID, "seconds"),
+    gauge(
+        "gpuheal_sxid_resolution_info",
+        "1 while latched: the action the switch event asks for and how far it reaches (device, link).",
+        (*SXID, "action", "scope"),
+    ),
+    counter("gpuheal_kernel_fault_total", "Kernel lines that report a fault without an Xid.", FAULT),
+    gauge("gpuheal_kernel_fault_latched", "1 while a fault that carries no Xid is latched.", FAULT),
+    gauge(
+        "gpuheal_kernel_fault_first_timestamp_seconds", "Unix time of the first line of the latch.", FAULT, "seconds"
+    ),
+    gauge("gpuheal_kernel_fault_last_timestamp_seconds", "Unix time of the last line of the latch.", FAULT, "seconds"),
+    gauge(
+        "gpuheal_node_boot_info",
+        "1 for the boot the node runs in.",
+        ("boot_id",),
+        source="/proc/sys/kernel/random/boot_id",
+    ),
+    gauge("gpuheal_node_boot_timestamp_seconds", "Unix time of the boot.", (), "seconds", source="/proc/stat"),
+    gauge(
+        "gpuheal_exporter_drill",
+        "1 if records written by user space count: a drill, never production.",
+        source="exporter",
+    ),
+    counter(
+        "gpuheal_kmsg_foreign_records_total", "GPU fault texts that user space wrote into the kernel log; not believed."
+    ),
+    counter("gpuheal_kmsg_orphan_lines_total", "Follow-up lines whose headline was not seen."),
+    counter("gpuheal_latch_overflow_total", "Events dropped because a latch store was full.", source="exporter"),
+    counter("gpuheal_latch_cleared_total", "Latches cleared, by reason.", ("reason",), "latches", source="exporter"),
+)
 
 
 def _levels(prefix: str, store: LatchStore[KeyT]) -> Iterator[Metric]:
     """total, latched, first and last of one store; times only while latched."""
-    total, latched = family(f"{prefix}_total"), family(f"{prefix}_latched")
-    first, last = family(f"{prefix}_first_timestamp_seconds"), family(f"{prefix}_last_timestamp_seconds")
+    total, latched = METRICS.family(f"{prefix}_total"), METRICS.family(f"{prefix}_latched")
+    first, last = (
+        METRICS.family(f"{prefix}_first_timestamp_seconds"),
+        METRICS.family(f"{prefix}_last_timestamp_seconds"),
+    )
     for key, entry in store.items():
         total.add_metric(key, entry.total)
         if not (entry.latched or entry.first):
@@ -42,32 +109,32 @@ class KernelCollector(Collector):
             return [
                 *self._xids(),
                 *self._switches(),
-                *_levels("gpuheal_kernel_fault", self._state.faults),
+                *_levels("gpuheal_kernel_fault", self._state.levels.faults),
                 *self._node(),
             ]
 
     def _xids(self) -> Iterator[Metric]:
         state = self._state
-        yield from _levels("gpuheal_xid", state.xids)
-        resolution, cause = family("gpuheal_xid_resolution_info"), family("gpuheal_xid_cause_info")
-        recovery, links = family("gpuheal_xid_recovery_action"), family("gpuheal_xid_link_total")
-        for key, entry in state.xids.items():
+        yield from _levels("gpuheal_xid", state.levels.xids)
+        resolution, cause = METRICS.family("gpuheal_xid_resolution_info"), METRICS.family("gpuheal_xid_cause_info")
+        recovery, links = METRICS.family("gpuheal_xid_recovery_action"), METRICS.family("gpuheal_xid_link_total")
+        for key, entry in state.levels.xids.items():
             if entry.latched and entry.resolution is not None:
                 why = entry.resolution
                 resolution.add_metric((*key, why.action, why.basis, why.severity, why.blames), 1.0)
             if entry.latched and entry.cause:
                 cause.add_metric((*key, entry.cause), 1.0)
-            if key.xid == str(RECOVERY_XID) and key.pci_bus_id in state.recovery:
-                wanted = state.recovery[key.pci_bus_id] if entry.latched else 0
+            if key.xid == str(RECOVERY_XID) and key.pci_bus_id in state.levels.recovery:
+                wanted = state.levels.recovery[key.pci_bus_id] if entry.latched else 0
                 recovery.add_metric(key[:2], wanted)
-        for link, entry in state.links.items():
+        for link, entry in state.levels.links.items():
             links.add_metric(link, entry.total)
         yield from (resolution, cause, recovery, links)
 
     def _switches(self) -> Iterator[Metric]:
-        yield from _levels("gpuheal_sxid", self._state.sxids)
-        resolution = family("gpuheal_sxid_resolution_info")
-        for key, entry in self._state.sxids.items():
+        yield from _levels("gpuheal_sxid", self._state.levels.sxids)
+        resolution = METRICS.family("gpuheal_sxid_resolution_info")
+        for key, entry in self._state.levels.sxids.items():
             if entry.latched and entry.resolution is not None:
                 row = sxid_rows().get(int(key.sxid))
                 scope = row.reach if row is not None and row.reach != "-" else ""
@@ -76,36 +143,19 @@ class KernelCollector(Collector):
 
     def _node(self) -> Iterator[Metric]:
         state = self._state
-        yield single("gpuheal_node_boot_info", 1.0, state.boot_id)
+        yield METRICS.single("gpuheal_node_boot_info", 1.0, state.boot_id)
         if state.boot_time:
-            yield single("gpuheal_node_boot_timestamp_seconds", state.boot_time)
-        yield single("gpuheal_exporter_drill", float(state.drill))
-        yield single("gpuheal_kmsg_foreign_records_total", state.counts.foreign)
-        yield single("gpuheal_kmsg_orphan_lines_total", state.counts.orphans)
-        yield single("gpuheal_latch_overflow_total", state.overflow)
-        cleared = family("gpuheal_latch_cleared_total")
-        for reason, count in state.counts.cleared.items():
+            yield METRICS.single("gpuheal_node_boot_timestamp_seconds", state.boot_time)
+        yield METRICS.single("gpuheal_exporter_drill", float(state.situation.drill))
+        yield METRICS.single("gpuheal_kmsg_foreign_records_total", state.counts.foreign)
+        yield METRICS.single("gpuheal_kmsg_orphan_lines_total", state.counts.orphans)
+        yield METRICS.single("gpuheal_latch_overflow_total", state.levels.overflow)
+        cleared = METRICS.family("gpuheal_latch_cleared_total")
+        for reason, count in state.levels.cleared.items():
             cleared.add_metric((reason,), count)
         yield cleared
 
 
-class InventoryCollector(Collector):
-    """gpuheal_gpu_info for every GPU that the inventory knows or the log named."""
-
-    def __init__(self, state: NodeExporterState) -> None:
-        self._state = state
-
-    def collect(self) -> Iterable[Metric]:
-        """One family."""
-        info = family("gpuheal_gpu_info")
-        known = self._state.inventory.gpus()
-        for gpu in known:
-            info.add_metric((gpu.gpu_uuid, gpu.pci_bus_id, gpu.serial, gpu.slot, gpu.product), 1.0)
-        with self._state.lock:
-            learned = dict(self._state.learned)
-        uuids, addresses = {gpu.gpu_uuid for gpu in known}, {gpu.pci_bus_id for gpu in known}
-        for pci, uuid in learned.items():
-            if uuid not in uuids and pci not in addresses:
-                uuids.add(uuid)
-                info.add_metric((uuid, pci, "", "", ""), 1.0)
-        return [info]
+COLLECTOR: CollectorDef[KernelLog] = CollectorDef(
+    name="kernel", metrics=METRICS, build=lambda log: KernelCollector(log.state)
+)

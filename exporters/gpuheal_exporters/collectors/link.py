@@ -7,10 +7,62 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
 from gpuheal_exporters.host.inventory import NodeInventory, active_links
-from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.metrics.definition import Families, MetricTable, counter, gauge
 from gpuheal_exporters.nvml.snapshot import Gpu, NvmlSnapshot
 
+LINK = ("gpu_uuid", "link")
+U = ("gpu_uuid",)
+METRICS = MetricTable(
+    "NVML",
+    gauge("gpuheal_gpu_nvlinks_active", "NVLinks that are up.", U, "links"),
+    gauge(
+        "gpuheal_gpu_nvlinks_expected",
+        "NVLinks that should be up: all with a fabric, else the most ever seen up on this GPU or its siblings.",
+        U,
+        "links",
+        source="NVML, inventory",
+    ),
+    gauge(
+        "gpuheal_gpu_nvlink_down",
+        "1 for a link that is down while others are expected up; no series for links that are up.",
+        LINK,
+    ),
+    gauge("gpuheal_gpu_nvlink_info", "1 for the NVLink version.", ("gpu_uuid", "version")),
+    counter(
+        "gpuheal_gpu_nvlink_errors_total",
+        "NVLink errors by kind, only counters that are not zero; link=all where the GPU counts all links together.",
+        (*LINK, "kind"),
+        "errors",
+    ),
+    gauge(
+        "gpuheal_gpu_nvlink_bit_error_ratio", "Bit error ratio (NVLink5), only if not zero.", (*LINK, "kind"), "ratio"
+    ),
+    gauge(
+        "gpuheal_gpu_fabric_state",
+        "Fabric registration: 0 not supported, 1 not started, 2 in progress, 3 completed.",
+        U,
+        "code",
+    ),
+    gauge("gpuheal_gpu_fabric_status", "NVML code of a completed registration, 0 is success.", U, "code"),
+    gauge(
+        "gpuheal_gpu_fabric_problem",
+        "1 if the fabric reports this problem, 0 if it says there is none.",
+        ("gpu_uuid", "problem"),
+    ),
+    gauge(
+        "gpuheal_gpu_fabric_misconfiguration_info",
+        "1 for the incorrect configuration the fabric reports.",
+        ("gpu_uuid", "reason"),
+    ),
+    gauge("gpuheal_gpu_fabric_health", "Summary: 1 healthy, 2 unhealthy, 3 limited capacity.", U, "code"),
+    gauge(
+        "gpuheal_gpu_fabric_info",
+        "1 for the NVLink domain and clique of the GPU.",
+        ("gpu_uuid", "cluster_uuid", "clique"),
+    ),
+)
 _PROBLEMS = (
     # name, first bit, value that means a problem, value that means none; NVML_GPU_FABRIC_HEALTH_MASK_* in nvml.h
     ("degraded_bandwidth", 0, 1, 2),
@@ -59,7 +111,7 @@ class LinkCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families of one snapshot."""
-        out = Families()
+        out = METRICS.families()
         for gpu in self._snapshot().served():
             self._links(out, gpu)
             _fabric(out, gpu)
@@ -99,3 +151,8 @@ def _fabric(out: Families, gpu: Gpu) -> None:
         if reading.text("cluster"):
             clique = str(int(reading.number("clique") or 0))
             out.add("gpuheal_gpu_fabric_info", 1, gpu.uuid, reading.text("cluster"), clique)
+
+
+COLLECTOR: CollectorDef[Hardware] = CollectorDef(
+    name="link", metrics=METRICS, build=lambda hardware: LinkCollector(hardware.snapshot, hardware.inventory)
+)

@@ -7,8 +7,54 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
+from gpuheal_exporters.metrics.definition import Families, MetricTable, counter, gauge
 from gpuheal_exporters.nvml.snapshot import NvmlSnapshot, Reading
+
+U = ("gpu_uuid",)
+METRICS = MetricTable(
+    "NVML",
+    gauge("gpuheal_gpu_ecc_enabled", "1 if ECC is on.", U),
+    gauge("gpuheal_gpu_ecc_pending", "1 if ECC will be on after the next reset or reboot.", U),
+    counter(
+        "gpuheal_gpu_ecc_errors_total",
+        "ECC errors; volatile ones restart with the driver, aggregate ones are kept in the InfoROM.",
+        ("gpu_uuid", "severity", "counter", "location"),
+        "errors",
+    ),
+    gauge(
+        "gpuheal_gpu_sram_threshold_exceeded", "1 if the SRAM error threshold is exceeded: run field diagnostics.", U
+    ),
+    counter(
+        "gpuheal_gpu_sram_uncorrected_errors_total",
+        "Aggregate uncorrected SRAM errors by detection.",
+        ("gpu_uuid", "kind"),
+        "errors",
+    ),
+    counter(
+        "gpuheal_gpu_sram_unit_errors_total",
+        "Aggregate uncorrected SRAM errors by unit.",
+        ("gpu_uuid", "unit"),
+        "errors",
+    ),
+    counter("gpuheal_gpu_remapped_rows_total", "Rows remapped, kept in the InfoROM.", ("gpu_uuid", "cause"), "rows"),
+    gauge("gpuheal_gpu_row_remap_pending", "1 if a remap takes effect at the next GPU reset.", U),
+    gauge("gpuheal_gpu_row_remap_failed", "1 if a remap failed: no spare row was left.", U),
+    gauge(
+        "gpuheal_gpu_row_remap_banks",
+        "Memory banks by spare rows left (max, high, partial, low, none).",
+        (*U, "spare"),
+        "banks",
+    ),
+    gauge("gpuheal_gpu_retired_pages", "Pages retired, GPUs before Ampere.", ("gpu_uuid", "cause"), "pages"),
+    gauge("gpuheal_gpu_retired_pages_pending", "1 if a page retirement waits for a reboot.", U),
+    gauge("gpuheal_gpu_memory_unrepairable", "1 if the memory can't be repaired any more.", U),
+    gauge(
+        "gpuheal_gpu_repair_pending",
+        "1 if a repair of this unit (channel, tpc) waits for a reset.",
+        ("gpu_uuid", "unit"),
+    ),
+)
 
 
 class MemoryCollector(Collector):
@@ -19,7 +65,7 @@ class MemoryCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families of one snapshot."""
-        out = Families()
+        out = METRICS.families()
         for gpu in self._snapshot().served():
             reading = gpu.reading("memory")
             _ecc(out, gpu.uuid, reading)
@@ -53,3 +99,8 @@ def _rows(out: Families, uuid: str, reading: Reading) -> None:
     out.add("gpuheal_gpu_memory_unrepairable", reading.number("unrepairable"), uuid)
     out.add("gpuheal_gpu_repair_pending", reading.number("channel_repair"), uuid, "channel")
     out.add("gpuheal_gpu_repair_pending", reading.number("tpc_repair"), uuid, "tpc")
+
+
+COLLECTOR: CollectorDef[Hardware] = CollectorDef(
+    name="memory", metrics=METRICS, build=lambda hardware: MemoryCollector(hardware.snapshot)
+)

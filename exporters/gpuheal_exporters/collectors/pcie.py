@@ -7,9 +7,31 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
+from gpuheal_exporters.metrics.definition import MetricTable, counter, gauge
 from gpuheal_exporters.nvml.snapshot import NvmlSnapshot
 
+U = ("gpu_uuid",)
+METRICS = MetricTable(
+    "NVML",
+    gauge("gpuheal_gpu_pcie_link_width", "PCIe lanes in use.", U, "lanes"),
+    gauge("gpuheal_gpu_pcie_link_width_max", "PCIe lanes GPU and slot can use.", U, "lanes"),
+    gauge("gpuheal_gpu_pcie_link_generation", "PCIe generation in use; falls at idle.", U, "generation"),
+    gauge("gpuheal_gpu_pcie_link_generation_max", "PCIe generation GPU and slot can use.", U, "generation"),
+    gauge(
+        "gpuheal_gpu_pcie_link_generation_under_load",
+        "PCIe generation when the GPU was last seen at 10 % load or more: the one to compare with the maximum.",
+        U,
+        "generation",
+    ),
+    counter("gpuheal_gpu_pcie_replays_total", "PCIe replays since the driver was loaded.", U, "replays"),
+    counter(
+        "gpuheal_gpu_pcie_errors_total",
+        "PCIe errors by kind, only counters that are not zero.",
+        ("gpu_uuid", "kind"),
+        "errors",
+    ),
+)
 _VALUES = {
     "gpuheal_gpu_pcie_link_width": "width",
     "gpuheal_gpu_pcie_link_width_max": "width_max",
@@ -28,7 +50,7 @@ class PcieCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families of one snapshot."""
-        out = Families()
+        out = METRICS.families()
         for gpu in self._snapshot().served():
             reading = gpu.reading("pcie")
             for name, key in _VALUES.items():
@@ -36,3 +58,8 @@ class PcieCollector(Collector):
             for kind, count in reading.table("errors").items():
                 out.add("gpuheal_gpu_pcie_errors_total", count, gpu.uuid, kind)
         return out.all()
+
+
+COLLECTOR: CollectorDef[Hardware] = CollectorDef(
+    name="pcie", metrics=METRICS, build=lambda hardware: PcieCollector(hardware.snapshot)
+)

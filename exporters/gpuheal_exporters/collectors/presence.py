@@ -7,23 +7,80 @@ from collections.abc import Callable, Iterable, Sequence
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
 from gpuheal_exporters.collectors.polled import Polled
 from gpuheal_exporters.host.inventory import NodeInventory
-from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.metrics.definition import Families, MetricTable, counter, gauge
 from gpuheal_exporters.nvml.schedule import PROBES
 from gpuheal_exporters.nvml.snapshot import Gpu, NvmlSnapshot
+
+GPU = ("gpu_uuid", "pci_bus_id")
+U = ("gpu_uuid",)
+METRICS = MetricTable(
+    "NVML",
+    gauge("gpuheal_nvml_up", "1 if NVML answers."),
+    gauge("gpuheal_nvml_state_info", "1 for the reason why NVML answers or does not.", ("state",)),
+    gauge(
+        "gpuheal_nvml_driver_info",
+        "1 for the versions NVML reports.",
+        ("driver_version", "nvml_version", "cuda_version"),
+    ),
+    gauge(
+        "gpuheal_nvml_devices", "GPUs NVML lists, lost ones among them where the driver still lists them.", (), "GPUs"
+    ),
+    gauge("gpuheal_nvml_observed_timestamp_seconds", "Unix time NVML last said anything.", (), "seconds"),
+    counter(
+        "gpuheal_nvml_restarts_total",
+        "NVML child processes that died or had to be killed.",
+        (),
+        "processes",
+        source="exporter",
+    ),
+    gauge(
+        "gpuheal_nvml_abandoned_children",
+        "Child processes that SIGKILL did not end: blocked in the driver.",
+        (),
+        "processes",
+    ),
+    gauge("gpuheal_probe_stuck", "1 while a probe of the group has not returned by its deadline.", ("group",)),
+    gauge("gpuheal_gpu_probe_stuck", "1 while this GPU's probe of the group has not returned.", ("gpu_uuid", "group")),
+    gauge("gpuheal_probe_duration_seconds", "Duration of the group's last round over all GPUs.", ("group",), "seconds"),
+    gauge(
+        "gpuheal_probe_last_round_timestamp_seconds", "Unix time of the group's last full round.", ("group",), "seconds"
+    ),
+    counter(
+        "gpuheal_probe_errors_total", "Error answers of NVML by group and return code.", ("group", "code"), "errors"
+    ),
+    gauge("gpuheal_gpu_present", "1 if NVML sees the GPU, 0 if it is lost; absent without NVML.", GPU),
+    gauge(
+        "gpuheal_gpu_recovery_action",
+        "Recovery step NVML reports (0 none, 1 GPU reset, 2 reboot, 3 drain P2P, 4 drain and reset).",
+        ("gpu_uuid",),
+        "code",
+    ),
+    gauge("gpuheal_gpu_observed_timestamp_seconds", "Unix time the GPU last answered.", U, "seconds"),
+    gauge("gpuheal_gpu_reset_required", "1 if a call was refused until the GPU is reset.", U),
+    gauge("gpuheal_gpu_performance_state", "Performance state, 0 (fastest) to 15.", U, "state"),
+    gauge("gpuheal_gpu_persistence_mode", "1 if persistence mode is on.", U),
+    gauge("gpuheal_gpu_mig_enabled", "1 if MIG mode is on.", U),
+    gauge(
+        "gpuheal_mig_device_info",
+        "1 for each MIG device; faults are told of the parent GPU.",
+        ("gpu_uuid", "mig_uuid", "gpu_instance", "compute_instance"),
+    ),
+)
 
 
 class SourceCollector(Collector):
     """The condition of NVML and of the child that asks it."""
 
-    def __init__(self, snapshot: Callable[[], NvmlSnapshot], polled: Sequence[Polled] = ()) -> None:
+    def __init__(self, snapshot: Callable[[], NvmlSnapshot], polled: Callable[[], Sequence[Polled]] = tuple) -> None:
         self._snapshot = snapshot
         self._polled = polled
 
     def collect(self) -> Iterable[Metric]:
         """The families of one snapshot; polled collectors are groups beside the NVML probes."""
-        now, out = self._snapshot(), Families()
+        now, out = self._snapshot(), METRICS.families()
         out.add("gpuheal_nvml_up", now.up)
         out.add("gpuheal_nvml_state_info", 1, now.state.value)
         if now.driver_version:
@@ -35,7 +92,7 @@ class SourceCollector(Collector):
         stuck = {each.group for each in now.stuck}
         for group in PROBES:
             out.add("gpuheal_probe_stuck", group in stuck, group)
-        for polled in self._polled:
+        for polled in self._polled():
             out.add("gpuheal_probe_stuck", polled.stuck, polled.name)
             out.add("gpuheal_probe_duration_seconds", polled.duration_seconds, polled.name)
             out.add("gpuheal_probe_last_round_timestamp_seconds", polled.observed_at or None, polled.name)
@@ -60,7 +117,7 @@ class PresenceCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families of one snapshot; a lost GPU keeps its presence series and nothing else."""
-        now, out = self._snapshot(), Families()
+        now, out = self._snapshot(), METRICS.families()
         for record in self._inventory.records():
             if record.present is not None and now.serving:
                 out.add("gpuheal_gpu_present", record.present, record.uuid, record.pci)
@@ -81,3 +138,19 @@ def _verdict(out: Families, gpu: Gpu) -> None:
     out.add("gpuheal_gpu_mig_enabled", gpu.mig, gpu.uuid)
     for each in gpu.instances:
         out.add("gpuheal_mig_device_info", 1, gpu.uuid, each.uuid, str(each.gpu_instance), str(each.compute_instance))
+
+
+COLLECTOR: CollectorDef[Hardware] = CollectorDef(
+    name="presence", metrics=METRICS, build=lambda hardware: PresenceCollector(hardware.snapshot, hardware.inventory)
+)
+SOURCE: CollectorDef[Hardware] = CollectorDef(
+    name="nvml", metrics=METRICS, build=lambda hardware: SourceCollector(hardware.snapshot, hardware.polled)
+)
+
+
+class NoNvml(Collector):
+    """gpuheal_nvml_up 0, for an exporter that was told not to ask NVML."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return one family."""
+        return [METRICS.single("gpuheal_nvml_up", 0.0)]

@@ -11,9 +11,27 @@ from pathlib import Path
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
 from gpuheal_exporters.host.procfs import read_text
-from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.metrics.definition import MetricTable, counter, gauge
 
+PORT = ("device", "port")
+_SYSFS = "/sys/class/infiniband"
+METRICS = MetricTable(
+    _SYSFS,
+    gauge("gpuheal_rdma_port_state", "Logical state: 1 down, 2 init, 3 armed, 4 active.", PORT, "code"),
+    gauge("gpuheal_rdma_port_physical_state", "Physical state: 2 polling, 3 disabled, 5 link up.", PORT, "code"),
+    gauge(
+        "gpuheal_rdma_port_info",
+        "1 for what the port is: InfiniBand or Ethernet, and the network device.",
+        (*PORT, "link_layer", "net_device"),
+    ),
+    gauge("gpuheal_rdma_port_rate_bytes_per_second", "Signalling rate of the port.", PORT, "bytes/s"),
+    counter("gpuheal_rdma_port_link_downed_total", "Times the link went down.", PORT),
+    counter(
+        "gpuheal_rdma_port_errors_total", "Port errors by kind, as the kernel names them.", (*PORT, "kind"), "errors"
+    ),
+)
 ERRORS = (
     "excessive_buffer_overrun_errors",
     "link_error_recovery",
@@ -46,7 +64,7 @@ class RdmaCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families of now; none on a node without such ports."""
-        out = Families()
+        out = METRICS.families()
         for port in sorted((self._root / "sys/class/infiniband").glob("*/ports/*"))[:MAX_PORTS]:
             labels = (port.parent.parent.name, port.name)
             out.add("gpuheal_rdma_port_state", _code(port / "state"), *labels)
@@ -60,3 +78,8 @@ class RdmaCollector(Collector):
             for kind in ERRORS:
                 out.add("gpuheal_rdma_port_errors_total", _count(port / "counters" / kind), *labels, kind)
         return out.all()
+
+
+COLLECTOR: CollectorDef[Hardware] = CollectorDef(
+    name="rdma", metrics=METRICS, build=lambda hardware: RdmaCollector(hardware.root), poll_seconds=15.0
+)

@@ -8,8 +8,42 @@ from importlib.metadata import PackageNotFoundError, version
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.kernel.follower import Follower
-from gpuheal_exporters.metrics.kernel import family, single
+from gpuheal_exporters.collectors.definition import CollectorDef, KernelLog
+from gpuheal_exporters.metrics.definition import MetricTable, counter, gauge
+from gpuheal_exporters.node.follower import Follower
+
+METRICS = MetricTable(
+    "exporter",
+    gauge("gpuheal_kmsg_up", "1 if the kernel log can be read.", source="kernel log"),
+    gauge(
+        "gpuheal_kmsg_source_info",
+        "1 for the source in use: kmsg, journal, file or none.",
+        ("source",),
+        source="kernel log",
+    ),
+    counter("gpuheal_kmsg_records_total", "Kernel log records read.", source="kernel log"),
+    counter(
+        "gpuheal_kmsg_overruns_total",
+        "Times the ring overwrote records before they were read (EPIPE).",
+        source="kernel log",
+    ),
+    counter(
+        "gpuheal_kmsg_sequence_gaps_total", "Gaps in the sequence numbers of the records read.", source="kernel log"
+    ),
+    counter("gpuheal_kmsg_lost_records_total", "Records missing in those gaps.", source="kernel log"),
+    gauge(
+        "gpuheal_kmsg_last_record_timestamp_seconds",
+        "Unix time of the last record read.",
+        (),
+        "seconds",
+        source="kernel log",
+    ),
+    gauge("gpuheal_exporter_heartbeat_timestamp_seconds", "Unix time of the exporter's last own cycle.", (), "seconds"),
+    gauge("gpuheal_exporter_build_info", "1 for the version that runs.", ("version",)),
+    counter("gpuheal_acknowledge_requests_total", "Acknowledgement requests, by outcome.", ("outcome",), "requests"),
+    counter("gpuheal_state_write_errors_total", "Failed writes of the state file.", (), "writes"),
+    counter("gpuheal_state_load_errors_total", "State files found unusable at start and set aside.", (), "files"),
+)
 
 
 def _version() -> str:
@@ -30,20 +64,25 @@ class SelfCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """One consistent enough look; no locks."""
         follower, tally = self._follower, self._follower.tally
-        yield single("gpuheal_kmsg_up", float(tally.up))
-        yield single("gpuheal_kmsg_source_info", 1.0, tally.source)
-        yield single("gpuheal_kmsg_records_total", tally.records)
-        yield single("gpuheal_kmsg_overruns_total", tally.overruns)
-        yield single("gpuheal_kmsg_sequence_gaps_total", tally.gaps)
-        yield single("gpuheal_kmsg_lost_records_total", tally.lost)
+        yield METRICS.single("gpuheal_kmsg_up", float(tally.up))
+        yield METRICS.single("gpuheal_kmsg_source_info", 1.0, tally.source)
+        yield METRICS.single("gpuheal_kmsg_records_total", tally.records)
+        yield METRICS.single("gpuheal_kmsg_overruns_total", tally.overruns)
+        yield METRICS.single("gpuheal_kmsg_sequence_gaps_total", tally.gaps)
+        yield METRICS.single("gpuheal_kmsg_lost_records_total", tally.lost)
         if tally.last_record_at:
-            yield single("gpuheal_kmsg_last_record_timestamp_seconds", tally.last_record_at)
+            yield METRICS.single("gpuheal_kmsg_last_record_timestamp_seconds", tally.last_record_at)
         if follower.heartbeat_at:
-            yield single("gpuheal_exporter_heartbeat_timestamp_seconds", follower.heartbeat_at)
-        yield single("gpuheal_exporter_build_info", 1.0, self._version)
-        yield single("gpuheal_state_write_errors_total", follower.write_errors)
-        yield single("gpuheal_state_load_errors_total", follower.load_errors)
-        outcomes = family("gpuheal_acknowledge_requests_total")
+            yield METRICS.single("gpuheal_exporter_heartbeat_timestamp_seconds", follower.heartbeat_at)
+        yield METRICS.single("gpuheal_exporter_build_info", 1.0, self._version)
+        yield METRICS.single("gpuheal_state_write_errors_total", follower.write_errors)
+        yield METRICS.single("gpuheal_state_load_errors_total", follower.load_errors)
+        outcomes = METRICS.family("gpuheal_acknowledge_requests_total")
         for outcome, count in self._outcomes.items():
             outcomes.add_metric((outcome,), count)
         yield outcomes
+
+
+COLLECTOR: CollectorDef[KernelLog] = CollectorDef(
+    name="self", metrics=METRICS, build=lambda log: SelfCollector(log.follower, log.outcomes)
+)

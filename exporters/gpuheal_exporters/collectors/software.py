@@ -11,11 +11,27 @@ from pathlib import Path
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
 from gpuheal_exporters.collectors.driver import SWITCH_CLASS, nvidia_devices
 from gpuheal_exporters.host.procfs import host_pids_visible, read_text
-from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.metrics.definition import MetricTable, gauge
 from gpuheal_exporters.nvml.snapshot import NvmlSnapshot
 
+METRICS = MetricTable(
+    "/proc",
+    gauge(
+        "gpuheal_software_up",
+        "1 if the component runs, 0 if not; no series where it can't be told (processes of the host not visible).",
+        ("component",),
+        source="/proc, unix sockets",
+    ),
+    gauge(
+        "gpuheal_software_expected",
+        "1 if this node needs the component: it has NVSwitches, or it was seen since the exporter started.",
+        ("component",),
+        source="/dev, /sys, /proc",
+    ),
+)
 PROCESSES = {
     # component -> /proc/<pid>/comm, which the kernel cuts at 15 characters
     "fabric_manager": ("nv-fabricmanage",),
@@ -85,7 +101,7 @@ class SoftwareCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families of now."""
-        out = Families()
+        out = METRICS.families()
         names = processes(self._root)
         for component in sorted({*PROCESSES, *SOCKETS}):
             up = self._up(component, names)
@@ -128,3 +144,11 @@ class SoftwareCollector(Collector):
             return True
         fabrics = [gpu.reading("fabric") for gpu in self._snapshot().gpus]
         return any(fabric.number("state") and not fabric.text("cluster") for fabric in fabrics)
+
+
+COLLECTOR: CollectorDef[Hardware] = CollectorDef(
+    name="software",
+    metrics=METRICS,
+    build=lambda hardware: SoftwareCollector(hardware.root, hardware.snapshot),
+    poll_seconds=30.0,
+)

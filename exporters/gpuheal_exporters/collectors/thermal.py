@@ -7,9 +7,40 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.metrics.nvml import Families
+from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
+from gpuheal_exporters.metrics.definition import Families, MetricTable, counter, gauge
 from gpuheal_exporters.nvml.snapshot import NvmlSnapshot, Reading
 
+U = ("gpu_uuid",)
+METRICS = MetricTable(
+    "NVML",
+    gauge("gpuheal_gpu_temperature_celsius", "Temperature of the GPU.", U, "celsius"),
+    gauge("gpuheal_gpu_memory_temperature_celsius", "Temperature of the memory.", U, "celsius"),
+    gauge(
+        "gpuheal_gpu_temperature_limit_celsius",
+        "The device's own limits: shutdown, slowdown, memory, gpu_max.",
+        ("gpu_uuid", "limit"),
+        "celsius",
+    ),
+    gauge(
+        "gpuheal_gpu_temperature_margin_celsius", "Distance to the thermal limit; Ada, Hopper and newer.", U, "celsius"
+    ),
+    gauge(
+        "gpuheal_gpu_temperature_limit_margin_celsius",
+        "The margin at which slowdown, shutdown … begin; Ada, Hopper and newer.",
+        ("gpu_uuid", "limit"),
+        "celsius",
+    ),
+    gauge("gpuheal_gpu_power_watts", "Power drawn.", U, "watts"),
+    gauge("gpuheal_gpu_power_limit_watts", "Power limit in force.", U, "watts"),
+    gauge("gpuheal_gpu_clocks_event", "1 while this reason holds the clocks down.", ("gpu_uuid", "reason")),
+    counter(
+        "gpuheal_gpu_throttled_seconds_total",
+        "Time the clocks were held down, by reason.",
+        ("gpu_uuid", "reason"),
+        "seconds",
+    ),
+)
 _POWER = {"gpuheal_gpu_power_watts": "power_mw", "gpuheal_gpu_power_limit_watts": "power_limit_mw"}
 _REASONS = {
     # nvmlClocksEventReason* in nvml.h; idle, application clocks and display clocks say nothing about health
@@ -30,7 +61,7 @@ class ThermalCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families of one snapshot."""
-        out = Families()
+        out = METRICS.families()
         for gpu in self._snapshot().served():
             reading = gpu.reading("thermal")
             _temperatures(out, gpu.uuid, reading)
@@ -56,3 +87,8 @@ def _temperatures(out: Families, uuid: str, reading: Reading) -> None:
         out.add("gpuheal_gpu_temperature_limit_celsius", degrees, uuid, limit)
     for limit, degrees in reading.table("margins").items():
         out.add("gpuheal_gpu_temperature_limit_margin_celsius", degrees, uuid, limit)
+
+
+COLLECTOR: CollectorDef[Hardware] = CollectorDef(
+    name="thermal", metrics=METRICS, build=lambda hardware: ThermalCollector(hardware.snapshot)
+)

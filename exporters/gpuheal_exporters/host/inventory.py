@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpuheal_exporters.node.identity import GpuIdentity
-from gpuheal_exporters.node.persist import read_state, write_atomic
+from gpuheal_exporters.host.identity import GpuIdentity
+from gpuheal_exporters.host.persist import read_state, write_atomic
 from gpuheal_exporters.nvml.snapshot import Gpu, MigInstance, NvmlSnapshot
 
 NAME = "inventory.json"

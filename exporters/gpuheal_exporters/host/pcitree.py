@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from gpuheal_exporters.node.identity import normalise_pci
+from gpuheal_exporters.host.identity import normalise_pci
 
 
 def ports_above(root: Path, addresses: Iterable[str]) -> Mapping[str, str]:

@@ -3,6 +3,5 @@
 - `kmsg`: one record, from `/dev/kmsg` or a line of text; fragments joined
 - `message` → `xid`, `sxid`, `driverline`: one message in, one frozen value out
 - `source`, `journal`: the ways to the log, each with a cursor; `tally`: gaps and overruns counted
-- `follower`: the loop that keeps a state in step with its log
 - `parse`: `--parse`
 """

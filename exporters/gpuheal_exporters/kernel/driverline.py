@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gpuheal_exporters.node.identity import normalise_pci
+from gpuheal_exporters.host.identity import normalise_pci
 
 _ADDRESS = r"([0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})(?:\.[0-9a-fA-F])?"
 _UUID = re.compile(rf"NVRM: GPU at PCI:{_ADDRESS}: (GPU-[0-9a-fA-F-]{{8,40}})")

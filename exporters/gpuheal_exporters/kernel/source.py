@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gpuheal_exporters.kernel.kmsg import MAX_RECORD, Assembler, KernelRecord, interesting, parse_line, parse_raw
-from gpuheal_exporters.kernel.tally import Sequence, Tally
+from gpuheal_exporters.kernel.tally import GapCounter, Tally
 
 Cursor = Mapping[str, object]
 _LINE_MAX = 2 * MAX_RECORD  # a longer line in a file is cut here, never buffered without bound
@@ -57,7 +57,7 @@ class _Intake:
 
     def __init__(self, tally: Tally, cursor: Cursor, *, numbered: bool) -> None:
         seq = cursor.get("seq")
-        self.sequence = Sequence(tally, seq if isinstance(seq, int) else None)
+        self.sequence = GapCounter(tally, seq if isinstance(seq, int) else None)
         self._tally = tally
         self._assembler = Assembler()
         self._numbered = numbered

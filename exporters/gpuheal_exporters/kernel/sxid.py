@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gpuheal_exporters.node.identity import normalise_pci
+from gpuheal_exporters.host.identity import normalise_pci
 
 _HEAD = re.compile(
     r"nvidia-nvswitch(?P<switch>\d{1,3}): SXid "

@@ -19,7 +19,7 @@ class Tally:
     last_record_at: float = 0.0
 
 
-class Sequence:
+class GapCounter:
     """Tells new records from those counted before, and counts the numbers that are missing.
 
     `cursor` is the last sequence number that is counted (None before the first). The ring of a fresh node may begin

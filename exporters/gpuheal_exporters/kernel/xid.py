@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gpuheal_exporters.node.identity import normalise_pci
+from gpuheal_exporters.host.identity import normalise_pci
 
 _HEAD = re.compile(
     r"NVRM: Xid \((?:(?:PCI:)?(?P<pci>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})(?:\.[0-9a-fA-F])?"

@@ -1,5 +1,5 @@
-"""Every metric, as data.
+"""A metric as data, and its text.
 
-- `kernel`, `nvml`: name, help, label and unit of every metric; `page`: METRICS.md, made from them
+- `definition`: name, help, labels and unit of a metric, and the tables and families made of them
 - `exposition`: metric families → text
 """

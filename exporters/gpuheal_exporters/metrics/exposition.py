@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -41,3 +42,26 @@ def exposition(families: Iterable[Metric]) -> bytes:
             else:
                 out.append(f"{sample.name} {value}\n")
     return "".join(out).encode()
+
+
+class Collectors(Collector):
+    """Several collectors seen as one, in order; takes the place of a registry."""
+
+    def __init__(self, collectors: Iterable[Collector]) -> None:
+        self._collectors = tuple(collectors)
+
+    def collect(self) -> Iterable[Metric]:
+        """Every family of every collector that has samples."""
+        for collector in self._collectors:
+            for metric in collector.collect():
+                if metric.samples:
+                    yield metric
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that registering does not collect."""
+        return ()
+
+
+def render(*collectors: Collector) -> bytes:
+    """The text exposition (format 0.0.4) of these collectors; no global registry is involved."""
+    return exposition(Collectors(collectors).collect())

@@ -1,7 +1,6 @@
 """The state of one node as its kernel log tells it, kept as levels.
 
-- `state`: what `feed` fills and collectors read; `handlers`: what each message changes in it
-- `latch`: one level per key; `events`: the ring of raw events
-- `identity`: PCI address ↔ GPU; `Inventory` is the protocol every inventory fulfils
-- `persist`: a state on disk, whole or not at all
+- `state`: what is fed, saved and shown; `handlers`: what each message changes in it
+- `levels` of `latch`: one per key; `events`: the ring of raw events; `addresses`: which GPU a line means
+- `follower`: the loop that keeps a state in step with its log
 """

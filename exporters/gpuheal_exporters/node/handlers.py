@@ -1,22 +1,22 @@
-"""How one kernel record changes the state of a node: the handlers behind `NodeExporterState.feed`."""
+"""How one kernel record changes the levels of a node."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gpuheal_exporters.catalogue.codes import resolve_sxid, resolve_xid
 from gpuheal_exporters.catalogue.resolution import Resolution
 from gpuheal_exporters.kernel.driverline import FAULT_KINDS, DriverLine
+from gpuheal_exporters.kernel.kmsg import KernelRecord
 from gpuheal_exporters.kernel.message import Message, parse_message
 from gpuheal_exporters.kernel.sxid import Sxid, SxidDetail
 from gpuheal_exporters.kernel.xid import CLEANUP_XID, RECOVERY_XID, Xid
-from gpuheal_exporters.node.events import MAX_TEXT, Event
+from gpuheal_exporters.node.addresses import Addresses
+from gpuheal_exporters.node.events import MAX_TEXT, Event, EventRing
 from gpuheal_exporters.node.latch import FaultKey, LinkKey, SxidKey, XidKey
-
-if TYPE_CHECKING:
-    from gpuheal_exporters.kernel.kmsg import KernelRecord
-    from gpuheal_exporters.node.state import NodeExporterState
+from gpuheal_exporters.node.levels import Levels
 
 ATTRIBUTION_SECONDS = 30.0
 GROUP_SECONDS = 30.0  # Xids of one GPU closer than this are one chain of cause and effect
@@ -45,155 +45,195 @@ class Context:
     lost_head: tuple[str, float] | None = None
 
 
-def take(state: NodeExporterState, record: KernelRecord, at: float) -> Message | None:
-    """The record is counted, latched and kept as an event, as far as it is the kernel's and says something about a
-    GPU.
-    """
-    message = parse_message(record.text)
-    if message is None:
-        return None
-    if not (record.from_kernel or state.drill):
-        state.counts.foreign += 1
-        return None
-    state.changes += 1
-    if isinstance(message, Xid):
-        _xid(state, message, record, at)
-    elif isinstance(message, Sxid):
-        _sxid(state, message, record, at)
-    elif isinstance(message, SxidDetail):
-        _sxid_detail(state, message, at)
-    else:
-        _driver_line(state, message, record, at)
-    return message
+class Attribution(Protocol):
+    """Tells whose work an event hit; what it returns is text for people, never a label."""
+
+    def __call__(self, *, pid: int | None, gpu_uuid: str, pci_bus_id: str) -> Mapping[str, str]:
+        """Return pod, namespace, container … of the process or GPU; empty if not known."""
+        ...
 
 
-def _group(state: NodeExporterState, pci: str, at: float) -> Group:
-    groups = state.context.groups
-    group = groups.get(pci)
-    if group is None or at - group.last > GROUP_SECONDS:
-        if len(groups) >= MAX_OPEN:
-            groups.pop(next(iter(groups)))
-        group = groups[pci] = Group(last=at)
-    if at > group.last:
-        group.last = at
-    return group
+@dataclass(slots=True, kw_only=True)
+class Situation:
+    """What an event is judged by besides its line; `clock` gives unix seconds."""
+
+    clock: Callable[[], float]
+    boot_id: str
+    driver_version: str = ""
+    drill: bool = False
+    attribution: Attribution | None = None
 
 
-def _cause(state: NodeExporterState, message: Xid, key: XidKey, at: float) -> str:
-    """The first Xid of the chain this one belongs to, or empty if it is the first; a clean-up that came first learns
-    it too.
-    """
-    group = _group(state, key.pci_bus_id, at)
-    if message.caused_by is not None:
-        group.cause = group.cause or str(message.caused_by)
-        return str(message.caused_by)
-    if message.xid in (CLEANUP_XID, RECOVERY_XID):
-        return group.cause
-    if not group.cause:
-        group.cause = key.xid
-        cleanup = state.xids.get(key._replace(xid=str(CLEANUP_XID)))
-        if cleanup is not None and cleanup.latched and not cleanup.cause and at - cleanup.last <= GROUP_SECONDS:
-            cleanup.cause = key.xid
-    return group.cause if group.cause != key.xid else ""
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What the handlers did since the start of the process; `changes` grows with everything worth writing to disk."""
+
+    foreign: int = 0
+    orphans: int = 0
+    changes: int = 0
 
 
-def _xid(state: NodeExporterState, message: Xid, record: KernelRecord, at: float) -> None:
-    pci = message.pci or next((gpu.pci_bus_id for gpu in state.inventory.gpus() if gpu.gpu_uuid == message.uuid), "")
-    uuid = message.uuid or state.uuid_of(pci)
-    key = XidKey(uuid, pci, str(message.xid))
-    resolution = resolve_xid(message, state.driver_version, drill=state.drill)
-    cause = _cause(state, message, key, at)
-    recovery = message.recovery
-    entry = state.xids.record(key, at, resolution, cause=cause, latch=recovery is None or recovery.now != 0)
-    if entry is not None and message.xid == RECOVERY_XID and entry.latched:
-        entry.resolution = resolution  # the driver's newest verdict, also if it asks for less than the one before
-    if message.link is not None:
-        state.links.record(LinkKey(uuid, pci, key.xid, str(message.link)), at, latch=False)
-    if recovery is not None:
-        state.recovery[pci] = recovery.now
-        if recovery.now == 0:
-            state.recovered(pci)
-    ring_key = ("xid", key.xid, pci, message.link, recovery and recovery.now)
-    if not state.events.repeat(ring_key, at):
-        fresh = state.clock() - at < ATTRIBUTION_SECONDS  # an old event's pid and GPU belong to somebody else by now
-        ask = state.attribution if fresh else None
-        pod = ask(pid=message.pid, gpu_uuid=uuid, pci_bus_id=pci) if ask else {}
-        event = _event(state, "xid", key.xid, (uuid, pci), record, at, resolution)
-        event.pid, event.process, event.pod, event.cause = message.pid, message.name, dict(pod), cause
-        if message.location is not None:
-            event.detail = f"GPC {message.location.gpc}, TPC {message.location.tpc}, SM {message.location.sm}"
-        state.events.add(ring_key, event)
+class Handlers:
+    """Fill `levels` and `events` from kernel records. Not thread-safe: their owner holds the lock."""
 
+    def __init__(self, *, situation: Situation, levels: Levels, addresses: Addresses, events: EventRing) -> None:
+        self.situation = situation
+        self.counts = Counts()
+        self.context = Context()
+        self._levels, self._addresses, self._events = levels, addresses, events
 
-def _event(
-    state: NodeExporterState,
-    kind: str,
-    code: str,
-    gpu: tuple[str, str],
-    record: KernelRecord,
-    at: float,
-    resolution: Resolution | None = None,
-) -> Event:
-    event = Event(
-        at=at,
-        last_at=at,
-        kind=kind,
-        code=code,
-        gpu_uuid=gpu[0],
-        pci_bus_id=gpu[1],
-        text=record.text,
-        boot_id=state.boot_id,
-        driver_version=state.driver_version,
-        seq=record.seq,
-    )
-    if resolution is not None:
-        event.action, event.basis, event.blames = resolution.action, resolution.basis, resolution.blames
-        event.followup, event.detail = resolution.followup, resolution.detail
-    return event
+    def forget(self) -> None:
+        """Forget what ties one record to the next: another boot has begun."""
+        self.context = Context()
 
+    def take(self, record: KernelRecord, at: float) -> Message | None:
+        """The record is counted, latched and kept as an event, as far as it is the kernel's and says something about a
+        GPU.
+        """
+        message = parse_message(record.text)
+        if message is None:
+            return None
+        if not (record.from_kernel or self.situation.drill):
+            self.counts.foreign += 1
+            return None
+        self.counts.changes += 1
+        if isinstance(message, Xid):
+            self._xid(message, record, at)
+        elif isinstance(message, Sxid):
+            self._sxid(message, record, at)
+        elif isinstance(message, SxidDetail):
+            self._sxid_detail(message, at)
+        else:
+            self._driver_line(message, record, at)
+        return message
 
-def _sxid(state: NodeExporterState, message: Sxid, record: KernelRecord, at: float) -> None:
-    resolution, _ = resolve_sxid(message)
-    link = "" if message.link is None else str(message.link)
-    key = SxidKey(str(message.switch), message.pci, str(message.sxid), link, message.severity or "")
-    state.sxids.record(key, at, resolution)
-    ring_key = ("sxid", *key)
-    if not state.events.repeat(ring_key, at):
-        state.events.add(ring_key, _event(state, "sxid", key.sxid, ("", message.pci), record, at, resolution))
-    opened = state.context.switch_events
-    opened.pop((message.switch, message.sxid), None)
-    opened[message.switch, message.sxid] = (at, state.events.newest(ring_key))
-    if len(opened) > MAX_OPEN:
-        opened.pop(next(iter(opened)))
+    def _group(self, pci: str, at: float) -> Group:
+        groups = self.context.groups
+        group = groups.get(pci)
+        if group is None or at - group.last > GROUP_SECONDS:
+            if len(groups) >= MAX_OPEN:
+                groups.pop(next(iter(groups)))
+            group = groups[pci] = Group(last=at)
+        if at > group.last:
+            group.last = at
+        return group
 
+    def _cause(self, message: Xid, key: XidKey, at: float) -> str:
+        """Return the first Xid of the chain this one belongs to, empty if it is the first itself.
 
-def _sxid_detail(state: NodeExporterState, message: SxidDetail, at: float) -> None:
-    opened_at, event = state.context.switch_events.get((message.switch, message.sxid), (0.0, None))
-    if event is None or at - opened_at > DETAIL_SECONDS:
-        state.counts.orphans += 1
-    elif len(event.details) < MAX_DETAILS:
-        event.details.append(message.text[:MAX_TEXT])
+        A clean-up that came before its cause learns of it too.
+        """
+        group = self._group(key.pci_bus_id, at)
+        if message.caused_by is not None:
+            group.cause = group.cause or str(message.caused_by)
+            return str(message.caused_by)
+        if message.xid in (CLEANUP_XID, RECOVERY_XID):
+            return group.cause
+        if not group.cause:
+            group.cause = key.xid
+            cleanup = self._levels.xids.get(key._replace(xid=str(CLEANUP_XID)))
+            if cleanup is not None and cleanup.latched and not cleanup.cause and at - cleanup.last <= GROUP_SECONDS:
+                cleanup.cause = key.xid
+        return group.cause if group.cause != key.xid else ""
 
+    def _xid(self, message: Xid, record: KernelRecord, at: float) -> None:
+        pci = message.pci or self._addresses.pci_of(message.uuid or "")
+        uuid = message.uuid or self._addresses.uuid_of(pci)
+        key = XidKey(uuid, pci, str(message.xid))
+        resolution = resolve_xid(message, self.situation.driver_version, drill=self.situation.drill)
+        cause = self._cause(message, key, at)
+        recovery = message.recovery
+        entry = self._levels.xids.record(key, at, resolution, cause=cause, latch=recovery is None or recovery.now != 0)
+        if entry is not None and message.xid == RECOVERY_XID and entry.latched:
+            entry.resolution = resolution  # the driver's newest verdict, also if it asks for less than the one before
+        if message.link is not None:
+            self._levels.links.record(LinkKey(uuid, pci, key.xid, str(message.link)), at, latch=False)
+        if recovery is not None:
+            self._levels.recovery[pci] = recovery.now
+            if recovery.now == 0:
+                self._levels.recover(pci, self._addresses.uuid_of(pci))
+        ring_key = ("xid", key.xid, pci, message.link, recovery and recovery.now)
+        if not self._events.repeat(ring_key, at):
+            fresh = (
+                self.situation.clock() - at < ATTRIBUTION_SECONDS
+            )  # an old event's pid and GPU belong to somebody else by now
+            ask = self.situation.attribution if fresh else None
+            pod = ask(pid=message.pid, gpu_uuid=uuid, pci_bus_id=pci) if ask else {}
+            event = self._event("xid", key.xid, (uuid, pci), record, at, resolution)
+            event.pid, event.process, event.pod, event.cause = message.pid, message.name, dict(pod), cause
+            if message.location is not None:
+                event.detail = f"GPC {message.location.gpc}, TPC {message.location.tpc}, SM {message.location.sm}"
+            self._events.add(ring_key, event)
 
-def _driver_line(state: NodeExporterState, message: DriverLine, record: KernelRecord, at: float) -> None:
-    kind, pci = message.kind, message.pci or ""
-    if kind == "gpu_uuid" and message.uuid:
-        state.learn(pci, message.uuid)
-    elif kind == "gpu_lost_head":
-        state.context.lost_head = (pci, at)
-    elif kind == "gpu_lost_tail":
-        head, state.context.lost_head = state.context.lost_head, None
-        if head is None or at - head[1] > HEAD_SECONDS:
-            state.counts.orphans += 1
-        _fault(state, "gpu_lost", head[0] if head and at - head[1] <= HEAD_SECONDS else "", "", record, at)
-    elif kind in FAULT_KINDS:
-        _fault(state, kind, pci, message.severity or "", record, at)
+    def _event(
+        self,
+        kind: str,
+        code: str,
+        gpu: tuple[str, str],
+        record: KernelRecord,
+        at: float,
+        resolution: Resolution | None = None,
+    ) -> Event:
+        event = Event(
+            at=at,
+            last_at=at,
+            kind=kind,
+            code=code,
+            gpu_uuid=gpu[0],
+            pci_bus_id=gpu[1],
+            text=record.text,
+            boot_id=self.situation.boot_id,
+            driver_version=self.situation.driver_version,
+            seq=record.seq,
+        )
+        if resolution is not None:
+            event.action, event.basis, event.blames = resolution.action, resolution.basis, resolution.blames
+            event.followup, event.detail = resolution.followup, resolution.detail
+        return event
 
+    def _sxid(self, message: Sxid, record: KernelRecord, at: float) -> None:
+        resolution, _ = resolve_sxid(message)
+        link = "" if message.link is None else str(message.link)
+        key = SxidKey(str(message.switch), message.pci, str(message.sxid), link, message.severity or "")
+        self._levels.sxids.record(key, at, resolution)
+        ring_key = ("sxid", *key)
+        if not self._events.repeat(ring_key, at):
+            self._events.add(ring_key, self._event("sxid", key.sxid, ("", message.pci), record, at, resolution))
+        opened = self.context.switch_events
+        opened.pop((message.switch, message.sxid), None)
+        opened[message.switch, message.sxid] = (at, self._events.newest(ring_key))
+        if len(opened) > MAX_OPEN:
+            opened.pop(next(iter(opened)))
 
-def _fault(state: NodeExporterState, kind: str, pci: str, severity: str, record: KernelRecord, at: float) -> None:
-    uuid = state.uuid_of(pci) if pci else ""
-    key = FaultKey(uuid, pci, kind, severity)
-    state.faults.record(key, at)
-    ring_key = ("fault", *key)
-    if not state.events.repeat(ring_key, at):
-        state.events.add(ring_key, _event(state, kind, severity, (uuid, pci), record, at))
+    def _sxid_detail(self, message: SxidDetail, at: float) -> None:
+        opened_at, event = self.context.switch_events.get((message.switch, message.sxid), (0.0, None))
+        if event is None or at - opened_at > DETAIL_SECONDS:
+            self.counts.orphans += 1
+        elif len(event.details) < MAX_DETAILS:
+            event.details.append(message.text[:MAX_TEXT])
+
+    def _driver_line(self, message: DriverLine, record: KernelRecord, at: float) -> None:
+        kind, pci = message.kind, message.pci or ""
+        if kind == "gpu_uuid" and message.uuid:
+            self._learn(pci, message.uuid)
+        elif kind == "gpu_lost_head":
+            self.context.lost_head = (pci, at)
+        elif kind == "gpu_lost_tail":
+            head, self.context.lost_head = self.context.lost_head, None
+            if head is None or at - head[1] > HEAD_SECONDS:
+                self.counts.orphans += 1
+            self._fault("gpu_lost", head[0] if head and at - head[1] <= HEAD_SECONDS else "", "", record, at)
+        elif kind in FAULT_KINDS:
+            self._fault(kind, pci, message.severity or "", record, at)
+
+    def _learn(self, pci: str, uuid: str) -> None:
+        if self._addresses.learn(pci, uuid):
+            self._levels.adopt(self._addresses.uuid_of)
+
+    def _fault(self, kind: str, pci: str, severity: str, record: KernelRecord, at: float) -> None:
+        uuid = self._addresses.uuid_of(pci) if pci else ""
+        key = FaultKey(uuid, pci, kind, severity)
+        self._levels.faults.record(key, at)
+        ring_key = ("fault", *key)
+        if not self._events.repeat(ring_key, at):
+            self._events.add(ring_key, self._event(kind, severity, (uuid, pci), record, at))

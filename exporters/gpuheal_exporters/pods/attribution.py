@@ -13,12 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client.core import Metric
-from prometheus_client.registry import Collector
-
 from gpuheal_exporters.host.inventory import NodeInventory
 from gpuheal_exporters.host.procfs import host_pids_visible, read_text
-from gpuheal_exporters.metrics.nvml import Families
 from gpuheal_exporters.pods.podresources import SOCKET, HeldDevice, PodResourcesError, list_devices
 
 _UID = r"[0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32}"
@@ -93,10 +89,19 @@ def pod_names(root: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-class NodeAttribution(Collector):
-    """Answers whose work an event hit, and shows who holds which GPU. Thread-safe.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holders:
+    """Who holds which GPU: rows of (gpu_uuid, namespace, pod, container); `up` is None where there is no kubelet."""
 
-    `refresh` (called every few seconds by its own thread) asks the kubelet; `holders` and the info series show the
+    up: bool | None
+    observed_at: float
+    rows: tuple[tuple[str, str, str, str], ...]
+
+
+class NodeAttribution:
+    """Knows whose work an event hit, and who holds which GPU. Thread-safe.
+
+    `refresh` (called every few seconds by its own thread) asks the kubelet; `holders` and `view` give the
     last answer, so that a pod that died with its GPU is still found at event time.
     """
 
@@ -171,21 +176,14 @@ class NodeAttribution(Collector):
             "by": "device",
         }
 
-    def collect(self) -> Iterable[Metric]:
-        """Who holds which GPU now, one series per GPU and container."""
-        self.refresh()
-        out = Families()
+    def view(self) -> Holders:
+        """Return what the kubelet's last answer was."""
         with self._lock:
             held, held_at = self._held, self._held_at
-        out.add("gpuheal_pod_resources_up", self._up)
-        out.add("gpuheal_pod_resources_observed_timestamp_seconds", held_at or None)
         rows = {
             (self._inventory.by_device_id(each.device_id), each.namespace, each.pod, each.container) for each in held
         }
-        for row in sorted(rows):
-            if row[0]:
-                out.add("gpuheal_gpu_pod_info", 1, *row)
-        return out.all()
+        return Holders(up=self._up, observed_at=held_at, rows=tuple(sorted(row for row in rows if row[0])))
 
     def _owner(self, pid: int) -> CgroupOwner | None:
         with self._lock:

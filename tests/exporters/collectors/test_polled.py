@@ -38,7 +38,7 @@ def test_blocked_source_is_told_and_not_waited_for() -> None:
     """While a round hangs the last values are served, the group is stuck; afterwards it is not."""
     gate = Gate()
     polled = Polled("rdma", gate, interval_seconds=0.01, deadline_seconds=0.05)
-    source = SourceCollector(NvmlSnapshot, (polled,))
+    source = SourceCollector(NvmlSnapshot, lambda: (polled,))
     polled.start()
     assert polled.wait_first(20)
     assert not polled.stuck

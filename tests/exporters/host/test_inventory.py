@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gpuheal_exporters.host.identity import GpuIdentity
 from gpuheal_exporters.host.inventory import FORGET_SECONDS, NAME, NodeInventory
-from gpuheal_exporters.node.identity import GpuIdentity
 from gpuheal_exporters.nvml.snapshot import Gpu, MigInstance, NvmlSnapshot, NvmlState, ProcGpu, Reading
 
 

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpuheal_exporters.collectors.kernel import KernelCollector
+from gpuheal_exporters.host.identity import StaticInventory
 from gpuheal_exporters.kernel.journal import parse_entry
 from gpuheal_exporters.kernel.kmsg import Assembler, interesting, parse_line, parse_raw
 from gpuheal_exporters.kernel.parse import describe_record
-from gpuheal_exporters.metrics.kernel import render
-from gpuheal_exporters.node.identity import StaticInventory
+from gpuheal_exporters.metrics.exposition import render
 from gpuheal_exporters.node.state import NodeExporterState
 
 SAMPLES = [json.loads(line)["line"] for line in (Path(__file__).parent / "data/samples.jsonl").read_text().splitlines()]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpuheal_exporters.kernel.source import FileSource, KmsgSource, SourceError
-from gpuheal_exporters.kernel.tally import Sequence, Tally
+from gpuheal_exporters.kernel.tally import GapCounter, Tally
 
 
 class Device:
@@ -204,5 +204,5 @@ def test_an_endless_line_is_cut(tmp_path: Path) -> None:
 
 def test_numbers_that_go_back_are_not_new() -> None:
     """A number at or below the cursor was counted before."""
-    sequence = Sequence(Tally(), 5)
+    sequence = GapCounter(Tally(), 5)
     assert [sequence.is_new(seq) for seq in (4, 5, 6, 6, 7)] == [False, False, True, False, True]

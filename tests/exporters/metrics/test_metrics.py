@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gpuheal_exporters.collectors.kernel import InventoryCollector, KernelCollector
-from gpuheal_exporters.metrics.kernel import METRICS, Collectors, MetricDef, family, render, single
-from gpuheal_exporters.metrics.page import all_metrics, page
-from gpuheal_exporters.node.identity import GpuIdentity, StaticInventory
+from gpuheal_exporters.collectors.inventory import InventoryCollector
+from gpuheal_exporters.collectors.kernel import KernelCollector
+from gpuheal_exporters.collectors.page import page
+from gpuheal_exporters.collectors.registry import family, metrics, single
+from gpuheal_exporters.host.identity import GpuIdentity, StaticInventory
+from gpuheal_exporters.metrics.definition import MetricDef
+from gpuheal_exporters.metrics.exposition import Collectors, render
 from gpuheal_exporters.node.state import NodeExporterState
 
 PAGE = Path(__file__).parents[3] / "exporters/METRICS.md"
@@ -39,7 +42,7 @@ def node() -> NodeExporterState:
 
 def samples(state: NodeExporterState) -> dict[str, dict[tuple[str, ...], float]]:
     """name → label values (in the order of the table) → value."""
-    labels = {metric.name: metric.labels for metric in METRICS}
+    labels = {metric.name: metric.labels for metric in metrics()}
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for made in text_string_to_metric_families(render(KernelCollector(state), InventoryCollector(state)).decode()):
         for sample in made.samples:
@@ -55,11 +58,11 @@ def test_the_page_and_the_tables_agree() -> None:
 
 def test_no_metric_is_defined_twice() -> None:
     """The kernel-log half and the NVML half share no name."""
-    names = [metric.name for metric in all_metrics()]
+    names = [metric.name for metric in metrics()]
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("metric", all_metrics(), ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", metrics(), ids=lambda metric: metric.name)
 def test_names_follow_the_conventions(metric: MetricDef) -> None:
     """Prefix, counters end in _total, times in seconds say so, helps are sentences, `node` is never a label."""
     assert re.fullmatch(r"gpuheal(_[a-z0-9]+)+", metric.name)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from gpuheal_exporters.host.identity import GpuIdentity, StaticInventory
 from gpuheal_exporters.kernel.kmsg import KernelRecord, parse_raw
-from gpuheal_exporters.node.identity import GpuIdentity, StaticInventory
 from gpuheal_exporters.node.latch import FaultKey, SxidKey, XidKey
-from gpuheal_exporters.node.state import Limits, NodeExporterState
+from gpuheal_exporters.node.levels import Limits
+from gpuheal_exporters.node.state import NodeExporterState
 
 PCI = "0000:3b:00"
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
@@ -26,14 +27,14 @@ def xid(state: NodeExporterState, rest: str, at: float, pci: str = PCI) -> None:
 
 
 def latched(state: NodeExporterState) -> set[str]:
-    return {key.xid for key, entry in state.xids.items() if entry.latched}
+    return {key.xid for key, entry in state.levels.xids.items() if entry.latched}
 
 
 def test_an_xid_is_a_level_of_its_gpu() -> None:
     """The address leads to the UUID; the level holds the time of its event."""
     state = make()
     xid(state, "79, GPU has fallen off the bus.", 50.0)
-    entry = state.xids.get(XidKey(UUID, PCI, "79"))
+    entry = state.levels.xids.get(XidKey(UUID, PCI, "79"))
     assert entry is not None
     assert (entry.latched, entry.first, entry.last, entry.total) == (True, 50.0, 50.0, 1)
 
@@ -42,7 +43,7 @@ def test_the_clock_dates_events_without_a_time() -> None:
     """Without `at` the state's clock is asked."""
     state = make()
     state.feed_line("NVRM: Xid (PCI:0000:3b:00): 79, gone")
-    entry = state.xids.get(XidKey(UUID, PCI, "79"))
+    entry = state.levels.xids.get(XidKey(UUID, PCI, "79"))
     assert entry is not None
     assert entry.last == 1000.0
 
@@ -55,13 +56,13 @@ def test_recovery_action_zero_clears_the_gpu_and_no_other() -> None:
     state.feed_line(f"NVRM: GPU {PCI}.0: RmInitAdapter failed! (0x11:0x45:2540)", 1.5)
     xid(state, "154, GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)", 2.0)
     assert latched(state) == {"48", "154"}
-    assert state.recovery == {PCI: 1}
+    assert state.levels.recovery == {PCI: 1}
     xid(state, "154, GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)", 3.0)
-    assert [key.pci_bus_id for key, entry in state.xids.items() if entry.latched] == ["0000:5a:00"]
-    assert not any(entry.latched for _, entry in state.faults.items())
-    entry = state.xids.get(XidKey(UUID, PCI, "154"))
+    assert [key.pci_bus_id for key, entry in state.levels.xids.items() if entry.latched] == ["0000:5a:00"]
+    assert not any(entry.latched for _, entry in state.levels.faults.items())
+    entry = state.levels.xids.get(XidKey(UUID, PCI, "154"))
     assert entry is not None
-    assert (entry.total, state.counts.cleared["recovered"]) == (2, 3)
+    assert (entry.total, state.levels.cleared["recovered"]) == (2, 3)
 
 
 def test_acknowledging_settles_evidence_up_to_a_time() -> None:
@@ -97,7 +98,7 @@ def test_a_proven_reset_ends_levels_up_to_it() -> None:
     xid(state, "79, gone", 30.0)
     assert state.reset_proven(UUID, 20.0) == 1
     assert latched(state) == {"79"}
-    assert state.counts.cleared["reset"] == 1
+    assert state.levels.cleared["reset"] == 1
 
 
 def test_another_boot_ends_everything_but_the_ring() -> None:
@@ -105,8 +106,8 @@ def test_another_boot_ends_everything_but_the_ring() -> None:
     state = make()
     xid(state, "79, gone", 10.0)
     state.reboot("boot-2", 500.0)
-    assert (len(state.xids), state.boot_id, state.boot_time) == (0, "boot-2", 500.0)
-    assert (len(state.events), state.counts.cleared["reboot"]) == (1, 1)
+    assert (len(state.levels.xids), state.boot_id, state.boot_time) == (0, "boot-2", 500.0)
+    assert (len(state.events), state.levels.cleared["reboot"]) == (1, 1)
 
 
 def test_user_space_cannot_write_faults_unless_it_is_a_drill() -> None:
@@ -123,7 +124,7 @@ def test_unknown_codes_are_kept() -> None:
     """A code in no table is a level with an alert, as unknown."""
     state = make()
     xid(state, "999, pid=1, name=x", 1.0)
-    entry = state.xids.get(XidKey(UUID, PCI, "999"))
+    entry = state.levels.xids.get(XidKey(UUID, PCI, "999"))
     assert entry is not None
     assert entry.resolution is not None
     assert (entry.resolution.action, entry.resolution.basis) == ("alert", "unknown")
@@ -136,7 +137,7 @@ def test_the_driver_version_selects_the_nvlink_form() -> None:
     actions = []
     for state in (old, new):
         xid(state, line, 1.0)
-        resolution = next(entry.resolution for _, entry in state.xids.items())
+        resolution = next(entry.resolution for _, entry in state.levels.xids.items())
         assert resolution is not None
         actions.append(resolution.action)
     assert actions == ["gpu_reset", "alert"]
@@ -154,9 +155,9 @@ def test_a_flood_of_cleanups_keeps_the_first_cause_and_few_series() -> None:
         record = parse_raw(f"4,{number},{number},-;{text}\n".encode())
         assert record is not None
         state.feed(record, 1.0 + number * 1e-5)
-    entry = state.xids.get(XidKey(UUID, PCI, "45"))
+    entry = state.levels.xids.get(XidKey(UUID, PCI, "45"))
     assert entry is not None
-    assert (entry.total, entry.cause, len(state.xids), len(state.links)) == (200_000, "79", 2, 0)
+    assert (entry.total, entry.cause, len(state.levels.xids), len(state.levels.links)) == (200_000, "79", 2, 0)
     assert [(event["code"], event["repeats"]) for event in state.events.dump()] == [("79", 0), ("45", 199_999)]
     assert len(json.dumps(state.dump())) < 4096
 
@@ -165,7 +166,7 @@ def test_the_named_cause_of_a_cleanup_is_believed() -> None:
     """From driver 575 on Xid 45 names its cause itself."""
     state = make()
     xid(state, "45, pid=1, name=p, Ch 00000001 caused by previous Xid 149", 1.0)
-    entry = state.xids.get(XidKey(UUID, PCI, "45"))
+    entry = state.levels.xids.get(XidKey(UUID, PCI, "45"))
     assert entry is not None
     assert entry.cause == "149"
 
@@ -176,7 +177,7 @@ def test_a_cleanup_printed_before_its_cause_learns_it() -> None:
     xid(state, "45, pid=1, name=p, Ch 00000001", 1.0)
     xid(state, "79, gone", 2.0)
     xid(state, "154, GPU recovery action changed from 0x0 (None) to 0x2 (OS Reboot)", 3.0)
-    causes = {key.xid: entry.cause for key, entry in state.xids.items()}
+    causes = {key.xid: entry.cause for key, entry in state.levels.xids.items()}
     assert causes == {"45": "79", "79": "", "154": "79"}
 
 
@@ -185,7 +186,7 @@ def test_a_chain_ends_after_half_a_minute_of_silence() -> None:
     state = make()
     xid(state, "79, gone", 1.0)
     xid(state, "45, pid=1, name=p, Ch 00000001", 32.0)
-    entry = state.xids.get(XidKey(UUID, PCI, "45"))
+    entry = state.levels.xids.get(XidKey(UUID, PCI, "45"))
     assert entry is not None
     assert entry.cause == ""
 
@@ -194,10 +195,10 @@ def test_the_log_itself_names_gpus_the_inventory_does_not_know() -> None:
     """The UUID line that comes with the first Xid gives earlier and later levels of that address their UUID."""
     state = make(inventory=StaticInventory())
     xid(state, "31, pid=1, fault", 1.0)
-    assert state.xids.get(XidKey("", PCI, "31")) is not None
+    assert state.levels.xids.get(XidKey("", PCI, "31")) is not None
     state.feed_line(f"NVRM: GPU at PCI:{PCI}: {UUID}", 2.0)
     xid(state, "79, gone", 3.0)
-    assert {key for key, _ in state.xids.items()} == {XidKey(UUID, PCI, "31"), XidKey(UUID, PCI, "79")}
+    assert {key for key, _ in state.levels.xids.items()} == {XidKey(UUID, PCI, "31"), XidKey(UUID, PCI, "79")}
 
 
 def test_a_switch_event_of_three_lines_is_one_event() -> None:
@@ -207,9 +208,9 @@ def test_a_switch_event_of_three_lines_is_one_event() -> None:
     state.feed_line(head + "Fatal, Link 30 LTSSM Fault Up", 1.0)
     state.feed_line(head + "Severity 1 Engine instance 60 Sub-engine instance 00", 1.1)
     state.feed_line(head + "Data {0x10000000, 0x10000000}", 1.1)
-    entry = state.sxids.get(SxidKey("3", "0000:c1:00", "20034", "30", "fatal"))
+    entry = state.levels.sxids.get(SxidKey("3", "0000:c1:00", "20034", "30", "fatal"))
     assert entry is not None
-    assert (entry.total, len(state.sxids)) == (1, 1)
+    assert (entry.total, len(state.levels.sxids)) == (1, 1)
     (event,) = state.events.dump()
     assert [detail[:4] for detail in event["details"]] == ["Seve", "Data"]
     assert state.counts.orphans == 0
@@ -222,7 +223,7 @@ def test_details_without_a_headline_are_only_counted() -> None:
     state.feed_line(head + "Data {0x1}", 1.0)
     state.feed_line(head + "Fatal, Link 30 LTSSM Fault Up", 2.0)
     state.feed_line(head + "Data {0x1}", 5.0)
-    assert (len(state.sxids), state.counts.orphans) == (1, 2)
+    assert (len(state.levels.sxids), state.counts.orphans) == (1, 2)
 
 
 def test_a_gpu_lost_in_three_lines_is_known_by_its_address() -> None:
@@ -237,23 +238,23 @@ def test_a_gpu_lost_in_three_lines_is_known_by_its_address() -> None:
         1.0,
     )
     for state in (split, whole):
-        assert [key for key, _ in state.faults.items()] == [FaultKey(UUID, PCI, "gpu_lost", "")]
+        assert [key for key, _ in state.levels.faults.items()] == [FaultKey(UUID, PCI, "gpu_lost", "")]
 
 
 def test_a_tail_without_a_head_still_says_that_a_gpu_is_lost() -> None:
     """When the head was overwritten some GPU of the node is lost: a level without address, and an orphan counted."""
     state = make()
     state.feed_line("NVRM: fallen off the bus and is not responding to commands.", 1.0)
-    assert [key for key, _ in state.faults.items()] == [FaultKey("", "", "gpu_lost", "")]
+    assert [key for key, _ in state.levels.faults.items()] == [FaultKey("", "", "gpu_lost", "")]
     assert state.counts.orphans == 1
 
 
 def test_errors_of_the_port_above_a_gpu_find_the_gpu() -> None:
     """A PCIe port with one GPU below it: its link-down is that GPU's."""
     state = make()
-    state.upstream = {"0000:3a:00": PCI}
+    state.addresses.upstream = {"0000:3a:00": PCI}
     state.feed_line("pcieport 0000:3a:00.0: pciehp: Slot(12): Link Down", 1.0)
-    assert [key for key, _ in state.faults.items()] == [FaultKey(UUID, "0000:3a:00", "pcie_link_down", "")]
+    assert [key for key, _ in state.levels.faults.items()] == [FaultKey(UUID, "0000:3a:00", "pcie_link_down", "")]
 
 
 def test_pcie_errors_are_kept_by_severity() -> None:
@@ -261,7 +262,7 @@ def test_pcie_errors_are_kept_by_severity() -> None:
     state = make()
     state.feed_line(f"pcieport 0000:3a:00.0: AER: Corrected error received: {PCI}.0", 1.0)
     state.feed_line(f"nvidia {PCI}.0: AER: PCIe Bus Error: severity=Uncorrected (Fatal), type=Transaction Layer", 2.0)
-    assert {key.severity for key, _ in state.faults.items()} == {"corrected", "fatal"}
+    assert {key.severity for key, _ in state.levels.faults.items()} == {"corrected", "fatal"}
 
 
 def test_an_old_event_is_given_to_nobody() -> None:
@@ -308,10 +309,17 @@ def test_everything_that_events_can_grow_is_bounded() -> None:
         state.feed_line(f"nvidia-nvswitch0: SXid (PCI:{pci}.0): {20000 + number}, Fatal, Link 1 x", 1.0)
         state.feed_line(f"NVRM: GPU {pci}.0: GPU has fallen off the bus.", 1.0)
         state.feed_line(f"NVRM: GPU at PCI:{pci}: {UUID}", 1.0)
-    sizes = [len(store) for store in (state.xids, state.links, state.sxids, state.faults, state.events)]
+    sizes = [
+        len(store)
+        for store in (state.levels.xids, state.levels.links, state.levels.sxids, state.levels.faults, state.events)
+    ]
     assert all(size <= 4 for size in sizes)
-    assert state.overflow > 1000
-    assert (len(state.learned), len(state.context.groups), len(state.context.switch_events)) == (64, 64, 64)
+    assert state.levels.overflow > 1000
+    assert (
+        len(state.addresses.learned),
+        len(state._handlers.context.groups),
+        len(state._handlers.context.switch_events),
+    ) == (64, 64, 64)
 
 
 def test_dump_and_load_are_inverse() -> None:
@@ -325,7 +333,7 @@ def test_dump_and_load_are_inverse() -> None:
     same.load(document)
     assert same.dump() == state.dump()
     other.load(document)
-    assert (len(other.xids), len(other.sxids), len(other.events)) == (0, 0, 3)
+    assert (len(other.levels.xids), len(other.levels.sxids), len(other.events)) == (0, 0, 3)
     assert other.cursor == {"inode": 5, "offset": 99}
 
 
@@ -334,7 +342,7 @@ def test_the_newest_verdict_of_the_driver_holds() -> None:
     state = make()
     xid(state, "154, GPU recovery action changed from 0x0 (None) to 0x2 (OS Reboot)", 1.0)
     xid(state, "154, GPU recovery action changed from 0x2 (OS Reboot) to 0x1 (GPU Reset Required)", 2.0)
-    entry = state.xids.get(XidKey(UUID, PCI, "154"))
+    entry = state.levels.xids.get(XidKey(UUID, PCI, "154"))
     assert entry is not None
     assert entry.resolution is not None
     assert entry.resolution.action == "gpu_reset"
@@ -343,10 +351,10 @@ def test_the_newest_verdict_of_the_driver_holds() -> None:
 def test_recovery_ends_faults_of_the_port_above_too() -> None:
     """What was kept under the address of the port belongs to the GPU as well."""
     state = make()
-    state.upstream = {"0000:3a:00": PCI}
+    state.addresses.upstream = {"0000:3a:00": PCI}
     state.feed_line("pcieport 0000:3a:00.0: pciehp: Slot(12): Link Down", 1.0)
     xid(state, "154, GPU recovery action changed from 0x2 (OS Reboot) to 0x0 (None)", 2.0)
-    assert not any(entry.latched for _, entry in state.faults.items())
+    assert not any(entry.latched for _, entry in state.levels.faults.items())
 
 
 def test_the_place_on_the_die_is_told_in_the_event() -> None:
@@ -361,4 +369,4 @@ def test_without_a_boot_id_old_levels_are_not_believed() -> None:
     state, again = make(boot_id=""), make(boot_id="")
     xid(state, "79, gone", 1.0)
     again.load(state.dump())
-    assert len(again.xids) == 0
+    assert len(again.levels.xids) == 0

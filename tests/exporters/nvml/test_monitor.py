@@ -16,9 +16,9 @@ from tests.stubs.nvml.fixtures import QUICK, until
 from tests.stubs.nvml.library import Script
 from tests.stubs.samples import only, samples
 
-from gpuheal_exporters.metrics.kernel import METRICS as KERNEL_METRICS
-from gpuheal_exporters.metrics.kernel import render
-from gpuheal_exporters.metrics.nvml import METRICS, Families
+from gpuheal_exporters.collectors import memory
+from gpuheal_exporters.collectors.registry import HARDWARE, metrics
+from gpuheal_exporters.metrics.exposition import render
 from gpuheal_exporters.monitor import GpuMonitor
 
 Start = Callable[..., GpuMonitor]
@@ -99,7 +99,7 @@ def test_exposition_is_whole_and_unique(start: Start) -> None:
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families]
     assert len(names) == len(set(names))
-    labels = {metric.name: set(metric.labels) for metric in (*KERNEL_METRICS, *METRICS)}
+    labels = {metric.name: set(metric.labels) for metric in metrics()}
     for family in families:
         for sample in family.samples:
             assert set(sample.labels) == labels[sample.name]
@@ -151,13 +151,13 @@ def test_every_metric_is_given_by_some_machine(start: Start, script: Script, tmp
         found |= {name for name, _ in samples(*monitor.collectors)}
         script.set(gpu__1__hang__nvmlDeviceGetEccMode=None)
         assert monitor.stop()
-    assert {metric.name for metric in METRICS} - found == set()
+    assert {metric.name for each in HARDWARE for metric in each.metrics} - found == set()
 
 
 def test_name_outside_the_tables_is_a_mistake() -> None:
     """A collector can't give a metric that is not documented."""
     with pytest.raises(KeyError):
-        Families().add("gpuheal_undocumented", 1)
+        memory.METRICS.families().add("gpuheal_undocumented", 1)
 
 
 @pytest.mark.parametrize(("profile", "gpus"), [("h100", 8), ("a100", 8), ("gb200", 4), ("mig", 2)])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.stubs.kubelet import kubelet, pod, response
 
+from gpuheal_exporters.collectors.pods import PodCollector
 from gpuheal_exporters.host.inventory import NodeInventory
 from gpuheal_exporters.nvml.snapshot import Gpu, MigInstance, NvmlSnapshot, NvmlState
 from gpuheal_exporters.pods.attribution import CgroupOwner, NodeAttribution, parse_cgroup, pod_names, process_owner
@@ -168,11 +169,15 @@ def test_info_series_and_last_answer(tmp_path: Path, inventory: NodeInventory) -
     """
     path = tmp_path / "kubelet.sock"
     attribution = NodeAttribution(inventory, root=tmp_path, socket_path=path, now=lambda: 1000.0)
-    assert list(attribution.collect()) == [], "no kubelet here: nothing is claimed"
+    assert list(PodCollector(attribution).collect()) == [], "no kubelet here: nothing is claimed"
     listed = response(pod("team-a", "train-0", "pytorch", resource="nvidia.com/gpu", devices=[uuid(0), uuid(1)]))
     labels = {"namespace": "team-a", "pod": "train-0", "container": "pytorch"}
     with kubelet(path, lambda _: listed):
-        samples = [(each.name, each.labels, each.value) for family in attribution.collect() for each in family.samples]
+        samples = [
+            (each.name, each.labels, each.value)
+            for family in PodCollector(attribution).collect()
+            for each in family.samples
+        ]
     assert samples == [
         ("gpuheal_pod_resources_up", {}, 1.0),
         ("gpuheal_pod_resources_observed_timestamp_seconds", {}, 1000.0),
@@ -181,7 +186,11 @@ def test_info_series_and_last_answer(tmp_path: Path, inventory: NodeInventory) -
     ]
     path.unlink(missing_ok=True)
     path.touch()
-    samples = [(each.name, each.labels, each.value) for family in attribution.collect() for each in family.samples]
+    samples = [
+        (each.name, each.labels, each.value)
+        for family in PodCollector(attribution).collect()
+        for each in family.samples
+    ]
     assert samples[0] == ("gpuheal_pod_resources_up", {}, 0.0)
     assert len(samples) == 4
     assert "kubelet.sock" in attribution.problem

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.integration.story.play import GPUHEAL
 
-from gpuheal_exporters.node.identity import GpuIdentity
+from gpuheal_exporters.host.identity import GpuIdentity
 from gpuheal_lab.fleet.machine import Machine, Watcher
 from gpuheal_lab.fleet.spec import NodeSpec
 from gpuheal_lab.servers.process import Child, free_ports

@@ -14,10 +14,12 @@ from datetime import datetime, timedelta
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from gpuheal_exporters.collectors.kernel import InventoryCollector, KernelCollector
+from gpuheal_exporters.collectors.inventory import InventoryCollector
+from gpuheal_exporters.collectors.kernel import KernelCollector
+from gpuheal_exporters.collectors.registry import family, single
+from gpuheal_exporters.host.identity import GpuIdentity, StaticInventory, normalise_pci
 from gpuheal_exporters.kernel.kmsg import KernelRecord
-from gpuheal_exporters.metrics.kernel import family, render, single
-from gpuheal_exporters.node.identity import GpuIdentity, StaticInventory, normalise_pci
+from gpuheal_exporters.metrics.exposition import render
 from gpuheal_exporters.node.state import NodeExporterState
 from gpuheal_lab.fleet.clock import Schedule
 from gpuheal_lab.fleet.machine import GpuState, KernelLine, Machine, Power, Watcher

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gpuheal_exporters.host.persist import read_state, write_atomic
 from gpuheal_exporters.kernel.kmsg import KernelRecord
 from gpuheal_exporters.kernel.source import Cursor, LogSource, SourceError
 from gpuheal_exporters.kernel.tally import Tally
-from gpuheal_exporters.node.persist import read_state, write_atomic
 from gpuheal_exporters.node.state import NodeExporterState
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpuheal_exporters.kernel.follower import BATCH, RETRY_SECONDS, Follower
+from gpuheal_exporters.host.identity import StaticInventory
 from gpuheal_exporters.kernel.journal import JournalSource
 from gpuheal_exporters.kernel.kmsg import KernelRecord
 from gpuheal_exporters.kernel.source import Cursor, FileSource, LogSource, SourceError
 from gpuheal_exporters.kernel.tally import Tally
-from gpuheal_exporters.node.identity import StaticInventory
+from gpuheal_exporters.node.follower import BATCH, RETRY_SECONDS, Follower
 from gpuheal_exporters.node.state import NodeExporterState
 
 
@@ -63,7 +63,7 @@ class Node:
 
 
 def totals(follower: Follower) -> dict[str, int]:
-    return {key.xid: entry.total for key, entry in follower.state.xids.items()}
+    return {key.xid: entry.total for key, entry in follower.state.levels.xids.items()}
 
 
 def test_the_ring_is_read_from_its_beginning_at_the_first_start(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_restart_neither_loses_nor_counts_twice(tmp_path: Path) -> None:
     second = node.start()
     second.step(0)
     assert totals(second) == {"79": 1, "45": 2, "48": 1}
-    assert all(entry.latched for _, entry in second.state.xids.items())
+    assert all(entry.latched for _, entry in second.state.levels.xids.items())
 
 
 def test_a_killed_process_repeats_only_what_it_had_not_written(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_another_boot_begins_with_nothing(tmp_path: Path) -> None:
     second = node.start("boot-2")
     second.step(0)
     assert totals(second) == {"48": 1}
-    assert second.state.counts.cleared["reboot"] == 1
+    assert second.state.levels.cleared["reboot"] == 1
 
 
 def test_an_unusable_state_file_does_not_stop_the_start(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_waiting_records_keep_their_own_time_and_fresh_ones_are_now(tmp_path: Pa
     node.write(48, usec=3_000_000)
     node.clock.now = 10_050.0
     follower.step(0)
-    assert {key.xid: entry.last for key, entry in follower.state.xids.items()} == {
+    assert {key.xid: entry.last for key, entry in follower.state.levels.xids.items()} == {
         "79": 9002.0,
         "63": 10_000.0,
         "48": 10_050.0,

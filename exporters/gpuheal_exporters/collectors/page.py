@@ -1,16 +1,14 @@
-"""METRICS.md, made from the metric tables: `python -m gpuheal_exporters.metrics.page > exporters/METRICS.md`."""
+"""METRICS.md, made from the metric tables: `python -m gpuheal_exporters.collectors.page > exporters/METRICS.md`."""
 
 from __future__ import annotations
 
 import sys
 
-from gpuheal_exporters.metrics import kernel as metrics
-from gpuheal_exporters.metrics import nvml as metrics_nvml
-from gpuheal_exporters.metrics.kernel import MetricDef
+from gpuheal_exporters.collectors.registry import metrics
 
 _HEAD = """# Metrics of `gpuheal exporter`
 
-This page is made from the metric tables (`python -m gpuheal_exporters.metrics.page`); a test keeps both equal.
+This page is made from the metric tables (`python -m gpuheal_exporters.collectors.page`); a test keeps both equal.
 
 - The label `node` is attached by Prometheus when it scrapes; no metric carries it.
 - `pci_bus_id` is `dddd:bb:dd` in lower case. `gpu_uuid` is the physical GPU, also for faults of a MIG instance; it is
@@ -20,18 +18,13 @@ This page is made from the metric tables (`python -m gpuheal_exporters.metrics.p
 """
 
 
-def all_metrics() -> tuple[MetricDef, ...]:
-    """Every metric the exporter can emit."""
-    return metrics.METRICS + metrics_nvml.METRICS
-
-
 def page() -> str:
     """The whole page."""
     parts = [_HEAD]
-    sources = dict.fromkeys(metric.source for metric in all_metrics())
+    sources = dict.fromkeys(metric.source for metric in metrics())
     for source in sources:
         parts.append(f"\n## From {source}\n\n| metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n")
-        for metric in all_metrics():
+        for metric in metrics():
             if metric.source == source:
                 labels = " ".join(f"`{label}`" for label in metric.labels)
                 meaning = metric.help.replace("|", "\\|")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpuheal_exporters.node.persist import read_state, write_atomic
+from gpuheal_exporters.host.persist import read_state, write_atomic
 
 
 def test_a_document_is_written_whole_and_private(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpuheal_exporters.errors import ConfigError
-from gpuheal_exporters.node.identity import (
+from gpuheal_exporters.host.identity import (
     GpuIdentity,
     JoinedInventory,
     StaticInventory,
