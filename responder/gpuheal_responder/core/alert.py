@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -39,23 +39,37 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Matcher:
+    """What a silence demands of one label: that it equals (or matches, with `is_regex`) the value, or does not."""
+
+    name: str
+    value: str
+    is_regex: bool = False
+    is_equal: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Silence:
-    """A silence, with the person to talk to."""
+    """A silence in force, with the person to talk to; `core.silence` says what it matches."""
 
     id: str
     created_by: str
     comment: str
+    matchers: tuple[Matcher, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """One Alertmanager peer at one moment; `problem` says why it did not answer."""
+    """One Alertmanager peer at one moment.
+
+    `problem` says why it did not answer, or why it counts as settling although it did. `silences` are all that are in
+    force on it, whether or not an alert they match fires.
+    """
 
     name: str
     answered: bool
     problem: str = ""
     settling: bool = False
-    uptime: timedelta = timedelta(days=1)
     alerts: tuple[Alert, ...] = ()
     silences: tuple[Silence, ...] = ()
 
@@ -87,4 +101,27 @@ class Fault:
     since: datetime
     alertname: str = ""
     xid: str | None = None
+    suppressions: tuple[Suppression, ...] = ()
+
+
+class Scope(StrEnum):
+    """How far an alert that names no node reaches: one failure domain, or everything."""
+
+    DOMAIN = "domain"
+    FLEET = "fleet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident:
+    """An alert about no single node that at least one Alertmanager peer reports: of a rack, a fabric, the fleet.
+
+    `labels` say what it is about (`core.faults.WHERE`); an incident of the whole fleet may have none.
+    """
+
+    slug: str
+    scope: Scope
+    severity: Severity
+    since: datetime
+    labels: Mapping[str, str]
+    alertname: str = ""
     suppressions: tuple[Suppression, ...] = ()

@@ -1,20 +1,47 @@
-"""Alertmanager's alerts folded into faults, or into dead letters that say why an alert is of no use.
+"""Alertmanager's alerts folded into faults and incidents, or into dead letters that say why an alert is of no use.
 
 Alerts are judged one by one by their own labels and state; what a group or a message says does not matter. Label values
-are untrusted: a node name or fault slug is only looked up among known ones.
+are untrusted: a node name or fault slug is only looked up among known ones, and whatever else enters a fault has a
+shape and a length that the store takes. One alert of somebody's must never make a case that can't be written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import TypeVar
 
-from gpuheal_responder.core.alert import Alert, Fault, Peer, Severity, Suppression, SuppressionKind, Target
+from gpuheal_responder.core.alert import (
+    Alert,
+    Fault,
+    Incident,
+    Peer,
+    Scope,
+    Severity,
+    Silence,
+    Suppression,
+    SuppressionKind,
+    Target,
+)
 
 WATCHDOG = "GPUHealWatchdog"
-WIDE = frozenset({"fleet", "domain"})
-"""Scopes whose alerts name no node: they are for people."""
+WHERE = ("pool", "zone", "rack", "leaf", "fabric_domain", "driver_version")
+"""Labels that say what an alert of a domain or the fleet is about."""
+MOST_FAULTS = 64
+"""Faults of one node at one moment; 16 GPUs with a few faults each, and a quarter of what a Remediation takes."""
+MOST_INCIDENTS = 256
+MOST_DEAD = 1000
+MOST_SUPPRESSIONS = 32
+LONGEST_NAME = 128
+LONGEST_PLACE = 253
+LONGEST_SAID = 300
+YEARS = range(2000, 2200)
+_GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}")
+_XID = re.compile(r"[0-9]{1,8}")
+
+T = TypeVar("T", Fault, Incident)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,93 +56,215 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intake:
-    """What all answering peers report, by node name; `watchdog_at` is the newest sign of the dead man's alert."""
+    """What all answering peers report.
+
+    `faults` are by node name, the worst first; `wide` are the incidents of domains and of the fleet; `watchdog_at` is
+    when an Alertmanager last got the dead man's alert of our cluster from Prometheus.
+    """
 
     faults: Mapping[str, tuple[Fault, ...]]
     dead: tuple[DeadLetter, ...]
     watchdog_at: datetime | None
+    wide: tuple[Incident, ...] = ()
 
 
 def fold(peers: Sequence[Peer], *, cluster: str, known_faults: Collection[str], known_nodes: Collection[str]) -> Intake:
-    """Return the faults of all answering peers, merged: earliest `since`, every suppression any peer reports.
+    """Return what all answering peers report, merged: earliest `since`, every suppression any peer knows of.
 
     An alert whose `cluster` label differs from ours, or is missing while we were told ours, is a dead letter.
     """
-    merged: dict[tuple[str, Target], Fault] = {}
-    dead: dict[str, DeadLetter] = {}
-    watchdog: datetime | None = None
+    folding = _Folding(cluster=cluster, known_faults=known_faults, known_nodes=known_nodes)
     for peer in peers:
-        silences = {s.id: f"{s.created_by}: {s.comment}" if s.comment else s.created_by for s in peer.silences}
-        for alert in peer.alerts if peer.answered else ():
+        if peer.answered:
+            folding.take(peer)
+    return folding.intake()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Folding:
+    """What has been gathered so far."""
+
+    cluster: str
+    known_faults: Collection[str]
+    known_nodes: Collection[str]
+    faults: dict[tuple[str, Target], Fault] = field(default_factory=dict)
+    wide: dict[tuple[object, ...], Incident] = field(default_factory=dict)
+    dead: dict[str, DeadLetter] = field(default_factory=dict)
+    watchdog_at: datetime | None = None
+
+    def take(self, peer: Peer) -> None:
+        """Take in all that one peer says."""
+        silences = {s.id: _author(s) for s in peer.silences}
+        for alert in peer.alerts:
             if alert.labels.get("alertname") == WATCHDOG:
-                watchdog = alert.updated_at if watchdog is None else max(watchdog, alert.updated_at)
+                self._beat(alert, peer)
                 continue
-            if not alert.labels.get("node") and alert.labels.get("scope") in WIDE:
-                continue
-            problem = _problem(alert, cluster, known_faults, known_nodes)
+            wide = not alert.labels.get("node") and alert.labels.get("scope") in list(Scope)
+            problem = self._foreign(alert.labels) or self._unknown(alert, wide) or (None if wide else self._lost(alert))
             if problem is not None:
-                dead[alert.fingerprint] = problem
-                continue
-            fault = _fault(alert, peer.name, silences)
-            key = (fault.slug, fault.target)
-            merged[key] = _merge(merged[key], fault) if key in merged else fault
-    by_node: dict[str, list[Fault]] = {}
-    for fault in merged.values():
-        by_node.setdefault(fault.target.node, []).append(fault)
-    ordered = {node: tuple(sorted(found, key=_order)) for node, found in by_node.items()}
-    return Intake(faults=ordered, dead=tuple(dead.values()), watchdog_at=watchdog)
+                self._bury(alert, *problem)
+            elif wide:
+                incident = _incident(alert, _suppressions(alert, peer.name, silences))
+                key = (incident.slug, incident.scope, *sorted(incident.labels.items()))
+                self.wide[key] = _merge(self.wide[key], incident) if key in self.wide else incident
+            else:
+                fault = _fault(alert, _suppressions(alert, peer.name, silences))
+                at = (fault.slug, fault.target)
+                self.faults[at] = _merge(self.faults[at], fault) if at in self.faults else fault
+
+    def intake(self) -> Intake:
+        """Return what was gathered, in a stable order and within bounds."""
+        by_node: dict[str, list[Fault]] = {}
+        for fault in self.faults.values():
+            by_node.setdefault(fault.target.node, []).append(fault)
+        ordered = {}
+        for node, found in by_node.items():
+            found.sort(key=_order)
+            ordered[node] = tuple(found[:MOST_FAULTS])
+            for fault in found[MOST_FAULTS:]:
+                self._say(f"{node}/{fault.slug}", fault.alertname, "too-many-faults", f"{node} has {len(found)} faults")
+        wide = sorted(self.wide.values(), key=_order_wide)
+        for incident in wide[MOST_INCIDENTS:]:
+            self._say(incident.slug, incident.alertname, "too-many-incidents", f"{len(wide)} at once")
+        dead = tuple(self.dead.values())[:MOST_DEAD]
+        return Intake(faults=ordered, dead=dead, watchdog_at=self.watchdog_at, wide=tuple(wide[:MOST_INCIDENTS]))
+
+    def _beat(self, alert: Alert, peer: Peer) -> None:
+        """Take in the dead man's alert; another cluster's is none of our business, one by a wrong clock proves nothing.
+
+        Alertmanager lists no alert that has ended.
+        """
+        problem = self._foreign(alert.labels)
+        if problem is not None:
+            if "cluster" not in alert.labels:
+                self._bury(alert, *problem)
+        elif not peer.problem:
+            self.watchdog_at = max(self.watchdog_at or alert.updated_at, alert.updated_at)
+
+    def _foreign(self, labels: Mapping[str, str]) -> tuple[str, str] | None:
+        if not self.cluster or labels.get("cluster") == self.cluster:
+            return None
+        return "cluster-mismatch", f"cluster is {_quoted(labels.get('cluster'))}, ours is {self.cluster!r}"
+
+    def _unknown(self, alert: Alert, wide: bool) -> tuple[str, str] | None:
+        """Return why the alert says nothing we understand, or None."""
+        if alert.labels.get("fault") not in self.known_faults:
+            return "unknown-fault", f"fault {_quoted(alert.labels.get('fault'))} is not in the catalogue"
+        return _unusable(alert, wide)
+
+    def _lost(self, alert: Alert) -> tuple[str, str] | None:
+        """Return why no node of ours is meant, or None."""
+        if not alert.labels.get("node"):
+            return "no-node", "the alert has no label node"
+        if alert.labels["node"] not in self.known_nodes:
+            return "unknown-node", f"no GPU node is called {_quoted(alert.labels['node'])}"
+        return None
+
+    def _bury(self, alert: Alert, reason: str, detail: str) -> None:
+        self._say(clean(alert.fingerprint, LONGEST_NAME), alert.labels.get("alertname", ""), reason, detail)
+
+    def _say(self, fingerprint: str, alertname: str, reason: str, detail: str) -> None:
+        name = clean(alertname, LONGEST_NAME)
+        said = DeadLetter(
+            reason=reason, alertname=name, fingerprint=fingerprint, detail=clean(detail, 2 * LONGEST_SAID)
+        )
+        self.dead[fingerprint] = said
+
+
+def clean(text: str, longest: int) -> str:
+    """Return the text on one line, without signs that can't be printed, cut to `longest` characters."""
+    cut = text[: longest + 1]
+    shown = "".join(sign if sign.isprintable() else " " for sign in cut)
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def _quoted(value: str | None) -> str:
+    return "missing" if value is None else repr(clean(value, LONGEST_NAME))
+
+
+def _unusable(alert: Alert, wide: bool) -> tuple[str, str] | None:
+    """Return why an alert can't become a fault whatever it names, or None."""
+    labels = alert.labels
+    if labels.get("severity") not in list(Severity):
+        return "unknown-severity", f"severity is {_quoted(labels.get('severity'))}"
+    if alert.starts_at.year not in YEARS or alert.updated_at.year not in YEARS:
+        return "unusable-time", f"it starts in the year {alert.starts_at.year}"
+    checks: dict[str, Callable[[str], object]] = {"alertname": _plain(LONGEST_NAME)}
+    if wide:
+        checks |= dict.fromkeys(WHERE, _plain(LONGEST_PLACE))
+    else:
+        checks |= {"gpu_uuid": _GPU.fullmatch, "xid": _XID.fullmatch}
+    for name, usable in checks.items():
+        if labels.get(name) and not usable(labels[name]):
+            return "unusable-label", f"{name} is {_quoted(labels[name])}"
+    return None
+
+
+def _plain(longest: int) -> Callable[[str], bool]:
+    return lambda text: len(text) <= longest and text.isprintable()
+
+
+def _fault(alert: Alert, suppressions: tuple[Suppression, ...]) -> Fault:
+    labels = alert.labels
+    return Fault(
+        slug=labels["fault"],
+        target=Target(node=labels["node"], gpu_uuid=labels.get("gpu_uuid") or None),
+        severity=Severity(labels["severity"]),
+        since=alert.starts_at,
+        alertname=labels.get("alertname", ""),
+        xid=labels.get("xid") or None,
+        suppressions=suppressions,
+    )
+
+
+def _incident(alert: Alert, suppressions: tuple[Suppression, ...]) -> Incident:
+    labels = alert.labels
+    return Incident(
+        slug=labels["fault"],
+        scope=Scope(labels["scope"]),
+        severity=Severity(labels["severity"]),
+        since=alert.starts_at,
+        labels={name: labels[name] for name in WHERE if labels.get(name)},
+        alertname=labels.get("alertname", ""),
+        suppressions=suppressions,
+    )
+
+
+def _author(silence: Silence) -> str:
+    return f"{silence.created_by}: {silence.comment}" if silence.comment else silence.created_by
+
+
+def _suppressions(alert: Alert, peer: str, silences: Mapping[str, str]) -> tuple[Suppression, ...]:
+    """Return who keeps the alert from people, silences first: no other kind may crowd out a person's."""
+    found = [(SuppressionKind.SILENCE, silences.get(s) or f"silence {s}") for s in alert.silenced_by]
+    found += [(SuppressionKind.INHIBITION, fingerprint) for fingerprint in alert.inhibited_by]
+    found += [(SuppressionKind.MUTE, interval) for interval in alert.muted_by]
+    if alert.suppressed and not found:
+        found.append((SuppressionKind.SILENCE, "unknown"))
+    return tuple(Suppression(kind=kind, by=clean(by, LONGEST_SAID), peer=peer) for kind, by in _first(found))
+
+
+def _first(found: Iterable[tuple[SuppressionKind, str]]) -> list[tuple[SuppressionKind, str]]:
+    return list(dict.fromkeys(found))[:MOST_SUPPRESSIONS]
+
+
+def _merge(first: T, second: T) -> T:
+    both = dict.fromkeys((*first.suppressions, *second.suppressions))
+    by_kind = sorted(both, key=lambda s: s.kind is not SuppressionKind.SILENCE)
+    merged = replace(first, since=min(first.since, second.since), suppressions=tuple(by_kind[:MOST_SUPPRESSIONS]))
+    if isinstance(merged, Fault) and isinstance(second, Fault):
+        return replace(merged, xid=merged.xid or second.xid)
+    return merged
 
 
 def _order(fault: Fault) -> tuple[int, datetime, str, str]:
     return (list(Severity).index(fault.severity), fault.since, fault.slug, fault.target.gpu_uuid or "")
 
 
-def _problem(
-    alert: Alert, cluster: str, known_faults: Collection[str], known_nodes: Collection[str]
-) -> DeadLetter | None:
-    labels = alert.labels
-    reason = detail = ""
-    if cluster and labels.get("cluster") != cluster:
-        reason, detail = "cluster-mismatch", f"cluster is {labels.get('cluster', 'missing')!r}, ours is {cluster!r}"
-    elif labels.get("fault") not in known_faults:
-        reason, detail = "unknown-fault", f"fault {labels.get('fault', '')!r} is not in the catalogue"
-    elif labels.get("severity") not in list(Severity):
-        reason, detail = "unknown-severity", f"severity is {labels.get('severity', 'missing')!r}"
-    elif not labels.get("node"):
-        reason, detail = "no-node", "the alert has no label node"
-    elif labels["node"] not in known_nodes:
-        reason, detail = "unknown-node", f"no GPU node is called {labels['node']!r}"
-    if not reason:
-        return None
-    return DeadLetter(
-        reason=reason, alertname=labels.get("alertname", ""), fingerprint=alert.fingerprint, detail=detail
-    )
-
-
-def _fault(alert: Alert, peer: str, silences: Mapping[str, str]) -> Fault:
-    found = [
-        Suppression(kind=SuppressionKind.SILENCE, by=silences.get(s, f"silence {s}"), peer=peer)
-        for s in alert.silenced_by
-    ]
-    found += [Suppression(kind=SuppressionKind.INHIBITION, by=f, peer=peer) for f in alert.inhibited_by]
-    found += [Suppression(kind=SuppressionKind.MUTE, by=m, peer=peer) for m in alert.muted_by]
-    if alert.suppressed and not found:
-        found.append(Suppression(kind=SuppressionKind.SILENCE, by="unknown", peer=peer))
-    return Fault(
-        slug=alert.labels["fault"],
-        target=Target(node=alert.labels["node"], gpu_uuid=alert.labels.get("gpu_uuid") or None),
-        severity=Severity(alert.labels["severity"]),
-        since=alert.starts_at,
-        alertname=alert.labels.get("alertname", ""),
-        xid=alert.labels.get("xid") or None,
-        suppressions=tuple(found),
-    )
-
-
-def _merge(first: Fault, second: Fault) -> Fault:
-    return replace(
-        first,
-        since=min(first.since, second.since),
-        xid=first.xid or second.xid,
-        suppressions=(*first.suppressions, *(s for s in second.suppressions if s not in first.suppressions)),
+def _order_wide(incident: Incident) -> tuple[int, datetime, str, str]:
+    return (
+        list(Severity).index(incident.severity),
+        incident.since,
+        incident.slug,
+        str(sorted(incident.labels.items())),
     )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from tests.integration.responder_am.conftest import WallClock, alert, no_problem, until
 
+from gpuheal_lab.servers.find import Generation, Server
 from gpuheal_lab.servers.stack import Alertmanager, Stack, webhook_config
 from gpuheal_responder.config.settings import AlertmanagerPeer
 from gpuheal_responder.core.alert import Fault, Peer, SuppressionKind
 from gpuheal_responder.core.faults import fold
+from gpuheal_responder.core.silence import silence_matches
 from gpuheal_responder.shell.sources.alertmanager import AlertmanagerAlerts
 
 pytestmark = pytest.mark.servers
@@ -118,7 +121,6 @@ async def test_s10_a_fresh_alertmanager_is_settling(quiet_alertmanager: Alertman
     (fresh,) = await ask(quiet_alertmanager.url, settle=timedelta(hours=1))
     (settled,) = await ask(quiet_alertmanager.url)
     assert (fresh.answered, fresh.settling, settled.settling) == (True, True, False)
-    assert timedelta(0) < fresh.uptime < timedelta(hours=1)
 
 
 async def test_s06_peers_fail_one_by_one(stack_of_generation: Stack) -> None:
@@ -141,3 +143,66 @@ async def test_s06_peers_fail_one_by_one(stack_of_generation: Stack) -> None:
     assert [p.answered for p in peers] == [True, False, False]
     assert peers[1].problem == "no answer within 2 s"
     assert "ClientConnectorError" in peers[2].problem
+
+
+MATCHERS = (
+    ('fault=~".+"', True),
+    ('node="case"', True),
+    ('node!="case"', False),
+    ('node=~"ca"', False),
+    ('node=~"ca.*|x"', True),
+    ('node!~"ca.*"', False),
+    ('rack=""', True),
+    ('rack!=""', False),
+    ('rack=~".+"', False),
+    ('rack!~".+"', True),
+    ('rack=~".*"', True),
+    ('node=~"(?i)CASE"', True),
+    (r'node=~"\\w{4}"', True),
+    ('severity!="warning"', True),
+    ('zone!="z1"', True),
+    (r'node=~"\\pL+"', True),
+)
+"""Matchers as amtool takes them, and whether one matches the case below."""
+
+
+async def test_s06_a_silence_matches_as_alertmanager_says(
+    quiet_alertmanager: Alertmanager, shared_stack: Stack, amtool_binaries: Mapping[Generation, Server]
+) -> None:
+    """amtool makes the silences; each matches the labels of an alert exactly when Alertmanager itself suppresses it.
+
+    Afterwards the alert is gone and the silences still match: they stop a case whose alert is away.
+    """
+    made = alert(node="case")
+    await asyncio.to_thread(quiet_alertmanager.post_alerts, [made])
+    await until(lambda: fault_on("case", quiet_alertmanager), "the alert")
+    assert shared_stack.generation is not None
+    binary = amtool_binaries[shared_stack.generation]
+    folder = shared_stack.folder
+    for index, (matcher, _) in enumerate(MATCHERS):
+        said = ("--author", "ada", "--comment", f"m{index}", "--duration", "1h", 'alertname="GPUFellOffBus"', matcher)
+        command = binary.command("--alertmanager.url", quiet_alertmanager.url, "silence", "add", *said, folder=folder)
+        run = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        assert await run.wait() == 0
+
+    async def all_there() -> Peer | None:
+        (peer,) = await ask(quiet_alertmanager.url)
+        known = {s.comment for s in peer.silences}
+        return peer if {f"m{index}" for index in range(len(MATCHERS))} <= known else None
+
+    peer = await until(all_there, "the silences")
+    ours = {s.id: s for s in peer.silences if s.comment.startswith("m")}
+    (seen,) = (a for a in peer.alerts if a.labels.get("node") == "case")
+    matching = {s.comment for s in ours.values() if silence_matches(s, seen.labels)}
+    assert matching == {ours[s].comment for s in seen.silenced_by}
+    assert matching == {f"m{index}" for index, (_, wanted) in enumerate(MATCHERS) if wanted}
+    await asyncio.to_thread(quiet_alertmanager.post_alerts, [alert(node="case", resolved=True)])
+
+    async def gone() -> Peer | None:
+        (peer,) = await ask(quiet_alertmanager.url)
+        return None if any(a.labels.get("node") == "case" for a in peer.alerts) else peer
+
+    after = await until(gone, "the alert to go")
+    assert {s.comment for s in after.silences if silence_matches(s, seen.labels)} >= matching
+    for silence_id in ours:
+        await asyncio.to_thread(quiet_alertmanager.expire, silence_id)

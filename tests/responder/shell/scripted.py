@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import format_datetime
 
 from aiohttp import web
 
@@ -34,6 +35,8 @@ class Script:
     statuses: dict[str, int] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    date: datetime = NOW
+    """The server's own clock."""
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer as the script says: a callable gets the fields, bytes go out as they are, the rest as JSON."""
@@ -46,7 +49,8 @@ class Script:
         if callable(found):
             found = found(fields)
         body = found if isinstance(found, bytes) else json.dumps(found).encode()
-        return web.Response(body=body, status=self.statuses.get(request.path, 200 if found is not None else 404))
+        status = self.statuses.get(request.path, 200 if found is not None else 404)
+        return web.Response(body=body, status=status, headers={"Date": format_datetime(self.date, usegmt=True)})
 
 
 def no_problem(problem: object) -> None:

@@ -1,7 +1,8 @@
 """All Alertmanager peers, asked in parallel through their API v2; whatever goes wrong with one is that peer's problem.
 
 Silences and inhibition are computed by Alertmanager at query time, so a silence made a moment ago is seen
-(alertmanager api/v2/api.go). Peers do not share alerts, so every one is asked.
+(alertmanager api/v2/api.go). Peers do not share alerts, so every one is asked. Silences are read whole, also those that
+no alert carries at this moment: they stop cases whose alert is away.
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpuheal_responder.config.settings import AlertmanagerPeer
-from gpuheal_responder.core.alert import Alert, Peer, Silence
+from gpuheal_responder.core.alert import Alert, Matcher, Peer, Silence
+from gpuheal_responder.core.faults import clean
 from gpuheal_responder.errors import ConfigError, ObserveError
 from gpuheal_responder.ports import Clock
 from gpuheal_responder.shell.sources.client import Client, decoded, together
 
 SOURCE = "alertmanager"
+MOST_SILENCES = 10_000
+"""Silences in force of one peer; a site with more has a generator of silences that runs away."""
+LONGEST_NAME = 128
+LONGEST_COMMENT = 160
+SKEW = timedelta(seconds=5)
+WHOLE_SECONDS = timedelta(seconds=1)
+"""The header Date is cut to whole seconds (RFC 9110, section 5.6.7)."""
 OURS = (("filter", 'fault=~".+"'), ("active", "true"), ("silenced", "true"), ("inhibited", "true"))
 
 
@@ -52,28 +61,36 @@ class AlertmanagerAlerts:
         return await asyncio.gather(*(self._one(peer, client, f"{a}:{client.port}", a) for a in addresses))
 
     async def _one(self, peer: AlertmanagerPeer, client: Client, name: str, at: str) -> Peer:
+        before = self._clock.now()
         try:
             async with asyncio.timeout(2 * peer.timeout.total_seconds()):
-                alerts, (started_at, cluster) = await together(
-                    client.get("/api/v2/alerts", _alerts, OURS, at), client.get("/api/v2/status", _status, (), at)
+                alerts, ((started_at, cluster), date), silences = await together(
+                    client.get("/api/v2/alerts", _alerts, OURS, at),
+                    client.get_dated("/api/v2/status", _status, at),
+                    client.get("/api/v2/silences", _silences, (), at),
                 )
-                silences: tuple[Silence, ...] = ()
-                wanted = frozenset(s for alert in alerts for s in alert.silenced_by)
-                if wanted:
-                    silences = await client.get("/api/v2/silences", lambda body: _silences(body, wanted), (), at)
         except ObserveError as problem:
             return Peer(name=name, answered=False, problem=problem.problem)
         except TimeoutError:
             return Peer(name=name, answered=False, problem="no answer in time")
-        uptime = max(self._clock.now() - started_at, timedelta(0))
+        now = self._clock.now()
+        skew = _skew(before, date, now)
         return Peer(
             name=name,
             answered=True,
-            settling=cluster == "settling" or uptime < peer.settle,
-            uptime=uptime,
+            problem=skew,
+            settling=bool(skew) or cluster == "settling" or now - started_at < peer.settle,
             alerts=alerts,
             silences=silences,
         )
+
+
+def _skew(before: datetime, date: datetime | None, after: datetime) -> str:
+    """Return by how much a peer's clock differs from ours if that is too much, or an empty text."""
+    if date is None or before - SKEW - WHOLE_SECONDS <= date <= after + SKEW:
+        return ""
+    off = (date - before if date < before else date - after).total_seconds()
+    return f"its clock differs by {off:+.0f} s from ours"
 
 
 def _alerts(body: bytes) -> tuple[Alert, ...]:
@@ -99,13 +116,28 @@ def _status(body: bytes) -> tuple[datetime, str]:
     return _time(raw["uptime"]), _text(raw["cluster"]["status"])  # `uptime` is the time of the start
 
 
-def _silences(body: bytes, wanted: frozenset[str]) -> tuple[Silence, ...]:
-    """The wanted silences that are active; the answer also has pending ones and those that ended in the last days."""
-    return tuple(
-        Silence(id=_text(raw["id"]), created_by=_text(raw["createdBy"]), comment=_text(raw["comment"]))
-        for raw in _list(decoded(body))
-        if raw["id"] in wanted and raw["status"]["state"] == "active"
+def _silences(body: bytes) -> tuple[Silence, ...]:
+    """The silences that are active; the answer also has pending ones and those that ended in the last days."""
+    active = [raw for raw in _list(decoded(body)) if raw["status"]["state"] == "active"]
+    if len(active) > MOST_SILENCES:
+        raise ValueError(f"more than {MOST_SILENCES} silences are active")
+    return tuple(_silence(raw) for raw in active)
+
+
+def _silence(raw: Mapping[str, Any]) -> Silence:
+    return Silence(
+        id=_text(raw["id"]),
+        created_by=clean(_text(raw["createdBy"]), LONGEST_NAME),
+        comment=clean(_text(raw.get("comment", "")), LONGEST_COMMENT),
+        matchers=tuple(_matcher(one) for one in _list(raw["matchers"])),
     )
+
+
+def _matcher(raw: Mapping[str, Any]) -> Matcher:
+    equal = raw.get("isEqual", True)
+    if not isinstance(raw["isRegex"], bool) or not isinstance(equal, bool):
+        raise TypeError("isRegex and isEqual are true or false")
+    return Matcher(name=_text(raw["name"]), value=_text(raw["value"]), is_regex=raw["isRegex"], is_equal=equal)
 
 
 def _list(raw: object) -> list[Any]:

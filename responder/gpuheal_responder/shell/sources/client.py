@@ -7,6 +7,8 @@ import json
 import ssl
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -56,13 +58,20 @@ class Client:
     ) -> T:
         """Return what `read` makes of the body of a 200; `at` is one address of the host, when it has several.
 
-        `read` runs in a thread for big bodies; its ValueError, LookupError and TypeError mean an answer we can't use.
+        `read` runs in a thread for big bodies; its ValueError, LookupError, TypeError and ArithmeticError mean an
+        answer we can't use.
         """
-        return await self._ask("GET", path, read, at=at, params=query)
+        found, _ = await self._ask("GET", path, read, at=at, params=query)
+        return found
+
+    async def get_dated(self, path: str, read: Callable[[bytes], T], at: str = "") -> tuple[T, datetime | None]:
+        """Return as `get`, and the server's clock by the header Date (whole seconds), or None if it sent none."""
+        return await self._ask("GET", path, read, at=at)
 
     async def post(self, path: str, read: Callable[[bytes], T], form: Mapping[str, str]) -> T:
         """Return what `read` makes of the body of a 200 to a form."""
-        return await self._ask("POST", path, read, at="", data=form)
+        found, _ = await self._ask("POST", path, read, at="", data=form)
+        return found
 
     async def close(self) -> None:
         """All connections are closed. Repeatable."""
@@ -79,12 +88,13 @@ class Client:
         at: str,
         params: Sequence[tuple[str, str]] = (),
         data: Mapping[str, str] | None = None,
-    ) -> T:
+    ) -> tuple[T, datetime | None]:
         if self._session is None:
-            self._session = aiohttp.ClientSession(auto_decompress=True, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
         host = f"[{at}]:{self.port}" if ":" in at else f"{at}:{self.port}"
         headers = dict(self._headers())
         headers["Host"] = self._netloc
+        headers["Accept-Encoding"] = "identity"  # what inflates would do so in the event loop, and without a bound
         try:
             async with (
                 asyncio.timeout(self._timeout),
@@ -102,15 +112,18 @@ class Client:
                 body = await self._body(answer)
                 if answer.status != 200:
                     raise ObserveError(self._source, f"HTTP {answer.status}: {_excerpt(body)}")
+                if "Content-Encoding" in answer.headers:
+                    raise ValueError("compressed although we asked for it plain")
+                date = _date(answer.headers.get("Date", ""))
                 if len(body) <= BIG_BODY:
-                    return read(body)
+                    return read(body), date
                 async with self._one_at_a_time:
-                    return await asyncio.to_thread(read, body)
+                    return await asyncio.to_thread(read, body), date
         except TimeoutError:
             raise ObserveError(self._source, f"no answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as problem:
             raise ObserveError(self._source, _said(problem)) from None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as problem:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as problem:
             raise ObserveError(self._source, f"unusable answer to {path}: {_said(problem)}") from None
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
@@ -164,6 +177,14 @@ def decoded(body: bytes) -> object:
     """Return the JSON document of a body; ValueError when it is none."""
     document: object = json.loads(body)
     return document
+
+
+def _date(header: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(header)
+    except (ValueError, IndexError, OverflowError):
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def _excerpt(body: bytes) -> str:

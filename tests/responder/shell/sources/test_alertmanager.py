@@ -10,7 +10,7 @@ import pytest
 from tests.responder.shell.scripted import NOW, MakeScript, Script, StillClock, no_problem
 
 from gpuheal_responder.config.settings import AlertmanagerPeer, BasicAuth
-from gpuheal_responder.core.alert import Peer, Silence
+from gpuheal_responder.core.alert import Matcher, Peer, Silence
 from gpuheal_responder.shell.sources.alertmanager import AlertmanagerAlerts
 
 STATUS = {"uptime": "2026-03-01T11:00:00.123456789Z", "cluster": {"status": "ready"}, "versionInfo": {}}
@@ -46,18 +46,17 @@ async def ask(*peers: AlertmanagerPeer) -> tuple[Peer, ...]:
 async def answering(make_script: MakeScript, alerts: object = (ALERT,), status: object = STATUS) -> Script:
     """Return a peer that answers with these alerts."""
     script = await make_script()
-    script.answers = {"/api/v2/alerts": alerts, "/api/v2/status": status}
+    script.answers = {"/api/v2/alerts": alerts, "/api/v2/status": status, "/api/v2/silences": []}
     return script
 
 
 async def test_an_active_alert_is_read_whole(make_script: MakeScript) -> None:
-    """Labels, times (nanoseconds cut), state and uptime arrive; mutedBy may be missing, as in 0.25."""
+    """Labels, times (nanoseconds cut) and state arrive; mutedBy may be missing, as in 0.25."""
     script = await answering(make_script)
     (peer,) = await ask(peer_at(script.url))
     (alert,) = peer.alerts
     assert peer.answered
     assert not peer.settling
-    assert peer.uptime == NOW - NOW.replace(hour=11, microsecond=123456)
     assert alert.labels["node"] == "n1"
     assert alert.starts_at == NOW.replace(hour=11, minute=50, microsecond=123456)
     assert not alert.suppressed
@@ -65,7 +64,7 @@ async def test_an_active_alert_is_read_whole(make_script: MakeScript) -> None:
 
 
 async def test_only_our_alerts_are_asked_for(make_script: MakeScript) -> None:
-    """Alertmanager filters by the label fault; suppressed alerts are wanted too, silences not for nothing."""
+    """Alertmanager filters by the label fault; suppressed alerts are wanted too."""
     script = await answering(make_script)
     await ask(peer_at(script.url))
     asked = {path: fields for path, fields, _ in script.asked}
@@ -75,19 +74,57 @@ async def test_only_our_alerts_are_asked_for(make_script: MakeScript) -> None:
         "silenced": ["true"],
         "inhibited": ["true"],
     }
-    assert "/api/v2/silences" not in asked
+
+
+ACTIVE = {
+    "id": "s1",
+    "createdBy": "ada",
+    "comment": "rack move",
+    "status": {"state": "active"},
+    "matchers": [
+        {"name": "fault", "value": ".+", "isRegex": True, "isEqual": True},
+        {"name": "node", "value": "n1", "isRegex": False},
+    ],
+}
 
 
 async def test_who_silenced_is_read(make_script: MakeScript) -> None:
-    """A silenced alert brings its silence's author and comment; other and ended silences are left out."""
+    """Every silence in force comes with author, comment and matchers; those that ended or are to come are left out.
+
+    `isEqual` is true where an old Alertmanager leaves it out.
+    """
     script = await answering(make_script, (SILENCED,))
-    active = {"id": "s1", "createdBy": "ada", "comment": "rack move", "status": {"state": "active"}}
-    script.answers["/api/v2/silences"] = [active, {**active, "id": "s2"}, {**active, "status": {"state": "expired"}}]
+    others = [{**ACTIVE, "id": "s2", "status": {"state": state}} for state in ("expired", "pending")]
+    script.answers["/api/v2/silences"] = [ACTIVE, *others]
     (peer,) = await ask(peer_at(script.url))
-    assert peer.silences == (Silence(id="s1", created_by="ada", comment="rack move"),)
+    matchers = (Matcher(name="fault", value=".+", is_regex=True), Matcher(name="node", value="n1"))
+    assert peer.silences == (Silence(id="s1", created_by="ada", comment="rack move", matchers=matchers),)
     (alert,) = peer.alerts
     assert alert.suppressed
     assert (alert.silenced_by, alert.inhibited_by, alert.muted_by) == (("s1",), ("f2",), ("night",))
+
+
+async def test_s06_a_silence_is_read_without_an_alert(make_script: MakeScript) -> None:
+    """It stands there although nothing fires, its texts on one line and cut: they go into our records."""
+    script = await answering(make_script, ())
+    script.answers["/api/v2/silences"] = [{**ACTIVE, "comment": "a\x1b[31m\n" + "x" * 10_000}]
+    (peer,) = await ask(peer_at(script.url))
+    (silence,) = peer.silences
+    assert silence.comment.isprintable()
+    assert len(silence.comment) <= 200
+
+
+@pytest.mark.parametrize(("seconds", "heard"), [(-7, False), (-5, True), (0, True), (5, True), (6, False)])
+async def test_s10_a_peer_whose_clock_is_off_is_not_relied_on(
+    make_script: MakeScript, seconds: int, heard: bool
+) -> None:
+    """Beyond 5 s (and the second that the header Date cuts off) it counts as settling, and says why."""
+    script = await answering(make_script)
+    script.date = NOW + timedelta(seconds=seconds)
+    (peer,) = await ask(peer_at(script.url))
+    assert peer.answered
+    assert peer.settling is not heard
+    assert peer.problem == ("" if heard else f"its clock differs by {seconds:+} s from ours")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +136,8 @@ async def test_who_silenced_is_read(make_script: MakeScript) -> None:
         ("/api/v2/alerts", b'{"status": "success"}', 200, "expected a list, got dict"),
         ("/api/v2/alerts", b'[{"fingerprint": "x"}]', 200, "KeyError"),
         ("/api/v2/alerts", b'["x"]', 200, "TypeError"),
+        ("/api/v2/status", b'{"uptime": "0001-01-01T00:00:00+14:00", "cluster": {"status": "ready"}}', 200, "Overflow"),
+        ("/api/v2/silences", b'[{"status": {"state": "active"}, "matchers": [{}]}]', 200, "KeyError"),
         ("/api/v2/alerts", b"", 302, "HTTP 302"),
     ],
 )
@@ -189,6 +228,6 @@ async def test_secrets_come_from_files_and_may_change(make_script: MakeScript, t
 async def test_a_path_prefix_is_kept(make_script: MakeScript) -> None:
     """An Alertmanager under --web.route-prefix is asked under it."""
     script = await make_script()
-    script.answers = {"/am/api/v2/alerts": [], "/am/api/v2/status": STATUS}
+    script.answers = {"/am/api/v2/alerts": [], "/am/api/v2/status": STATUS, "/am/api/v2/silences": []}
     (peer,) = await ask(peer_at(script.url + "/am/"))
     assert peer.answered
