@@ -12,17 +12,8 @@ from gpuheal_exporters.catalogue.table import rows
 from gpuheal_exporters.kernel.sxid import Sxid
 from gpuheal_exporters.kernel.xid import NVLINK5_XIDS, RECOVERY_XID, Xid
 
-# Xid 154: numbers of NVML's recovery action (field 230); 5 from driver 595, 6 and 7 from nvidia-ml-py 13.615.
-RECOVERY_ACTIONS = {
-    0: "none",
-    1: "gpu_reset",
-    2: "reboot",
-    3: "isolate_device",
-    4: "gpu_reset_after_drain",
-    5: "restart_services",
-    6: "gpu_reset",
-    7: "reboot",
-}
+RECOVERY_ACTIONS = {int(value): action for value, action in rows("recovery.tsv")}
+"""Xid 154: number of NVML's recovery action (field 230) → what it asks for."""
 _FATAL = re.compile(r"\bFatal\b")
 _SEVERITY = {"fatal": "fatal", "degraded": "non_fatal", "warning": "non_fatal", "info": "non_fatal"}
 

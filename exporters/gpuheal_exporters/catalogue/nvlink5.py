@@ -20,31 +20,6 @@ from gpuheal_exporters.kernel.xid import Nvlink5
 V2_BRANCH = 575
 _LINK_UNITS = frozenset(("NETIR_LINK_EVT", "NETIR_LINK_DOWN"))
 _REASON_SHIFT, _REASON_MASK = 20, 0x3F
-# Numbering of the NVLink port register; names 21 and 32-37 are NVIDIA's guidance text, the others mstflint's. (text,
-# who is to blame)
-REASONS: dict[int, tuple[str, str]] = {
-    0: ("no reason given", ""),
-    1: ("reason unknown", ""),
-    2: ("bit error rate too high", ""),
-    4: ("lane alignment lost", ""),
-    10: ("physical-layer retransmission timed out", ""),
-    15: ("taken down by an out-of-band command on a healthy link", "software"),
-    16: ("taken down by an out-of-band command at a high error rate", "software"),
-    17: ("taken down by an in-band command on a healthy link", "software"),
-    18: ("taken down by an in-band command at a high error rate", "software"),
-    21: ("the peer restarted training", "peer"),
-    22: ("taken down by a management command", "software"),
-    32: ("the peer went to sleep", "peer"),
-    33: ("the peer was disabled", "peer"),
-    34: ("the peer was disabled and locked", "peer"),
-    35: ("the peer went down for heat", "peer"),
-    36: ("the peer was forced down", "peer"),
-    37: ("the peer was reset", "peer"),
-    38: ("reset without a power cycle", "software"),
-    40: ("forced down by the hardware or the host", "host"),
-    42: ("too many link error recoveries", ""),
-    43: ("link put into contain mode", ""),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +68,12 @@ def table() -> tuple[Row, ...]:
             )
         )
     return tuple(out)
+
+
+@lru_cache(maxsize=1)
+def reasons() -> dict[int, tuple[str, str]]:
+    """Return why a link went down, by number: what it means, and who is to blame (empty: nobody)."""
+    return {int(value): (text, "" if blames == "-" else blames) for value, text, blames in rows("nvlink5-reasons.tsv")}
 
 
 def driver_branch(version: str) -> int | None:
@@ -158,7 +139,7 @@ def decode(xid: int, coded: Nvlink5, driver_version: str = "", *, drill: bool = 
 
 
 def _judge(coded: Nvlink5, matched: tuple[Row, ...], unexplained: int, reason: int | None) -> Resolution:
-    text, blames = REASONS.get(reason, (f"reason {reason}", "")) if reason is not None else ("", "")
+    text, blames = reasons().get(reason, (f"reason {reason}", "")) if reason is not None else ("", "")
     worst: Resolution | None = None
     for row in matched:
         detail = f"{coded.unit}: {text}" if text else coded.unit

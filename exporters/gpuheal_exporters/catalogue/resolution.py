@@ -8,19 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# From the mildest to the strongest; `follow_xid154` asks for nothing by itself.
-ACTIONS = (
-    "none",
-    "follow_xid154",
-    "alert",
-    "cordon",
-    "restart_services",
-    "isolate_device",
-    "gpu_reset_after_drain",
-    "gpu_reset",
-    "reboot",
-    "replace",
-)
+from gpuheal_exporters.catalogue.table import rows
+
+ACTIONS = tuple(action for (action,) in rows("actions.tsv"))
+"""From the mildest to the strongest; `follow_xid154` asks for nothing by itself."""
 _RANK = {action: rank for rank, action in enumerate(ACTIONS)}
 
 

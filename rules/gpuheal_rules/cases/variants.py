@@ -135,8 +135,8 @@ VARIANTS: Mapping[str, Sequence[Variant]] = {
         Variant(fact="a switch error that asks for nothing", shows=_sxid(1, "none"), evident=False),
         Variant(fact="a switch error that is no longer latched", shows=_sxid(0, "alert"), evident=False),
     ],
-    "fabric_manager_software": _software("fabricmanager"),
-    "plugin_software": _software("device-plugin"),
+    "fabric_manager_software": _software("fabric_manager"),
+    "plugin_software": _software("device_plugin"),
     "dcgm_fabric_manager": [
         Variant(fact="status 1, does not run", shows=_manager(1), evident=True),
         Variant(fact="status 4, failed to train", shows=_manager(4), evident=True),

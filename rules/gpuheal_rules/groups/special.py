@@ -57,7 +57,7 @@ def _software(component: str) -> Special:
     """Return nodes on which a component that the node needs does not run."""
     return _plain(
         f"""
-        group by (node, component) (gpuheal_software_up{{component=~"{component}"}} == 0)
+        group by (node, component) (gpuheal_software_up{{component="{component}"}} == 0)
           and on (node, component) gpuheal_software_expected == 1
         """,
         "exporter",
@@ -114,7 +114,7 @@ SPECIALS: Mapping[str, Special] = {
     ),
     "sxid_fatal": _sxid('action!~"none|alert"'),
     "sxid_degraded": _sxid('action="alert"'),
-    "fabric_manager_software": _software("fabric.?manager"),
+    "fabric_manager_software": _software("fabric_manager"),
     "dcgm_fabric_manager": _dcgm_fabric_manager,
     "driver_module_missing": _plain(
         """
@@ -123,7 +123,7 @@ SPECIALS: Mapping[str, Special] = {
         """,
         "exporter",
     ),
-    "plugin_software": _software("device.?plugin"),
+    "plugin_software": _software("device_plugin"),
     "no_allocatable": _plain(f"({_ALLOCATABLE} == 0) and {_CAPACITY} > 0", "ksm"),
     "dcgm_clocks_thermal": _plain(f"{_bit(0x20)} or {_bit(0x40)}", "dcgm"),
     "dcgm_clocks_power_brake": _plain(_bit(0x80), "dcgm"),

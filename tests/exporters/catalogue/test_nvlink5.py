@@ -59,7 +59,7 @@ def test_bits_outside_the_mask_do_not_matter() -> None:
 
 def test_every_reason_that_names_the_peer_blames_it() -> None:
     """Reasons 21 and 32 to 37 point at the other end of the link, no other reason does."""
-    assert [value for value, (_, blames) in nvlink5.REASONS.items() if blames == "peer"] == [21, *range(32, 38)]
+    assert [value for value, (_, blames) in nvlink5.reasons().items() if blames == "peer"] == [21, *range(32, 38)]
 
 
 def test_an_injected_event_counts_in_a_drill() -> None:
