@@ -23,7 +23,7 @@ from tests.responder.stage import CLUSTER
 
 from gpuheal_lab.demo import pipeline
 from gpuheal_lab.demo.scene import Addresses, SimulatedScene
-from gpuheal_lab.demo.webhook_proxy import Tap
+from gpuheal_lab.demo.webhook_proxy import WebhookProxy
 from gpuheal_lab.fleet import discovery
 from gpuheal_lab.fleet.machine import Timings, fell_off_bus
 from gpuheal_lab.fleet.spec import fleet
@@ -61,22 +61,22 @@ class Sample:
 async def run(nodes: int, scrape_s: float, seed: int) -> list[Sample]:
     """Return the samples of one stack."""
     scene = SimulatedScene(fleet(nodes, 1), timings=Timings(), seed=seed)
-    responder_port, tap_port, fleet_port, am_port, prometheus_port = free_ports(5)
+    responder_port, proxy_port, fleet_port, am_port, prometheus_port = free_ports(5)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         token = folder / "token"
         token.write_text("bench-token\n")
-        tap = Tap(f"127.0.0.1:{responder_port}")
+        proxy = WebhookProxy(f"127.0.0.1:{responder_port}")
         where = Addresses(
             fleet=f"127.0.0.1:{fleet_port}",
             responder=f"127.0.0.1:{responder_port}",
-            webhook=f"127.0.0.1:{tap_port}",
+            webhook=f"127.0.0.1:{proxy_port}",
             alertmanager=f"127.0.0.1:{am_port}",
             prometheus=f"127.0.0.1:{prometheus_port}",
         )
         with Stack(folder / "stack", Generation.CURRENT) as stack:
             await scene.start_fleet(fleet_port)
-            await tap.start(tap_port)
+            await proxy.start(proxy_port)
             try:
                 made = await asyncio.to_thread(
                     pipeline.start,
@@ -94,14 +94,14 @@ async def run(nodes: int, scrape_s: float, seed: int) -> list[Sample]:
                 scene._app.engine.policies = lambda: (replace(policy, limits=LIMITS, steps=contain),)
                 await asyncio.to_thread(made.wait_for_fleet, nodes, 60 + 6 * scrape_s)
                 await asyncio.sleep(2 * scrape_s)
-                return await inject(scene, made, tap, scrape_s, random.Random(seed))
+                return await inject(scene, made, proxy, scrape_s, random.Random(seed))
             finally:
                 await scene.close()
-                await tap.stop()
+                await proxy.stop()
 
 
 async def inject(
-    scene: SimulatedScene, made: pipeline.Pipeline, tap: Tap, scrape_s: float, chance: random.Random
+    scene: SimulatedScene, made: pipeline.Pipeline, proxy: WebhookProxy, scrape_s: float, chance: random.Random
 ) -> list[Sample]:
     """Break every node once, spread over enough time for one in a third of a second, and collect the moments."""
     began: dict[str, datetime] = {}
@@ -120,7 +120,7 @@ async def inject(
             alerts[alert["labels"]["node"]] = datetime.fromisoformat(alert["startsAt"])
     samples = []
     for node, line in began.items():
-        first = tap.first(node, since=line)
+        first = proxy.first(node, since=line)
         if node in marks and node in alerts and first is not None:
             samples.append(Sample(line=line, alert=alerts[node], webhook=first.at, taint=marks[node]))
     return samples

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
-from gpuheal_responder.core.case import Case, Result
+from gpuheal_lab.fleet.objects import canonical, differences, essence
+from gpuheal_responder.core.case import Attempt, AttemptState, Case, Result
 from gpuheal_responder.core.node import Condition, Node, Pod, Taint, UndoRecord
 from gpuheal_responder.core.undo import TAINT_KEY, intact, mark, release
 from gpuheal_responder.core.verdict import Done
@@ -18,6 +19,10 @@ from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Cluster, EvictionResult, Machines, Note, Remediations, Stored
 from gpuheal_responder.shell.record import decision
 
+Json = dict[str, Any]
+
+CORDONED = "node.kubernetes.io/unschedulable"
+UNWELL = Condition(type="GPUHealthy", status="False", reason="GpuFellOffBus", message="one")
 OURS = Taint(key=TAINT_KEY, value="true", effect="NoSchedule")
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SPAN = timedelta(minutes=5)
@@ -32,8 +37,12 @@ class Rig(Protocol):
     nodes: tuple[str, str]
     """Two Ready nodes of 8 GPUs, nothing running on them."""
 
-    async def snapshot(self, node: str) -> bytes:
-        """The bytes of a node that must be as before in the end."""
+    async def raw(self, node: str) -> Json:
+        """The raw Node."""
+        ...
+
+    async def delete_node(self, node: str) -> None:
+        """The Node object is deleted."""
         ...
 
     async def label(self, node: str, key: str, value: str) -> None:
@@ -50,6 +59,10 @@ class Rig(Protocol):
 
     async def gang(self, name: str, node: str, size: int) -> None:
         """A JobSet's Job runs on the node."""
+        ...
+
+    async def daemonset(self, name: str, node: str) -> None:
+        """A DaemonSet's pod runs on the node."""
         ...
 
     async def bare_pod(self, name: str, node: str) -> None:
@@ -100,6 +113,20 @@ async def contained(rig: Rig, name: str) -> Node:
     return await rig.cluster.mark(node, mark(node, record_of(node)))
 
 
+async def released(rig: Rig, name: str) -> None:
+    """The mark is taken back, however often others write in between."""
+
+    async def check() -> bool:
+        node = await node_of(rig, name)
+        try:
+            await rig.cluster.mark(node, release(node))
+        except Transient:
+            return False
+        return True
+
+    await rig.until(check, "the release")
+
+
 async def running(rig: Rig, node: str, count: int) -> tuple[Pod, ...]:
     """The running pods of the node, when there are as many."""
     found: tuple[Pod, ...] = ()
@@ -142,49 +169,70 @@ class PortContract:
     async def test_a_mark_is_whole_and_a_release_leaves_no_trace(self, rig: Rig) -> None:
         """Taint, cordon and record appear together; releasing makes the node byte for byte what it was."""
         name = rig.nodes[0]
-        before = await rig.snapshot(name)
-        marked = await contained(rig, name)
+        before = essence(await rig.raw(name))
+        unmarked = await node_of(rig, name)
+        marked = await rig.cluster.mark(unmarked, mark(unmarked, record_of(unmarked)))
+        raw = await rig.raw(name)
+        stored = int(raw["metadata"]["resourceVersion"])
+        assert int(unmarked.resource_version) < int(marked.resource_version) <= stored
         assert intact(marked)
         assert marked.undo == record_of(marked)
+        assert {"key": TAINT_KEY, "value": "true", "effect": "NoSchedule"} in raw["spec"]["taints"]
+        assert raw["spec"]["unschedulable"] is True
+
+        async def followed() -> bool:
+            return CORDONED in {t.key for t in (await node_of(rig, name)).taints}
+
+        await rig.until(followed, "Kubernetes' own taint of a cordoned node")
         seen = await node_of(rig, name)
         assert intact(seen)
         assert seen.undo == marked.undo
         assert (await rig.cluster.nodes())[name].undo == marked.undo
+        await rig.cluster.set_conditions(seen, [UNWELL], ())
+        await rig.cluster.set_conditions(await node_of(rig, name), (), [UNWELL.type])
+        await released(rig, name)
 
-        async def released() -> bool:
-            node = await node_of(rig, name)
-            if node.undo is None:
-                return True
-            try:
-                await rig.cluster.mark(node, release(node))
-            except Transient:
-                return False
-            return True
+        async def free() -> bool:
+            return CORDONED not in {t.key for t in (await node_of(rig, name)).taints}
 
-        await rig.until(released, "the release")
-
-        async def same() -> bool:
-            return await rig.snapshot(name) == before
-
-        await rig.until(same, "the node to be as before")
+        await rig.until(free, "Kubernetes' own taint to go")
+        after = essence(await rig.raw(name))
+        assert differences(before, after) == []
+        assert canonical(before) == canonical(after)
 
     async def test_a_mark_at_an_old_version_changes_nothing(self, rig: Rig) -> None:
         """A person's write in between makes the mark a conflict, and nothing of ours is on the node."""
         node = await node_of(rig, rig.nodes[0])
         await rig.label(node.name, "site", "x")
+        before = (await rig.raw(node.name))["spec"]
         with pytest.raises(Transient) as caught:
             await rig.cluster.mark(node, mark(node, record_of(node)))
         assert caught.value.reason == "conflict"
         after = await node_of(rig, node.name)
         assert (after.undo, after.unschedulable) == (None, False)
         assert OURS not in after.taints
+        assert (await rig.raw(node.name))["spec"] == before
 
     async def test_marking_what_is_not_there_is_permanent(self, rig: Rig) -> None:
-        """A node that does not exist cannot be marked."""
-        ghost = Node(name="no-such-node", uid="u", resource_version="1")
-        with pytest.raises(Permanent) as caught:
-            await rig.cluster.mark(ghost, mark(ghost, record_of(ghost)))
-        assert caught.value.reason == "not-found"
+        """A node that never was, and one that was deleted after we read it, are None and cannot be marked."""
+        deleted = await node_of(rig, rig.nodes[0])
+        await rig.delete_node(deleted.name)
+        for ghost in (deleted, Node(name="no-such-node", uid="u", resource_version="1")):
+            assert await rig.cluster.node(ghost.name) is None
+            with pytest.raises(Permanent) as caught:
+                await rig.cluster.mark(ghost, mark(ghost, record_of(ghost)))
+            assert caught.value.reason == "not-found"
+
+    async def test_the_cache_comes_to_say_what_the_server_says(self, rig: Rig) -> None:
+        """A label that somebody sets is in the cache soon, and then cache and direct read give equal nodes."""
+        name = rig.nodes[0]
+        await rig.label(name, "seen", "yes")
+
+        async def same() -> bool:
+            known = (await rig.cluster.nodes())[name]
+            return known.labels.get("seen") == "yes" and known == await node_of(rig, name)
+
+        await rig.until(same, "the cache to follow")
 
     async def test_foreign_taints_survive_mark_and_release(self, rig: Rig) -> None:
         """A taint that came before us and one that came between stay when we go."""
@@ -192,16 +240,7 @@ class PortContract:
         await rig.taint(name, "team-a")
         await contained(rig, name)
         await rig.taint(name, "team-b")
-
-        async def released() -> bool:
-            node = await node_of(rig, name)
-            try:
-                await rig.cluster.mark(node, release(node))
-            except Transient:
-                return False
-            return True
-
-        await rig.until(released, "the release")
+        await released(rig, name)
         left = {t.key for t in (await node_of(rig, name)).taints}
         assert {"team-a", "team-b"} <= left
         assert TAINT_KEY not in left
@@ -210,14 +249,15 @@ class PortContract:
         """A condition of ours is put, put again with other words, and removed; all others stay as they are."""
         name = rig.nodes[0]
         others = (await node_of(rig, name)).conditions
-        bad = Condition(type="GPUHealthy", status="False", reason="GpuFellOffBus", message="one")
-        await rig.cluster.set_conditions(await node_of(rig, name), [bad], ())
-        assert bad in (await node_of(rig, name)).conditions
-        again = replace(bad, message="two")
+        await rig.cluster.set_conditions(await node_of(rig, name), [UNWELL], ())
+        assert UNWELL in (await node_of(rig, name)).conditions
+        again = replace(UNWELL, message="two")
         await rig.cluster.set_conditions(await node_of(rig, name), [again], ())
-        assert [c for c in (await node_of(rig, name)).conditions if c.type == bad.type] == [again]
-        await rig.cluster.set_conditions(await node_of(rig, name), (), [bad.type, "NVLinkHealthy"])
-        assert [c.type for c in (await node_of(rig, name)).conditions] == [c.type for c in others]
+        found = (await node_of(rig, name)).conditions
+        assert [c for c in found if c.type == UNWELL.type] == [again]
+        assert {c for c in found if c.type != UNWELL.type} == set(others)
+        await rig.cluster.set_conditions(await node_of(rig, name), (), [UNWELL.type, "NVLinkHealthy"])
+        assert (await node_of(rig, name)).conditions == others
 
     async def test_pods_are_told_with_owner_gang_gpus_and_protection(self, rig: Rig) -> None:
         """Deployment, gang and unmanaged pods of one node are told apart; the other node has none of them."""
@@ -225,7 +265,8 @@ class PortContract:
         await rig.deployment("web", one, 1, 2)
         await rig.gang("llama", one, 2)
         await rig.bare_pod("alone", one)
-        pods = await running(rig, one, 4)
+        await rig.daemonset("agent", one)
+        pods = await running(rig, one, 5)
         (web,) = [p for p in pods if p.owner_kind == "ReplicaSet"]
         gang = [p for p in pods if p.owner_kind == "Job"]
         (alone,) = [p for p in pods if not p.owner_kind]
@@ -233,36 +274,40 @@ class PortContract:
         assert len({p.gang for p in gang}) == 1
         assert gang[0].gang.startswith("JobSet/")
         assert gang[0].gang.endswith("/llama")
+        assert all(p.evictable for p in gang)
         assert alone.protected
+        assert [p.evictable for p in pods if p.owner_kind == "DaemonSet"] == [False]
         assert not {p.uid for p in await rig.cluster.pods_on(two)} & {p.uid for p in pods}
         assert await rig.cluster.pods_on("no-such-node") == ()
 
     async def test_an_eviction_is_blocked_by_name_accepted_or_gone(self, rig: Rig) -> None:
         """A full budget is named; without it the pod leaves; another UID and a missing pod are gone."""
         one, _ = rig.nodes
-        await rig.deployment("web", one, 1, 1)
-        (pod,) = await running(rig, one, 1)
-        await rig.budget("keep-web", "web", 1)
+        await rig.deployment("web", one, 2, 1)
+        pods = await running(rig, one, 2)
+        await contained(rig, one)
+        await rig.budget("keep-web", "web", 2)
 
         async def blocked() -> bool:
-            answer = await rig.cluster.evict(pod)
+            answer = await rig.cluster.evict(pods[0])
             assert answer.result is EvictionResult.BLOCKED
-            return "keep-web needs 1 healthy pods" in answer.blocker
+            return answer.blocker == "The disruption budget keep-web needs 2 healthy pods and has 2 currently"
 
         await rig.until(blocked, "the budget to refuse in its own words")
-        assert (await rig.cluster.evict(replace(pod, name="no-such-pod"))).result is EvictionResult.GONE
+        assert (await rig.cluster.evict(replace(pods[0], name="no-such-pod"))).result is EvictionResult.GONE
         await rig.budget("keep-web", "web", 0)
+        for pod in pods:
 
-        async def accepted() -> bool:
-            return (await rig.cluster.evict(pod)).result is EvictionResult.ACCEPTED
+            async def accepted(pod: Pod = pod) -> bool:
+                return (await rig.cluster.evict(pod)).result is EvictionResult.ACCEPTED
 
-        await rig.until(accepted, "the eviction")
+            await rig.until(accepted, "the eviction")
 
         async def left() -> bool:
-            return pod.uid not in {p.uid for p in await rig.cluster.pods_on(one)}
+            return not {p.uid for p in pods} & {p.uid for p in await rig.cluster.pods_on(one)}
 
-        await rig.until(left, "the pod to leave")
-        assert (await rig.cluster.evict(pod)).result is EvictionResult.GONE
+        await rig.until(left, "the pods to leave")
+        assert (await rig.cluster.evict(pods[0])).result is EvictionResult.GONE
 
     async def test_events_never_fail_the_caller(self, rig: Rig) -> None:
         """Notes on a node that exists, and on one that does not, return nothing and raise nothing."""
@@ -288,6 +333,8 @@ class PortContract:
         with pytest.raises(Transient) as caught:
             await rig.cluster.lock(await node_of(rig, two), SPAN)
         assert caught.value.reason == "node-locked"
+        await rig.cluster.unlock(two)
+        assert await rig.cluster.lock_of(two) is not None
 
         async def free() -> bool:
             return await rig.cluster.lock_of(two) is None
@@ -297,7 +344,15 @@ class PortContract:
 
     async def test_a_case_is_created_saved_and_deleted(self, rig: Rig) -> None:
         """The list shows each state at once; deleting twice is no error."""
-        case = case_of("life")
+        attempt = Attempt(
+            step="taint",
+            action="taint",
+            operation="life-taint-1",
+            state=AttemptState.SUCCEEDED,
+            started_at=NOW,
+            ended_at=NOW + timedelta(microseconds=250_000),
+        )
+        case = replace(case_of("life"), gpus=("GPU-1",), attempts=(attempt,))
         stored = await rig.remediations.create(case, record(case))
         assert stored.case == case
         changed = replace(case, escalated="drain-deadline")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from tests.contract.suite import PortContract
-from tests.integration.plane import JOBS, Eventually, WallClock, deployment
+from tests.contract.suite import Json, PortContract
+from tests.integration.plane import NODES, Eventually, WallClock, deployment
 
 from gpuheal_lab.controlplane.kubeapi import ApiRefused
 from gpuheal_lab.controlplane.plane import ControlPlane
-from gpuheal_lab.fleet.objects import canonical, essence
+from gpuheal_lab.demo.kubefleet import JOBS
 from gpuheal_responder.providers.job import JobReboot, JobSettings
 from gpuheal_responder.shell.kube.api import Api
 from gpuheal_responder.shell.kube.cluster import KubeCluster
@@ -23,7 +22,6 @@ from gpuheal_responder.shell.kube.remediations import KubeRemediations
 
 pytestmark = pytest.mark.cluster
 
-Json = dict[str, Any]
 IMAGE = "tools@sha256:" + "0" * 64
 
 
@@ -49,9 +47,13 @@ class KubeRig:
         self._namespace = place
         self._wait = wait
 
-    async def snapshot(self, node: str) -> bytes:
-        """The node's bytes."""
-        return canonical(essence(await asyncio.to_thread(self._plane.node, node)))
+    async def raw(self, node: str) -> Json:
+        """The raw Node."""
+        return await asyncio.to_thread(self._plane.node, node)
+
+    async def delete_node(self, node: str) -> None:
+        """The Node object is deleted."""
+        await asyncio.to_thread(self._plane.admin.delete, f"{NODES}/{node}")
 
     async def label(self, node: str, key: str, value: str) -> None:
         """A label is set."""
@@ -88,6 +90,13 @@ class KubeRig:
         }
         await self._create("apis/batch/v1", "jobs", job)
 
+    async def daemonset(self, name: str, node: str) -> None:
+        """A DaemonSet's pod runs."""
+        spec = deployment(name, node, 1)["spec"]
+        del spec["replicas"]
+        body = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": name}, "spec": spec}
+        await self._create("apis/apps/v1", "daemonsets", body)
+
     async def bare_pod(self, name: str, node: str) -> None:
         """A pod runs."""
         spec = deployment(name, node, 1)["spec"]["template"]["spec"]
@@ -120,7 +129,7 @@ class KubeRig:
         await self._wait(check, words)
 
     async def _patch(self, node: str, change: Json) -> None:
-        await asyncio.to_thread(self._plane.admin.patch, f"/api/v1/nodes/{node}", change)
+        await asyncio.to_thread(self._plane.admin.patch, f"{NODES}/{node}", change)
 
     async def _create(self, group: str, plural: str, body: Json) -> None:
         path = f"/{group}/namespaces/{self._namespace}/{plural}"

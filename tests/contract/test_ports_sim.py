@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from tests.contract.suite import PortContract
+from tests.contract.suite import Json, PortContract
 
 from gpuheal_lab.fleet.cluster import Simulation
 from gpuheal_lab.fleet.spec import fleet
@@ -27,14 +26,18 @@ class SimulatedRig:
         one, two = self.simulation.specs
         self.nodes = (one, two)
 
-    async def snapshot(self, node: str) -> bytes:
-        """The node's bytes."""
-        return self.simulation.snapshot(node)
+    async def raw(self, node: str) -> Json:
+        """The raw Node."""
+        return self.simulation.raw(node)
+
+    async def delete_node(self, node: str) -> None:
+        """The Node object is deleted."""
+        self.simulation.api.delete_node(node)
 
     async def label(self, node: str, key: str, value: str) -> None:
         """A label is set."""
 
-        def change(raw: dict[str, Any]) -> None:
+        def change(raw: Json) -> None:
             raw["metadata"]["labels"][key] = value
 
         self.simulation.edit(node, change)
@@ -42,7 +45,7 @@ class SimulatedRig:
     async def taint(self, node: str, key: str) -> None:
         """A taint is added."""
 
-        def change(raw: dict[str, Any]) -> None:
+        def change(raw: Json) -> None:
             raw["spec"]["taints"] = [{"key": key, "effect": "NoSchedule"}, *raw["spec"].get("taints", ())]
 
         self.simulation.edit(node, change)
@@ -54,6 +57,10 @@ class SimulatedRig:
     async def gang(self, name: str, node: str, size: int) -> None:
         """A gang runs."""
         self.simulation.workloads.gang(name, size=size, gpus=1, nodes=(node,))
+
+    async def daemonset(self, name: str, node: str) -> None:
+        """A DaemonSet's pods run everywhere."""
+        self.simulation.workloads.daemonset(name)
 
     async def bare_pod(self, name: str, node: str) -> None:
         """A pod runs."""

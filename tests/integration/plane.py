@@ -15,24 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from gpuheal_lab.controlplane.kubeapi import ApiRefused
+from gpuheal_lab.controlplane.manifests import install, write_kubeconfig
 from gpuheal_lab.controlplane.plane import ControlPlane
-from gpuheal_lab.servers.find import find
-from gpuheal_lab.servers.process import run
+from gpuheal_lab.demo.kubefleet import JOBS
 from gpuheal_lab.servers.stack import wait_for
 from gpuheal_responder.shell.kube.api import Api, connect
 from gpuheal_responder.shell.kube.cluster import ClusterSettings, KubeCluster
 from gpuheal_responder.shell.kube.remediations import KubeRemediations
 
-BASE = Path(__file__).parents[2] / "deploy" / "kustomize" / "base"
-DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/remediations.gpu.health"
-ACCOUNTS = ("gpuheal/serviceaccounts/gpuheal-responder", "gpuheal-privileged/serviceaccounts/gpuheal-reboot")
 PEOPLE = {"nobody": ["lab:people"], "ann": ["sre"], "bob": ["sre"]}
 """They have no rights but what a test gives them."""
 REMEDIATIONS = "/apis/gpu.health/v1alpha1/remediations"
-JOBS = "/apis/batch/v1/namespaces/gpuheal-privileged/jobs"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/gpuheal/leases"
 LOCKS = "/apis/coordination.k8s.io/v1/namespaces/medik8s-leases/leases"
 NODES = "/api/v1/nodes"
@@ -61,22 +56,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 @pytest.fixture(scope="session")
 def plane(control_plane: ControlPlane) -> ControlPlane:
     """The control plane with `kubectl apply -k deploy/kustomize/base` done; its Deployment runs no pods."""
-    kubectl = find("kubectl")
-    config = f"--kubeconfig={control_plane.kubeconfig()}"
-
-    def call(*args: str) -> None:
-        run(kubectl.command(config, *args, folder=BASE), deadline_s=60)
-
-    call("apply", "-k", str(BASE))
-    call("-n", "gpuheal", "scale", "deployment/gpuheal-responder", "--replicas=0")
-
-    def established() -> bool:
-        conditions = control_plane.admin.get(DEFINITION).get("status", {}).get("conditions", ())
-        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
-
-    wait_for(established, "the CRD to be established")
-    for account in ACCOUNTS:
-        wait_for(lambda path=account: control_plane.admin.get(f"/api/v1/namespaces/{path}"), account)  # type: ignore[misc]
+    install(control_plane)
     return control_plane
 
 
@@ -115,28 +95,7 @@ def make_nodes(control_plane: ControlPlane) -> Iterator[Callable[..., list[str]]
 @pytest.fixture(scope="session")
 def kubeconfig(plane: ControlPlane) -> Path:
     """A kubeconfig of the responder's service account."""
-    return write_kubeconfig(plane, plane.url, str(plane.ca_file))
-
-
-def write_kubeconfig(plane: ControlPlane, url: str, ca_file: str = "", account: str = "gpuheal-responder") -> Path:
-    """A kubeconfig of a service account in namespace gpuheal, for the server at `url`."""
-    token = plane.service_account_token("gpuheal", account)
-    cluster = {"server": url, **({"certificate-authority": ca_file} if ca_file else {})}
-    path = plane.folder / f"account-{next(_NUMBERS)}.yaml"
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "c", "cluster": cluster}],
-                "users": [{"name": "u", "user": {"token": token}}],
-                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                "current-context": "c",
-            }
-        ),
-        encoding="utf-8",
-    )
-    return path
+    return write_kubeconfig(plane)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from tests.responder.stage import FAULTS, LADDER, Stage, policies
 
-from gpuheal_lab.fleet import injection as mishap
+from gpuheal_lab.fleet import injection
 from gpuheal_lab.fleet.machine import fell_off_bus
 from gpuheal_responder.actions import SPECS
 from gpuheal_responder.config.policies import parse_policies
@@ -231,7 +231,7 @@ async def test_s16_a_lost_answer_is_looked_up_not_repeated() -> None:
     """A reboot call that took effect but whose answer was lost is found again under its operation id."""
     stage = Stage()
     stage.break_gpu()
-    stage.sim.gate.fail_next("reboot", mishap.timeout(), applied=True)
+    stage.sim.gate.fail_next("reboot", injection.timeout(), applied=True)
     said = await stage.play(until="Done")
     assert said[-1] == "Done restored"
     assert len(stage.sim.machines.reboots) == 1
@@ -242,7 +242,7 @@ async def test_s16_an_outcome_nobody_knows_goes_to_people() -> None:
     """A provider that cannot tell whether it got the call is not asked again."""
     stage = Stage()
     stage.break_gpu()
-    stage.sim.gate.fail_next("reboot", mishap.timeout())
+    stage.sim.gate.fail_next("reboot", injection.timeout())
     stage.sim.machines.forgets = True
     said = await stage.play(30)
     assert said[-1] == "Escalate outcome-unknown"
@@ -255,7 +255,7 @@ async def test_s16_a_stale_executor_loses_the_compare_and_swap() -> None:
     stage.break_gpu()
     await stage.play(until="Act condition")
     (stored,) = await stage.sim.remediations.list()
-    stage.sim.gate.fail_next("save", mishap.conflict())
+    stage.sim.gate.fail_next("save", injection.conflict())
     await stage.round()
     assert stage.sim.machines.reboots == []
     assert isinstance(stored, Stored)

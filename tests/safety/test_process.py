@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from tests.responder.stage import Stage, word
 
-from gpuheal_lab.fleet import injection as mishap
+from gpuheal_lab.fleet import injection
 from gpuheal_lab.fleet.injection import Killed
 from gpuheal_responder.core.case import Result
 from gpuheal_responder.shell.record import replay
@@ -63,7 +63,9 @@ async def test_s16_killed_at_every_boundary_the_end_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("method", ["mark", "set_conditions", "evict", "create", "save", "lock", "reboot", "publish"])
-@pytest.mark.parametrize("problem", [mishap.conflict, mishap.throttled, mishap.server_error, mishap.timeout])
+@pytest.mark.parametrize(
+    "problem", [injection.conflict, injection.throttled, injection.server_error, injection.timeout]
+)
 @pytest.mark.parametrize("applied", [False, True])
 async def test_s01_errors_of_the_api_change_latency_not_the_outcome(
     method: str, problem: object, applied: bool
@@ -81,7 +83,7 @@ async def test_s01_errors_of_the_api_change_latency_not_the_outcome(
 async def test_s01_failed_reads_change_latency_not_the_outcome(method: str) -> None:
     """A source that cannot be read for a while delays the story; nothing disruptive begins blindly."""
     stage, name, before = story()
-    stage.sim.gate.fail_next(method, mishap.unseen(), times=4)
+    stage.sim.gate.fail_next(method, injection.unseen(), times=4)
     for _ in range(MOST_ROUNDS):
         await stage.engine._safe_round()
         if any("Done" in w for w in stage.heard.words()):

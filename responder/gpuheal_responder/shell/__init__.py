@@ -1,0 +1,1 @@
+"""Everything that waits: the only asyncio of the responder. Rooms below; here what puts the parts together."""

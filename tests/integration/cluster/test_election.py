@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.integration.cluster.proxy import Proxy
-from tests.integration.plane import Eventually, WallClock, write_kubeconfig
+from tests.integration.plane import Eventually, WallClock
 
+from gpuheal_lab.controlplane.manifests import write_kubeconfig
 from gpuheal_lab.controlplane.plane import ControlPlane
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.errors import Transient

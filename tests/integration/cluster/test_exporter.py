@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.integration.plane import BASE, NODES
+from tests.integration.plane import NODES
 
 from gpuheal_lab.controlplane.kubeapi import ApiRefused
+from gpuheal_lab.controlplane.manifests import BASE
 from gpuheal_lab.controlplane.plane import ControlPlane
 from gpuheal_lab.servers.find import find
 from gpuheal_lab.servers.process import run

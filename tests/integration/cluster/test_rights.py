@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.integration.plane import BASE, JOBS, WallClock, write_kubeconfig
+from tests.integration.plane import WallClock
 
 from gpuheal_lab.controlplane.kubeapi import ApiRefused
+from gpuheal_lab.controlplane.manifests import BASE, write_kubeconfig
 from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.demo.kubefleet import JOBS
 from gpuheal_lab.servers.stack import wait_for
 from gpuheal_responder.actions import REGISTRY
 from gpuheal_responder.core.node import Node, Pod
@@ -76,7 +78,7 @@ async def test_without_rights_reading_says_so_and_changing_is_for_people(
 ) -> None:
     """As an account without any rights the adapter gives ObserveError and Permanent `forbidden`, and never syncs."""
     await asyncio.to_thread(make_nodes, 1)
-    api = await connect(await asyncio.to_thread(write_kubeconfig, plane, plane.url, str(plane.ca_file), "default"))
+    api = await connect(await asyncio.to_thread(write_kubeconfig, plane, account="default"))
     cluster = KubeCluster(api, WallClock())
     cluster.start()
     with pytest.raises(ObserveError, match="forbidden"):

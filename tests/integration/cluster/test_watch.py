@@ -9,8 +9,9 @@ from datetime import timedelta
 
 import pytest
 from tests.integration.cluster.proxy import Proxy, is_list, is_watch, is_write
-from tests.integration.plane import SYNC, Eventually, WallClock, write_kubeconfig
+from tests.integration.plane import SYNC, Eventually, WallClock
 
+from gpuheal_lab.controlplane.manifests import write_kubeconfig
 from gpuheal_lab.controlplane.plane import ControlPlane
 from gpuheal_responder.core.node import Condition
 from gpuheal_responder.core.undo import Marks

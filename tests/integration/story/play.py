@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.integration.plane import JOBS, LEASES, REMEDIATIONS, write_kubeconfig
+from tests.integration.plane import LEASES, REMEDIATIONS
 from tests.integration.story.background import Background
 from tests.integration.story.door import Door
 from tests.integration.story.relay import Carrier, Relay, faithful
 
 from gpuheal_lab.controlplane.kubeapi import ApiRefused
-from gpuheal_lab.controlplane.kubefleet import KubeFleet, machines
+from gpuheal_lab.controlplane.manifests import write_kubeconfig
 from gpuheal_lab.controlplane.plane import ControlPlane
 from gpuheal_lab.demo import pipeline
+from gpuheal_lab.demo.kubefleet import JOBS, KubeFleet, machines
 from gpuheal_lab.fleet import discovery
 from gpuheal_lab.fleet.machine import GpuFault, Timings, fell_off_bus
 from gpuheal_lab.fleet.objects import canonical, differences, essence
@@ -277,7 +278,7 @@ class Play:
         if self.door is not None:
             kubeconfig = write_kubeconfig(self.plane, self.door.url)
         else:
-            kubeconfig = write_kubeconfig(self.plane, self.plane.url, str(self.plane.ca_file))
+            kubeconfig = write_kubeconfig(self.plane)
         settings = self.folder / "settings.yaml"
         settings.write_text(yaml.safe_dump(self._settings(policies, kubeconfig)), "utf-8")
         return Child(

@@ -18,7 +18,7 @@ import pytest
 
 from gpuheal_lab.demo import main as demo
 from gpuheal_lab.demo.tour import Result, summary
-from gpuheal_lab.demo.webhook_proxy import Tap
+from gpuheal_lab.demo.webhook_proxy import WebhookProxy
 from gpuheal_lab.servers.find import Generation
 from gpuheal_lab.servers.process import LabError, free_ports
 
@@ -178,16 +178,16 @@ async def test_tap_answers_503_while_the_responder_is_away() -> None:
     from aiohttp import ClientSession
 
     away, port = free_ports(2)
-    tap = Tap(f"127.0.0.1:{away}")
-    await tap.start(port)
+    proxy = WebhookProxy(f"127.0.0.1:{away}")
+    await proxy.start(port)
     try:
         body = {"alerts": [{"labels": {"node": "n"}}]}
         async with ClientSession() as session, session.post(f"http://127.0.0.1:{port}/webhook", json=body) as answer:
             assert answer.status == 503
         with pytest.raises(LabError, match=str(port)):
-            await Tap("127.0.0.1:1").start(port)
+            await WebhookProxy("127.0.0.1:1").start(port)
     finally:
-        await tap.stop()
+        await proxy.stop()
         await asyncio.sleep(0)
-    assert [(d.nodes, d.status) for d in tap.deliveries] == [(frozenset({"n"}), 503)]
-    assert tap.first("n", since=tap.deliveries[0].at) is None
+    assert [(d.nodes, d.status) for d in proxy.deliveries] == [(frozenset({"n"}), 503)]
+    assert proxy.first("n", since=proxy.deliveries[0].at) is None

@@ -14,7 +14,7 @@ from typing import Any
 from gpuheal_lab.demo import pipeline
 from gpuheal_lab.demo.scene import Addresses, Scene, SimulatedScene
 from gpuheal_lab.demo.timeline import Step, Timeline, seconds, short
-from gpuheal_lab.demo.webhook_proxy import Tap
+from gpuheal_lab.demo.webhook_proxy import WebhookProxy
 from gpuheal_lab.fleet import discovery
 from gpuheal_lab.fleet.machine import FAULTS, Timings
 from gpuheal_lab.fleet.objects import Json, differences, essence
@@ -57,7 +57,7 @@ class Stage:
     plan: Plan
     scene: Scene
     path: pipeline.Pipeline
-    tap: Tap
+    proxy: WebhookProxy
     where: Addresses
 
     @property
@@ -113,16 +113,16 @@ async def stage(plan: Plan, say: Say) -> AsyncIterator[Stage]:
     token_file = plan.folder / "token"
     token_file.write_text("demo", encoding="utf-8")
     scene = scene_of(plan, specs)
-    tap = Tap(where.responder)
+    proxy = WebhookProxy(where.responder)
     async with contextlib.AsyncExitStack() as ends:
         servers = Stack(plan.folder / "servers", generation)
         ends.push_async_callback(asyncio.to_thread, servers.__exit__, None, None, None)
-        ends.push_async_callback(tap.stop)
+        ends.push_async_callback(proxy.stop)
         ends.push_async_callback(scene.close)
         kind = f" ({generation} generation)" if generation else ""
         say(f"{plan.nodes} nodes × {GPUS} GPUs; starting Prometheus and Alertmanager{kind}, and the responder")
         await scene.start_fleet(ports[0])
-        await tap.start(ports[2])
+        await proxy.start(ports[2])
         hook = pipeline.Webhook(address=where.webhook, responder=where.responder, token_file=token_file)
         scrape = discovery.write(plan.folder / "discovery", specs, where.fleet)
         begin = partial(
@@ -138,7 +138,7 @@ async def stage(plan: Plan, say: Say) -> AsyncIterator[Stage]:
         await scene.start_responder(where, token_file, CLUSTER)
         patience_s = 30 + 4 * plan.interval.total_seconds()
         await _know_fleet(path, plan.nodes * GPUS, patience_s)
-        yield Stage(plan=plan, scene=scene, path=path, tap=tap, where=where)
+        yield Stage(plan=plan, scene=scene, path=path, proxy=proxy, where=where)
 
 
 async def _know_fleet(path: pipeline.Pipeline, count: int, patience_s: float) -> None:
@@ -273,7 +273,7 @@ class Story:
         }
 
     async def _watch_alert(self) -> None:
-        """Alertmanager is asked for the alert, the tap for its delivery, until both are known."""
+        """Alertmanager is asked for the alert, the proxy for its delivery, until both are known."""
         ask = partial(pipeline.alert_of, self.stage.path.alertmanager, node=self.node, fault=self.stage.plan.fault)
         while self.alert_at is None or self.webhook_at is None:
             if self.alert_at is None:
@@ -282,7 +282,7 @@ class Story:
                     self.alert_at = datetime.fromisoformat(alert["startsAt"])
                     text = f"{alert['labels']['alertname']}: {alert['annotations']['description']}"
                     self.timeline.at_once("alert", self.alert_at, text)
-            delivery = self.stage.tap.first(self.node, since=self.since)
+            delivery = self.stage.proxy.first(self.node, since=self.since)
             if delivery is not None and self.alert_at is not None:
                 self.webhook_at = delivery.at
                 self.timeline.at_once("webhook", delivery.at, "Alertmanager woke the responder; that is all it does")

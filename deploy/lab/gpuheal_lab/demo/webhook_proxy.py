@@ -1,4 +1,4 @@
-"""A tap on the way from Alertmanager to the responder: passes deliveries on unchanged and notes when each came."""
+"""A proxy on the way from Alertmanager to the responder: passes deliveries on unchanged and notes when each came."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Delivery:
 
 
 @dataclass(slots=True)
-class Tap:
+class WebhookProxy:
     """Listens on a port of its own until `stop` and forwards to `responder` (host:port)."""
 
     responder: str

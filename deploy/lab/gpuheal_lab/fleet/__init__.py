@@ -1,1 +1,12 @@
-"""The simulated fleet: metal, nodes, pods, and an API server that answers like the real one."""
+"""A simulated GPU fleet: metal, cluster and exporters, needing no server at all, in a time that moves only when told.
+
+- `clock`: the clock, and a schedule of what happens later; `catch_up` makes it happen
+- `spec`: nodes and GPUs with names, UUIDs, serials and PCI addresses, all from one seed
+- `machine`: the metal: power, boots, kernel log, GPU faults, what cures them, relapses
+- `objects`: raw Kubernetes objects; `essence`: what has to be as before; `apiserver`: versions, conflicts
+- `nodeagent`: kubelets, device plugins, taints of controllers; `workload`: pods, budgets, Eviction, scheduler
+- `injection`: refusals, timeouts after the fact, the death of the caller at any boundary
+- `cluster`: `Simulation`: all of it, as the responder's ports
+- `telemetry`: dcgm-exporter's, our exporter's (the real code) and kube-state-metrics' texts; `discovery`: their targets
+- `sim`: `gpuheal sim`: the fleet over HTTP
+"""

@@ -13,18 +13,18 @@ another one by now, else a reboot a moment after its pod has ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from gpuheal_lab.controlplane.kubeapi import MERGE, STRATEGIC, ApiRefused
 from gpuheal_lab.controlplane.plane import ControlPlane
-from gpuheal_lab.demo.kubescene import KubeNodeAgent
 from gpuheal_lab.fleet.clock import WallClock
 from gpuheal_lab.fleet.cluster import Simulation
-from gpuheal_lab.fleet.machine import Timings
-from gpuheal_lab.fleet.objects import Json, node_object
+from gpuheal_lab.fleet.machine import Machine, Power, Timings, Watcher
+from gpuheal_lab.fleet.objects import GPU_RESOURCE, Json, node_object
 from gpuheal_lab.fleet.sim import FleetServer
 from gpuheal_lab.fleet.spec import NodeSpec, fleet
 from gpuheal_lab.fleet.telemetry import Telemetry
@@ -45,6 +45,63 @@ def machines(prefix: str, count: int, *, gpus: int = 8, seed: int) -> tuple[Node
         replace(spec, name=f"{prefix}-{index:03}", rack=f"{prefix}-{spec.rack}")
         for index, spec in enumerate(made, start=1)
     )
+
+
+class KubeNodeAgent(Watcher):
+    """Reports on the real Nodes what a kubelet and a device plugin would: allocatable GPUs, Ready, the boot id.
+
+    Reports are queued, and sent in their order by `send`.
+    """
+
+    def __init__(self, plane: ControlPlane, simulation: Simulation) -> None:
+        self._plane = plane
+        self._schedule = simulation.schedule
+        self._timings = simulation.timings
+        self._queue: list[Callable[[], object]] = []
+        for machine in simulation.fleet.values():
+            machine.watchers.append(self)
+
+    def gpus_changed(self, machine: Machine, /) -> None:
+        """The allocatable GPUs follow a moment later."""
+        self._schedule.after(self._timings.device_plugin, partial(self._report_gpus, machine))
+
+    def went_down(self, machine: Machine, /) -> None:
+        """A kubelet that shuts down says so, and is not heard of again."""
+        name = machine.spec.name
+        self._queue.append(partial(self._plane.leave, name))
+        stopped = {"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "node is shutting down"}
+        self._queue.append(partial(self._patch, name, {"conditions": [stopped]}, STRATEGIC))
+
+    def came_up(self, machine: Machine, /) -> None:
+        """The kubelet registers with the new boot id, before the device plugin is back."""
+        self._schedule.after(self._timings.kubelet_ready, partial(self._registered, machine))
+
+    def send(self) -> None:
+        """What is queued has been reported, except on Nodes that are gone; LabError when the API server refuses."""
+        while self._queue:
+            try:
+                self._queue.pop(0)()
+            except ApiRefused as refused:
+                if refused.status != 404:
+                    raise
+
+    def _report_gpus(self, machine: Machine) -> None:
+        if machine.power is Power.DOWN:
+            return
+        count = sum(not s.unhealthy for s in machine.states.values()) if machine.gpus_ready else 0
+        self._queue.append(partial(self._patch, machine.spec.name, {"allocatable": {GPU_RESOURCE: str(count)}}, MERGE))
+
+    def _registered(self, machine: Machine) -> None:
+        if machine.power is not Power.UP:
+            return
+        status: Json = {"nodeInfo": {"bootID": machine.boot_id}}
+        if not machine.gpus_ready:
+            status["allocatable"] = {GPU_RESOURCE: "0"}
+        self._queue.append(partial(self._patch, machine.spec.name, status, MERGE))
+        self._queue.append(partial(self._plane.rejoin, machine.spec.name))
+
+    def _patch(self, name: str, status: Json, kind: str) -> None:
+        self._plane.admin.patch(f"/api/v1/nodes/{name}/status", {"status": status}, kind)
 
 
 class KubeFleet:
