@@ -21,7 +21,7 @@ from gpuheal_exporters.collectors.registry import KERNEL_LOG
 from gpuheal_exporters.errors import ConfigError
 from gpuheal_exporters.host.bootinfo import BootInfo, read_boot, read_boot_id, read_driver_version
 from gpuheal_exporters.host.identity import Inventory, JoinedInventory, StaticInventory, load_inventory
-from gpuheal_exporters.host.pcitree import ports_above
+from gpuheal_exporters.host.pcitree import GPU_CLASSES, nvidia_devices, ports_above
 from gpuheal_exporters.host.persist import NAME
 from gpuheal_exporters.kernel.source import Cursor, FileSource, KmsgSource, LogSource, SourceError
 from gpuheal_exporters.kernel.tally import Tally
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_LIMIT_SECONDS = 30.0  # /healthz: the loop turns at least once a second
 FIRST_NVML_SECONDS = 5.0  # so long the log waits for NVML to name the GPUs, so that levels begin under their UUID
 ONCE_SECONDS = 10.0
+BUS_SECONDS = 60.0  # two small files of sysfs for each PCI device
 
 
 class Exporter:
@@ -67,6 +68,7 @@ class Exporter:
             time_base=_time_base(options, boot),
             refresh=self.refresh,
         )
+        self._bus_due = 0.0
         self.outcomes = {"accepted": 0, "unauthorized": 0, "invalid": 0}
         side = KernelLog(state=self.state, follower=self.follower, outcomes=self.outcomes)
         self.collectors: list[Collector] = [
@@ -90,9 +92,12 @@ class Exporter:
             self.state.reboot(boot.boot_id, boot.boot_time)
         told = self.monitor.supervisor.snapshot().driver_version if self.monitor else ""
         self.state.situation.driver_version = told or read_driver_version(root)
-        self.state.addresses.upstream = ports_above(
-            root, [gpu.pci_bus_id for gpu in self.state.addresses.inventory.gpus()]
-        )
+        addresses = self.state.addresses
+        if time.monotonic() >= self._bus_due:
+            self._bus_due = time.monotonic() + BUS_SECONDS
+            addresses.on_bus = frozenset(nvidia_devices(root, GPU_CLASSES))
+        known = {gpu.pci_bus_id for gpu in addresses.inventory.gpus()}
+        addresses.upstream = ports_above(root, sorted(known | addresses.on_bus))
 
     def healthy(self) -> bool:
         """The loop turned within the last half minute."""

@@ -8,14 +8,23 @@ from collections.abc import Sequence
 
 from gpuheal_exporters.options import parse_options
 
+MAX_LINE = 1 << 20
+
 
 def _parse(path: str, *, drill: bool) -> int:
-    from gpuheal_exporters.kernel.parse import print_parsed
+    from gpuheal_exporters.kernel.parse import Leftover, print_parsed
 
+    left = Leftover()
     try:
-        # Kernel logs hold process names, which may be any bytes.
-        with open(0 if path == "-" else path, encoding="utf-8", errors="replace", closefd=path != "-") as lines:
-            print_parsed(lines, sys.stdout, drill=drill)
+        with open(0 if path == "-" else path, "rb", closefd=path != "-") as raw:
+            start = raw.peek(4)[:4]
+            if start.startswith((b"\xff\xfe", b"\xfe\xff")) or start[1:2] == b"\0":
+                hint = "convert it with iconv -f UTF-16 -t UTF-8"
+                print(f"gpuheal exporter: {path}: this is UTF-16 ({hint})", file=sys.stderr)
+                return 2
+            # Kernel logs hold process names, which may be any bytes; a line without an end must not fill the memory.
+            pieces = iter(lambda: raw.readline(MAX_LINE), b"")
+            print_parsed((piece.decode("utf-8", "replace") for piece in pieces), sys.stdout, drill=drill, left=left)
             sys.stdout.flush()
     except BrokenPipeError:
         # The reader (head, grep -q) has seen enough; nothing is left to flush at exit.
@@ -24,6 +33,8 @@ def _parse(path: str, *, drill: bool) -> int:
     except OSError as error:
         print(f"gpuheal exporter: {path}: {error.strerror}", file=sys.stderr)
         return 2
+    for sentence in left.told():
+        print(f"gpuheal exporter: {path}: {sentence}", file=sys.stderr)
     return 0
 
 

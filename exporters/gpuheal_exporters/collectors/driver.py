@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
 from gpuheal_exporters.host.bootinfo import read_driver_version
+from gpuheal_exporters.host.pcitree import GPU_CLASSES, nvidia_devices
 from gpuheal_exporters.host.procfs import read_text
 from gpuheal_exporters.metrics.definition import MetricTable, gauge
 from gpuheal_exporters.nvml.snapshot import NvmlSnapshot, NvmlState
@@ -34,21 +35,6 @@ METRICS = MetricTable(
 )
 REQUIRED = ("nvidia", "nvidia_uvm")
 OPTIONAL = ("gdrdrv", "nvidia_drm", "nvidia_fs", "nvidia_modeset", "nvidia_peermem")
-NVIDIA = "0x10de"
-GPU_CLASSES = ("0x0300", "0x0302")  # PCI display controllers: VGA, 3D
-SWITCH_CLASS = "0x0680"  # an NVSwitch is a "bridge, other"
-MAX_DEVICES = 4096
-
-
-def nvidia_devices(root: Path, classes: tuple[str, ...]) -> int:
-    """NVIDIA devices of these PCI classes (first six characters of sysfs `class`); values the kernel holds, nothing
-    asks the bus.
-    """
-    found = 0
-    for device in sorted((root / "sys/bus/pci/devices").glob("*"))[:MAX_DEVICES]:
-        if read_text(device / "vendor").strip() == NVIDIA:
-            found += read_text(device / "class").strip().startswith(classes)
-    return found
 
 
 class DriverCollector(Collector):
@@ -70,7 +56,7 @@ class DriverCollector(Collector):
             kind = "open" if "Open Kernel Module" in text else "proprietary"
             out.add("gpuheal_driver_kernel_info", 1, version, kind)
         if (self._root / "sys/bus/pci/devices").is_dir():
-            out.add("gpuheal_driver_pci_gpus", nvidia_devices(self._root, GPU_CLASSES))
+            out.add("gpuheal_driver_pci_gpus", len(nvidia_devices(self._root, GPU_CLASSES)))
         return out.all()
 
 

@@ -73,6 +73,19 @@ METRICS = MetricTable(
         "gpuheal_kmsg_foreign_records_total", "GPU fault texts that user space wrote into the kernel log; not believed."
     ),
     counter("gpuheal_kmsg_orphan_lines_total", "Follow-up lines whose headline was not seen."),
+    counter(
+        "gpuheal_kmsg_not_understood_total",
+        "Lines that look like the NVIDIA driver's and are not understood: wrapping (what stands before the message), "
+        "headline (an Xid or SXid of a new shape), message (any other line; most say nothing about health).",
+        ("reason",),
+        "lines",
+    ),
+    counter(
+        "gpuheal_kmsg_other_device_lines_total",
+        "PCIe errors and link losses of devices that are no GPU and no port above one; no fault.",
+        (),
+        "lines",
+    ),
     counter("gpuheal_latch_overflow_total", "Events dropped because a latch store was full.", source="exporter"),
     counter("gpuheal_latch_cleared_total", "Latches cleared, by reason.", ("reason",), "latches", source="exporter"),
 )
@@ -149,6 +162,11 @@ class KernelCollector(Collector):
         yield METRICS.single("gpuheal_exporter_drill", float(state.situation.drill))
         yield METRICS.single("gpuheal_kmsg_foreign_records_total", state.counts.foreign)
         yield METRICS.single("gpuheal_kmsg_orphan_lines_total", state.counts.orphans)
+        yield METRICS.single("gpuheal_kmsg_other_device_lines_total", state.counts.other_devices)
+        not_understood = METRICS.family("gpuheal_kmsg_not_understood_total")
+        for reason, count in state.counts.not_understood.items():
+            not_understood.add_metric((reason,), count)
+        yield not_understood
         yield METRICS.single("gpuheal_latch_overflow_total", state.levels.overflow)
         cleared = METRICS.family("gpuheal_latch_cleared_total")
         for reason, count in state.levels.cleared.items():

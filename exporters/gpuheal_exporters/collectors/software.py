@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
-from gpuheal_exporters.collectors.driver import SWITCH_CLASS, nvidia_devices
+from gpuheal_exporters.host.pcitree import SWITCH_CLASS, nvidia_devices
 from gpuheal_exporters.host.procfs import host_pids_visible, read_text
 from gpuheal_exporters.metrics.definition import MetricTable, gauge
 from gpuheal_exporters.nvml.snapshot import NvmlSnapshot

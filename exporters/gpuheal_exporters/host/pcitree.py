@@ -1,4 +1,4 @@
-"""Which GPU a PCIe port leads to, from the device tree in sysfs."""
+"""The GPUs on the PCI bus and the ports above them, from the device tree in sysfs; nothing asks the bus itself."""
 
 from __future__ import annotations
 
@@ -7,10 +7,30 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gpuheal_exporters.host.identity import normalise_pci
+from gpuheal_exporters.host.procfs import read_text
+
+NVIDIA = "0x10de"
+GPU_CLASSES = ("0x0300", "0x0302")  # PCI display controllers: VGA, 3D
+SWITCH_CLASS = "0x0680"  # an NVSwitch is a "bridge, other"
+MAX_DEVICES = 4096
+
+
+def nvidia_devices(root: Path, classes: tuple[str, ...]) -> list[str]:
+    """Return the addresses (dddd:bb:dd) of NVIDIA devices of these classes (first six characters of sysfs `class`)."""
+    found = []
+    for device in sorted((root / "sys/bus/pci/devices").glob("*"))[:MAX_DEVICES]:
+        if read_text(device / "vendor", 64).strip() != NVIDIA:
+            continue
+        if read_text(device / "class", 64).strip().startswith(classes):
+            try:
+                found.append(normalise_pci(device.name))
+            except ValueError:
+                continue
+    return found
 
 
 def ports_above(root: Path, addresses: Iterable[str]) -> Mapping[str, str]:
-    """Port address → GPU address, for every port or switch above exactly one of these GPUs.
+    """Return port address → GPU address, for every port or switch above these GPUs; empty text above several.
 
     /sys/bus/pci/devices/ADDRESS links to a path that names every bridge from the root complex down. Addresses are
     `dddd:bb:dd`; GPUs sysfs does not know (any more) have no ports.
@@ -26,4 +46,4 @@ def ports_above(root: Path, addresses: Iterable[str]) -> Mapping[str, str]:
                 below.setdefault(normalise_pci(part), set()).add(address)
             except ValueError:
                 continue
-    return {port: next(iter(gpus)) for port, gpus in below.items() if len(gpus) == 1}
+    return {port: next(iter(gpus)) if len(gpus) == 1 else "" for port, gpus in below.items()}

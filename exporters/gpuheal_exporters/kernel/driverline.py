@@ -24,16 +24,18 @@ _LOST = re.compile(
 )
 _LOST_TAIL = "NVRM: fallen off the bus and is not responding"
 _GSP_LIMITED = re.compile(rf"NVRM: Rate limiting GSP RPC error prints for GPU at PCI:{_ADDRESS}")
-_UVM_FATAL = "NVRM: nvGpuOpsReportFatalError: uvm encountered global fatal error"
+_UVM_FATAL = re.compile(r"NVRM: (?:[\w ]{0,40}: ){0,2}uvm encountered global fatal error")
 _RXDET = re.compile(r"NVRM: knvlinkDiscoverPostRxDetLinks\w*: .*failed")
-_SEVERITY = r"(Corrected|Correctable|Uncorrect(?:ed|able)(?: \((?:Fatal|Non-Fatal)\))?)"
+_SEVERITY = r"(?:Corrected|Correctable|Uncorrect(?:ed|able)(?: \((?:Fatal|Non-Fatal)\))?)"
+_DEVICE = rf"(?P<driver>\w[\w-]{{0,30}}) {_ADDRESS.replace('(', '(?P<pci>', 1)}: "
 _AER_REPORT = re.compile(
-    rf"\w[\w-]{{0,30}} {_ADDRESS}: AER: (?:Multiple )?{_SEVERITY} error (?:message )?received(?: from|:) "
-    rf"(?:id=\w+|{_ADDRESS})",
+    rf"{_DEVICE}AER: (?:Multiple )?(?P<severity>{_SEVERITY}) error (?:message )?received(?: from|:) "
+    rf"(?:id=\w+|{_ADDRESS.replace('(', '(?P<source>', 1)})",
     re.IGNORECASE,
 )
-_AER_ERROR = re.compile(rf"\w[\w-]{{0,30}} {_ADDRESS}: (?:AER: )?PCIe Bus Error: severity={_SEVERITY}", re.IGNORECASE)
-_LINK_DOWN = re.compile(rf"pcieport {_ADDRESS}: (?:pciehp: )?Slot\([\w-]{{1,16}}\): Link Down")
+_AER_ERROR = re.compile(rf"{_DEVICE}(?:AER: )?PCIe Bus Error: severity=(?P<severity>{_SEVERITY})", re.IGNORECASE)
+_LINK_DOWN = re.compile(rf"(?P<driver>pcieport) {_ADDRESS}: (?:pciehp: )?Slot\([\w-]{{1,16}}\): Link Down")
+GPU_DRIVER = "nvidia"  # as the kernel prefixes its lines about a device: the name of the driver bound to it
 
 # What of this is a fault, kept as a level; the rest names or belongs to one.
 FAULT_KINDS = (
@@ -45,11 +47,15 @@ FAULT_KINDS = (
     "aer",
     "pcie_link_down",
 )
+BUS_KINDS = frozenset(("aer", "pcie_link_down"))  # told of any device of the bus: a fault only where it is a GPU's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverLine:
-    """A known line; `kind` is a fault kind, or gpu_uuid, board_serial, gpu_serial, gpu_lost_head, gpu_lost_tail."""
+    """A known line; `kind` is a fault kind, or gpu_uuid, board_serial, gpu_serial, gpu_lost_head, gpu_lost_tail.
+
+    Of PCIe lines `driver` is the one bound to the device that the line begins with, `reporter` the port that told.
+    """
 
     kind: str
     text: str
@@ -59,6 +65,7 @@ class DriverLine:
     minor: int | None = None
     reporter: str | None = None
     severity: str | None = None
+    driver: str | None = None
 
 
 def _severity(words: str) -> str:
@@ -89,7 +96,7 @@ def _nvrm(message: str) -> DriverLine | None:
         return DriverLine(kind="init_failed", text=message, minor=int(match[1]))
     if match := _GSP_LIMITED.match(message):
         return DriverLine(kind="gsp_rate_limited", text=message, pci=normalise_pci(match[1]))
-    if message.startswith(_UVM_FATAL):
+    if _UVM_FATAL.match(message):
         return DriverLine(kind="uvm_fatal", text=message)
     if _RXDET.match(message):
         return DriverLine(kind="nvlink_rxdet_failed", text=message)
@@ -98,13 +105,20 @@ def _nvrm(message: str) -> DriverLine | None:
 
 def _pcie(message: str) -> DriverLine | None:
     if match := _AER_REPORT.match(message):
-        reporter = normalise_pci(match[1])
-        pci = normalise_pci(match[3]) if match[3] else reporter
-        return DriverLine(kind="aer", text=message, pci=pci, reporter=reporter, severity=_severity(match[2]))
+        reporter, source = normalise_pci(match["pci"]), match["source"]
+        return DriverLine(
+            kind="aer",
+            text=message,
+            pci=normalise_pci(source) if source else reporter,
+            reporter=reporter,
+            severity=_severity(match["severity"]),
+            driver=match["driver"],
+        )
     if match := _AER_ERROR.match(message):
-        return DriverLine(kind="aer", text=message, pci=normalise_pci(match[1]), severity=_severity(match[2]))
+        pci, severity = normalise_pci(match["pci"]), _severity(match["severity"])
+        return DriverLine(kind="aer", text=message, pci=pci, severity=severity, driver=match["driver"])
     if match := _LINK_DOWN.match(message):
-        return DriverLine(kind="pcie_link_down", text=message, pci=normalise_pci(match[1]))
+        return DriverLine(kind="pcie_link_down", text=message, pci=normalise_pci(match[2]), driver=match["driver"])
     return None
 
 

@@ -1,4 +1,4 @@
-"""Kernel log records: the raw form of /dev/kmsg, and the text forms of dmesg, syslog and the journal.
+"""Kernel log records: the raw form of /dev/kmsg, and lines of text in any wrapping (`wrapper`).
 
 Record format: Documentation/ABI/testing/dev-kmsg in the kernel source: `PRIO,SEQ,USEC,FLAGS[,caller=…];TEXT`, then
 dictionary lines that begin with a blank. Unprintable bytes and the backslash are written as `\\xNN`.
@@ -9,27 +9,21 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from gpuheal_exporters.kernel.wrapper import unwrap
+
 # Any line the parsers recognise contains one of these; a cheap test that keeps ordinary traffic away from the regexes.
 TOKENS = (b"NVRM:", b"SXid", b"AER:", b"PCIe Bus Error:", b": Link Down")
 # Facility 0 is the kernel (include/linux/syslog.h numbering); user-space writes to /dev/kmsg get facility 1 or higher.
 _FACILITY_SHIFT = 3
 _HEADER = re.compile(rb"(\d{1,5}),(\d{1,20}),(\d{1,20}),([^,;]{0,8})(?:,([^;]{0,200}))?;")
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
-# dmesg (seconds or date, thread id), syslog with the kernel's tag, journal: everything that may stand before the
-# message.
-_PREFIX = re.compile(
-    r"\s*(?:<\d{1,3}>)?"
-    r"(?:(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S{8,30}) \S{1,255} (?=kernel: ))?"
-    r"(?:kernel: )?"
-    r"(?P<brackets>(?:\[[^\]]{1,40}\] ?){0,3})"
-)
-_SECONDS = re.compile(r"\[ *(\d{1,12})\.(\d{6})\]")
 MAX_RECORD = 8192  # bytes; the kernel's own limit for one formatted record (CONSOLE_EXT_LOG_MAX)
 MAX_FRAGMENTS = 8
 
 
 class KernelRecord(NamedTuple):
-    """One log message. `prio`, `seq` and `usec` (microseconds since boot) are None for text that did not carry them.
+    """One log message. `prio`, `seq`, `usec` (microseconds since boot) and `at` (unix seconds) are None for text that
+    did not carry them; `known` is False if what stands around a driver's message was not understood.
 
     A named tuple, because a flood makes tens of thousands of them a second.
     """
@@ -40,6 +34,8 @@ class KernelRecord(NamedTuple):
     usec: int | None = None
     flags: str = ""
     caller: str = ""
+    at: float | None = None
+    known: bool = True
 
     @property
     def from_kernel(self) -> bool:
@@ -86,19 +82,15 @@ def parse_raw(raw: bytes) -> KernelRecord | None:
 
 
 def parse_line(line: str) -> KernelRecord:
-    """The record in a line of any supported form; a line of unknown form is a record whose text is the whole line."""
-    line = line.rstrip("\r\n")[:MAX_RECORD]
+    """Return the record in a line of any supported form; a line of unknown form is a record of the whole line."""
+    line = line.lstrip("\ufeff").rstrip("\r\n")[:MAX_RECORD]
     record = parse_raw(line.encode("utf-8", "replace")) if line[:1].isdigit() else None
     if record is not None:
         return record
     if line[:1] == " " and "=" in line.partition(":")[0]:
         return KernelRecord(text="")  # dictionary line of a raw record, never a message
-    match = _PREFIX.match(line)
-    if match is None:
-        return KernelRecord(text=line)
-    seconds = _SECONDS.search(match["brackets"])
-    usec = int(seconds[1]) * 1_000_000 + int(seconds[2]) if seconds else None
-    return KernelRecord(text=line[match.end() :], usec=usec)
+    found = unwrap(line)
+    return KernelRecord(text=found.text, prio=found.prio, usec=found.usec, at=found.at, known=found.known)
 
 
 class Assembler:

@@ -16,3 +16,14 @@ def parse_message(text: str) -> Message | None:
     if text.startswith("nvidia-nvswitch"):
         return parse_sxid(text)
     return parse_driver_line(text)
+
+
+def looks_like_driver(text: str) -> str:
+    """Return why a text that `parse_message` does not know looks like the driver's, or an empty text.
+
+    `headline` is an Xid or SXid of a new shape, which nobody should miss; `message` any other line of the driver, most
+    of which say nothing about health.
+    """
+    if text.startswith(("NVRM: Xid", "nvidia-nvswitch")):
+        return "headline" if "Xid" in text else "message"
+    return "message" if text.startswith("NVRM:") else ""

@@ -105,9 +105,11 @@ class Follower:
     def _at(self, record: KernelRecord, caught_up: bool) -> float:
         """Unix time of a record: now if it is fresh, from the record's own clock if it waited in the ring."""
         now = self._clock()
-        if caught_up or record.usec is None or not self._time_base:
+        if caught_up:
             return now
-        return min(now, self._time_base + record.usec / 1e6)
+        if record.usec is not None and self._time_base:
+            return min(now, self._time_base + record.usec / 1e6)
+        return now if record.at is None else min(now, record.at)
 
     def drain(self) -> bool:
         """One batch is part of the state; True if more may be waiting."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gpuheal_exporters.catalogue.codes import resolve_sxid, resolve_xid
 from gpuheal_exporters.catalogue.resolution import Resolution
-from gpuheal_exporters.kernel.driverline import FAULT_KINDS, DriverLine
+from gpuheal_exporters.kernel.driverline import BUS_KINDS, FAULT_KINDS, GPU_DRIVER, DriverLine
 from gpuheal_exporters.kernel.kmsg import KernelRecord
-from gpuheal_exporters.kernel.message import Message, parse_message
+from gpuheal_exporters.kernel.message import Message, looks_like_driver, parse_message
 from gpuheal_exporters.kernel.sxid import Sxid, SxidDetail
 from gpuheal_exporters.kernel.xid import CLEANUP_XID, RECOVERY_XID, Xid
 from gpuheal_exporters.node.addresses import Addresses
@@ -18,12 +19,15 @@ from gpuheal_exporters.node.events import MAX_TEXT, Event, EventRing
 from gpuheal_exporters.node.latch import FaultKey, LinkKey, SxidKey, XidKey
 from gpuheal_exporters.node.levels import Levels
 
+log = logging.getLogger(__name__)
+
 ATTRIBUTION_SECONDS = 30.0
 GROUP_SECONDS = 30.0  # Xids of one GPU closer than this are one chain of cause and effect
 DETAIL_SECONDS = 2.0  # follow-up lines of a switch event come within this time of its headline
 HEAD_SECONDS = 5.0  # the three-line form of a lost GPU: its tail comes within this time of its head
 MAX_DETAILS = 8
 MAX_OPEN = 64
+NOT_UNDERSTOOD = ("wrapping", "headline", "message")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +75,8 @@ class Counts:
     foreign: int = 0
     orphans: int = 0
     changes: int = 0
+    other_devices: int = 0
+    not_understood: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NOT_UNDERSTOOD, 0))
 
 
 class Handlers:
@@ -92,6 +98,7 @@ class Handlers:
         """
         message = parse_message(record.text)
         if message is None:
+            self._not_understood(record)
             return None
         if not (record.from_kernel or self.situation.drill):
             self.counts.foreign += 1
@@ -106,6 +113,16 @@ class Handlers:
         else:
             self._driver_line(message, record, at)
         return message
+
+    def _not_understood(self, record: KernelRecord) -> None:
+        """Count a line that looks like the driver's, and say the first of each kind."""
+        reason = looks_like_driver(record.text) if record.known else "wrapping"
+        if reason and not record.from_kernel:
+            self.counts.foreign += 1
+        elif reason:
+            if reason != "message" and not self.counts.not_understood[reason]:
+                log.warning("not understood (%s), counted from now on: %s", reason, record.text[:MAX_TEXT])
+            self.counts.not_understood[reason] += 1
 
     def _group(self, pci: str, at: float) -> Group:
         groups = self.context.groups
@@ -223,6 +240,8 @@ class Handlers:
             if head is None or at - head[1] > HEAD_SECONDS:
                 self.counts.orphans += 1
             self._fault("gpu_lost", head[0] if head and at - head[1] <= HEAD_SECONDS else "", "", record, at)
+        elif kind in BUS_KINDS and not (message.driver == GPU_DRIVER or self._addresses.leads_to_gpu(pci)):
+            self.counts.other_devices += 1
         elif kind in FAULT_KINDS:
             self._fault(kind, pci, message.severity or "", record, at)
 
