@@ -14,7 +14,7 @@ def parse_message(text: str) -> Message | None:
     if text.startswith("NVRM: Xid "):
         return parse_xid(text)
     if text.startswith("nvidia-nvswitch"):
-        return parse_sxid(text)
+        return parse_sxid(text) or parse_driver_line(text)
     return parse_driver_line(text)
 
 

@@ -69,7 +69,8 @@ _TAG_KEYS = ("SYSLOG_IDENTIFIER", "syslog_identifier", "appname", "app_name", "i
 class Unwrapped(NamedTuple):
     """A message and what its wrapping said: `prio` as in syslog, microseconds since boot, unix seconds.
 
-    `known` is False where something around the message was not understood; then `text` is the whole line.
+    `known` is False where something around the message was not understood, or a program's tag; `text` is then the whole
+    line.
     """
 
     text: str
@@ -120,7 +121,7 @@ def unwrap(line: str, depth: int = MAX_DEPTH) -> Unwrapped:
     if before is None:
         return Unwrapped(line, known=False)
     if before.text:  # a program's tag
-        return Unwrapped(line, USER)
+        return Unwrapped(line, USER, known=False)
     return before._replace(text=line[found.start() :])
 
 
@@ -143,7 +144,7 @@ def _before(line: str, end: int) -> Unwrapped | None:
             program = token["program"] or token["app"]
         if token["month"] is not None:
             local, tagged = True, False
-        tagged = tagged or bool(token["tag"] or token["app"])
+        tagged = tagged or bool(token["tag"] or token["app"] or token["program"])
         prio = _priority(token, prio)
         if token["brackets"] and (seconds := _MONOTONIC.match(token["brackets"])):
             usec = int(seconds[1]) * 1_000_000 + int(seconds[2])
