@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from gpuheal_responder.core.alert import Fault
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.node import Node
-from gpuheal_responder.core.sighting import Confidence, Evidence, Witness, WitnessClass
+from gpuheal_responder.core.sighting import Confidence, Evidence, Strength, Witness, WitnessClass
 from gpuheal_responder.core.world import World
 
 FRESH = timedelta(minutes=2)
 _STRONG = frozenset({WitnessClass.KERNEL, WitnessClass.NVML, WitnessClass.DCGM})
+"""Classes that count as strong where the rules do not say."""
 
 
 def witnesses_of(fault: Fault, evidence: Evidence | None) -> tuple[Witness, ...]:
@@ -26,14 +27,23 @@ def witnesses_of(fault: Fault, evidence: Evidence | None) -> tuple[Witness, ...]
 def confidence(witnesses: Iterable[Witness]) -> Confidence:
     """Return how sure the fresh witnesses make us.
 
-    confirmed: the driver's own verdict, or two classes agree; probable: one strong class; suspect: one weak class.
+    confirmed: the driver's own verdict, or two classes agree; probable: one strong witness; suspect: only a weak one.
+    The rules' `gpuheal:fault_confidence:ratio` is the same measure; a test holds both together.
     """
-    classes = {w.witness_class for w in witnesses if w.sample_age <= FRESH}
+    fresh = [w for w in witnesses if w.sample_age <= FRESH]
+    classes = {w.witness_class for w in fresh}
     if WitnessClass.DRIVER in classes or len(classes) >= 2:
         return Confidence.CONFIRMED
-    if classes & _STRONG:
+    if any(_is_strong(w) for w in fresh):
         return Confidence.PROBABLE
-    return Confidence.SUSPECT if classes else Confidence.NONE
+    return Confidence.SUSPECT if fresh else Confidence.NONE
+
+
+def _is_strong(witness: Witness) -> bool:
+    """Return what the rules say of the witness, or what was assumed of its class before they said it."""
+    if witness.strength is None:
+        return witness.witness_class in _STRONG
+    return witness.strength is Strength.STRONG
 
 
 def strongest(faults: Iterable[Fault], evidence: Evidence | None) -> Confidence:

@@ -17,6 +17,13 @@ class WitnessClass(StrEnum):
     DRIVER = "driver"
 
 
+class Strength(StrEnum):
+    """Whether a sighting is a symptom that could have another cause (weak), or says the fault itself (strong)."""
+
+    STRONG = "strong"
+    WEAK = "weak"
+
+
 class Confidence(StrEnum):
     """How sure the witnesses make us; ordered by `rank`."""
 
@@ -36,7 +43,8 @@ class Witness:
     """One witness class that sees a fault.
 
     `last_seen_at` is when it was last positively seen (for a kernel event: the event's time), `sample_age` the age of
-    the sample itself by Prometheus' own clock.
+    the sample itself by Prometheus' own clock. `strength` is what the rules say of it; None where the rules are older
+    than that label.
     """
 
     fault: str
@@ -44,6 +52,7 @@ class Witness:
     witness_class: WitnessClass
     last_seen_at: datetime
     sample_age: timedelta = timedelta(0)
+    strength: Strength | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

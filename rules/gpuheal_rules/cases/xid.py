@@ -102,8 +102,8 @@ def _others_quiet(fault: Fault, step: int) -> Query:
 
 def _witness(fault: Fault, step: int, event: int) -> list[Query]:
     of = f'{{fault="{fault.slug}", class="{fault.witness}", node="{NODE}"}}'
-    labels = f'{WITNESS}{{class="{fault.witness}", fault="{fault.slug}", gpu_uuid="{UUIDS[1]}", node="{NODE}"}}'
-    return [Query(step=step, expr=f"{WITNESS}{of}", samples=[(labels, event_time(event))])]
+    labels = f'class="{fault.witness}", fault="{fault.slug}", gpu_uuid="{UUIDS[1]}", node="{NODE}", strength="strong"'
+    return [Query(step=step, expr=f"{WITNESS}{of}", samples=[(f"{WITNESS}{{{labels}}}", event_time(event))])]
 
 
 def _boot(fault: Fault, alert: Alert, code: int, wait: int) -> Case:

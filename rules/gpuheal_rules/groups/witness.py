@@ -23,13 +23,21 @@ def rules(catalogue: Catalogue, _options: Options) -> Iterator[Record]:
     yield Record(name=OPEN, expr=f"{EVIDENCE}\n  unless ({EVIDENCE} <= on ({key}) group_left () {CLEARED})")
     severe = "|".join(f.slug for f in catalogue.faults.values() if f.state == "faulty")
     # Weak evidence of a severe fault needs strong evidence beside it; of a mild one it is enough.
+    # A class that has seen anything strong is a strong witness, whatever weak it saw beside it and however lately.
     yield Record(
         name=WITNESS,
+        labels={"strength": "strong"},
+        expr=f'max by ({key}, class) ({OPEN} and on ({key}, class) {OPEN}{{strength="strong"}})',
+    )
+    yield Record(
+        name=WITNESS,
+        labels={"strength": "weak"},
         expr=promql(f"""
             max by ({key}, class) (
               {OPEN}{{fault!~"{severe}"}}
-                or {OPEN} and on ({key}) {OPEN}{{strength="strong"}}
+                or {OPEN} and on ({key}) {WITNESS}{{strength="strong"}}
             )
+              unless on ({key}, class) {WITNESS}{{strength="strong"}}
             """),
     )
     yield _driver(catalogue)
@@ -69,14 +77,17 @@ def rules(catalogue: Catalogue, _options: Options) -> Iterator[Record]:
 
 
 def _driver(catalogue: Catalogue) -> Record:
-    hardware = "|".join(f.slug for f in catalogue.faults.values() if f.hardware and f.scope == "gpu")
+    hardware = "|".join(
+        f.slug for f in catalogue.faults.values() if f.hardware and f.scope == "gpu" and f.witness != "driver"
+    )
     # The driver's own verdict confirms a hardware fault that another class sees; alone it is a fault of its own.
     return Record(
         name=WITNESS,
-        labels={"class": "driver"},
+        labels={"class": "driver", "strength": "strong"},
         expr=promql(f"""
             group by ({GPU}, fault) (
               {WITNESS}{{class!="driver", fault=~"{hardware}"}}
+                unless on ({GPU}, fault) {OPEN}{{class="driver"}}
                 and on ({GPU}) {OPEN}{{fault="gpu-recovery-required", class="driver"}}
             ) * time()
             """),
@@ -84,13 +95,14 @@ def _driver(catalogue: Catalogue) -> Record:
 
 
 def _confidence(key: str) -> Record:
-    # 0.99 confirmed, 0.9 probable, 0.6 suspect: the numbers of the reference design, for people and dashboards.
+    # 0.99 confirmed, 0.9 probable, 0.6 suspect: the numbers of the reference design, for people and dashboards. The
+    # responder computes the same from the witnesses (core/evidence.py); a test holds both together.
     return Record(
         name="gpuheal:fault_confidence:ratio",
         expr=promql(f"""
             ({COUNT} >= 2) * 0 + 0.99
               or group by ({key}) ({WITNESS}{{class="driver"}}) * 0.99
-              or group by ({key}) ({OPEN}{{strength="strong"}}) * 0.9
+              or group by ({key}) ({WITNESS}{{strength="strong"}}) * 0.9
               or {COUNT} * 0 + 0.6
             """),
     )

@@ -169,7 +169,7 @@ def test_the_contract_series_carry_the_contract_labels() -> None:
     sources = read([Path(__file__).parents[3] / "rules" / "generated" / "gpuheal.rules.yaml"])
     flow = Flow(sources.rules)
     promised = {
-        "gpuheal:fault_witness:last_seen_seconds": {"node", "gpu_uuid", "fault", "class"},
+        "gpuheal:fault_witness:last_seen_seconds": {"node", "gpu_uuid", "fault", "class", "strength"},
         "gpuheal:gpu_witnesses:count": {"node", "gpu_uuid", "fault"},
         "gpuheal:gpu_state": {"node", "gpu_uuid"},
         "gpuheal:gpu_identity": {"node", "gpu_uuid", "pci_bus_id", "source"},

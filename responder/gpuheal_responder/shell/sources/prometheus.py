@@ -13,7 +13,7 @@ from typing import Any
 
 from gpuheal_responder.config.settings import PrometheusServer
 from gpuheal_responder.core.duration import format_duration
-from gpuheal_responder.core.sighting import Evidence, GpuHealth, HealthSample, Identity, Witness, WitnessClass
+from gpuheal_responder.core.sighting import Evidence, GpuHealth, HealthSample, Identity, Strength, Witness, WitnessClass
 from gpuheal_responder.errors import ConfigError, ObserveError
 from gpuheal_responder.ports import Clock
 from gpuheal_responder.shell.sources.client import Client, decoded, together
@@ -207,7 +207,7 @@ class _Fold:
 
     def __init__(self) -> None:
         self.ignored: list[str] = []
-        self._witnesses: dict[str, dict[tuple[str, str, str], Witness]] = {}
+        self._witnesses: dict[str, dict[tuple[str, str, str, str], Witness]] = {}
         self._identities: dict[str, set[tuple[str, str]]] = {}
         self._boots: dict[str, datetime] = {}
         self._states: dict[str, dict[str, dict[float, int]]] = {}
@@ -218,7 +218,7 @@ class _Fold:
         for labels, ((_, seen),) in last_seen:
             key = _witness_key(labels)
             age = age_of.get(key)
-            node, gpu, fault, kind = key
+            node, gpu, fault, kind, strength = key
             if not node or not fault or kind not in list(WitnessClass):
                 self.ignored.append("witness-labels")
             elif age is None or not _moment(seen) or not math.isfinite(age):
@@ -230,8 +230,9 @@ class _Fold:
                     witness_class=WitnessClass(kind),
                     last_seen_at=datetime.fromtimestamp(seen, UTC),
                     sample_age=timedelta(seconds=max(0.0, age)),
+                    strength=_strength(strength),
                 )
-                self._witnesses.setdefault(node, {})[(gpu, fault, kind)] = found
+                self._witnesses.setdefault(node, {})[(gpu, fault, kind, strength)] = found
 
     def identities(self, series: Sequence[Series]) -> None:
         """Take in who knows which GPU to sit where."""
@@ -291,8 +292,16 @@ def _sample(at: float, state: int) -> HealthSample:
     return HealthSample(at=datetime.fromtimestamp(at, UTC), state=state)
 
 
-def _witness_key(labels: Mapping[str, str]) -> tuple[str, str, str, str]:
-    return tuple(labels.get(name, "") for name in ("node", "gpu_uuid", "fault", "class"))  # type: ignore[return-value]
+def _witness_key(labels: Mapping[str, str]) -> tuple[str, str, str, str, str]:
+    names = ("node", "gpu_uuid", "fault", "class", "strength")
+    return tuple(labels.get(name, "") for name in names)  # type: ignore[return-value]
+
+
+def _strength(label: str) -> Strength | None:
+    """Return what the label says: None where the rules are older than the label, weak for a word unknown here."""
+    if not label:
+        return None
+    return Strength.STRONG if label == Strength.STRONG else Strength.WEAK
 
 
 def _moment(seconds: float) -> bool:

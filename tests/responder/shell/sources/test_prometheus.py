@@ -11,7 +11,16 @@ import pytest
 from tests.responder.shell.scripted import NOW, MakeScript, Script, StillClock, no_problem
 
 from gpuheal_responder.config.settings import PrometheusServer
-from gpuheal_responder.core.sighting import GpuHealth, HealthSample, Identity, Witness, WitnessClass
+from gpuheal_responder.core.evidence import confidence
+from gpuheal_responder.core.sighting import (
+    Confidence,
+    GpuHealth,
+    HealthSample,
+    Identity,
+    Strength,
+    Witness,
+    WitnessClass,
+)
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.shell.sources.prometheus import PrometheusEvidence
 
@@ -166,6 +175,38 @@ async def test_a_witness_that_breaks_the_contract_is_none(
     await source.close()
     assert found["n1"].witnesses == ()
     assert ignored == [slug]
+
+
+@pytest.mark.parametrize(
+    ("label", "strength", "alone"),
+    [
+        ("strong", Strength.STRONG, Confidence.PROBABLE),
+        ("weak", Strength.WEAK, Confidence.SUSPECT),
+        ("decisive", Strength.WEAK, Confidence.SUSPECT),
+        (None, None, Confidence.PROBABLE),
+    ],
+)
+async def test_a_witness_is_as_strong_as_the_rules_say(
+    make_script: MakeScript, label: str | None, strength: Strength | None, alone: Confidence
+) -> None:
+    """The label decides; a word unknown here is weak, and rules older than the label leave a kernel witness strong."""
+    labels = WITNESS if label is None else {**WITNESS, "strength": label}
+    answers = {"gpuheal:fault_witness": vector((labels, T)), "time() - timestamp": vector((labels, 0))}
+    script, _ = await prometheus(make_script, answers)
+    source = await source_at(script)
+    (found,) = (await source.read({"n1"}))["n1"].witnesses
+    await source.close()
+    assert (found.strength, confidence([found])) == (strength, alone)
+
+
+def test_kubernetes_is_weak_and_the_driver_sure_where_the_rules_do_not_say() -> None:
+    """Without the label a Kubernetes witness alone is a suspicion, the driver's own verdict a confirmation."""
+
+    def alone(kind: WitnessClass) -> Confidence:
+        return confidence([Witness(fault="f", gpu_uuid=None, witness_class=kind, last_seen_at=NOW)])
+
+    assert alone(WitnessClass.KUBERNETES) is Confidence.SUSPECT
+    assert alone(WitnessClass.DRIVER) is Confidence.CONFIRMED
 
 
 async def test_a_witness_without_a_known_age_is_none(make_script: MakeScript) -> None:
