@@ -12,7 +12,7 @@ SOURCES := responder rules exporters deploy/lab tests dashboards
 OLD := prometheus promtool alertmanager amtool
 NEW := prometheus promtool alertmanager amtool etcd kube-apiserver kube-controller-manager kube-scheduler kubectl
 
-.PHONY: help install demo test test-cluster lint unit servers cluster mutants nightly bench rules clean
+.PHONY: help install demo test test-cluster lint unit servers cluster mutants nightly bench rules generated clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -63,7 +63,11 @@ nightly: install mutants ## what takes too long for every change: all small wron
 bench: install ## print measurements; nothing is asserted
 	@for b in tests/bench/bench_*.py; do echo "== $$b"; $(RUN) -m tests.bench.$$(basename $$b .py) || exit 1; done
 
-rules: install ## make the generated files anew
+generated: install rules ## make all generated files anew
+	$(RUN) -m gpuheal_responder.shell.kube.generate deploy/kustomize/base
+	$(RUN) -m gpuheal_responder.config.page > responder/SETTINGS.md
+
+rules: install ## make the generated files of the rules anew
 	$(BIN)/gpuheal rules build
 
 clean:

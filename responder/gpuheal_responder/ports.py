@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from gpuheal_responder.core.alert import Peer
-from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.case import Approval, Case
 from gpuheal_responder.core.faults import DeadLetter
 from gpuheal_responder.core.node import Condition, Node, Pod
 from gpuheal_responder.core.sighting import Evidence
@@ -50,10 +50,27 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """A case as it stands in the store; `version` is what the next write must name."""
+    """A case as it stands in the store; `version` is what the next write must name.
+
+    `unread` names parts of it that this version cannot read, such as an attempt in a state it does not know: the case
+    is not whole, so nothing may be done on its strength. Keys that are merely unknown are not among them.
+    """
 
     case: Case
     version: str
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A stored object that is no case to this version; `node` is empty when even that cannot be told.
+
+    Somebody handles that node, or did: whoever cannot read how must leave it alone.
+    """
+
+    name: str
+    node: str
+    problem: str
 
 
 class Cluster(Protocol):
@@ -110,16 +127,27 @@ class Remediations(Protocol):
         """Return all cases, open and closed."""
         ...
 
+    async def unreadable(self) -> Sequence[Unreadable]:
+        """Return the stored objects that are no cases to this version."""
+        ...
+
     async def create(self, case: Case, decision: Mapping[str, object]) -> Stored:
         """Store a new case; Transient `conflict` if its name exists."""
         ...
 
     async def save(self, stored: Stored, decision: Mapping[str, object] | None) -> Stored:
-        """Replace the case if its stored version is still `stored.version`, and append the decision record if given."""
+        """Replace what we know and did if the stored version is still `stored.version`; append the decision if given.
+
+        What the case was opened on (node, its UIDs, the time) and its approvals stay as they are stored.
+        """
+        ...
+
+    async def approve(self, stored: Stored, approvals: Sequence[Approval], token: str = "") -> Stored:
+        """Replace the approvals of a case if its stored version is still that, as the owner of `token` if given."""
         ...
 
     async def delete(self, name: str) -> None:
-        """Remove a closed case; no error if it is gone."""
+        """Remove a closed case; no error if it is gone, Transient `conflict` if it changed since it was last read."""
         ...
 
 

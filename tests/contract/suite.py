@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from gpuheal_lab.fleet.objects import canonical, differences, essence
-from gpuheal_responder.core.case import Attempt, AttemptState, Case, Result
+from gpuheal_responder.core.case import Approval, Attempt, AttemptState, Case, Result
 from gpuheal_responder.core.node import Condition, Node, Pod, Taint, UndoRecord
 from gpuheal_responder.core.undo import TAINT_KEY, intact, mark, release
 from gpuheal_responder.core.verdict import Done
@@ -381,6 +381,19 @@ class PortContract:
         with pytest.raises(Permanent) as gone:
             await rig.remediations.save(won, None)
         assert gone.value.reason == "not-found"
+
+    async def test_a_save_leaves_approvals_and_the_opening_alone(self, rig: Rig) -> None:
+        """What a case was opened on, and its approvals, are not written by a save: those are for people."""
+        case = case_of("opened")
+        stored = await rig.remediations.create(case, record(case))
+        given = Approval(step="drain", evidence="0" * 12, by="ann", expires_at=NOW)
+        saved = await rig.remediations.save(
+            Stored(case=replace(case, approvals=(given,), gangs=("Job/a/b",)), version=stored.version), None
+        )
+        assert saved.case == replace(case, gangs=("Job/a/b",))
+        assert [s for s in await rig.remediations.list() if s.case.name == "opened"] == [saved]
+        assert list(await rig.remediations.unreadable()) == []
+        await rig.remediations.delete("opened")
 
     async def test_an_operation_is_known_once_it_was_asked_for(self, rig: Rig) -> None:
         """Unknown before, accepted after, and asking again with the same id is no error."""

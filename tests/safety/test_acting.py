@@ -322,8 +322,7 @@ async def approve(stage: Stage, step: str, evidence: str, lasts: timedelta = tim
     """Store a person's approval, as the HTTP route does."""
     (stored,) = await stage.sim.remediations.list()
     approval = Approval(step=step, evidence=evidence, by="ann", expires_at=stage.sim.now() + lasts)
-    case = replace(stored.case, approvals=(*stored.case.approvals, approval))
-    await stage.sim.remediations.save(Stored(case=case, version=stored.version), None)
+    await stage.sim.remediations.approve(stored, (*stored.case.approvals, approval))
 
 
 def test_s17_the_digest_changes_with_the_evidence() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpuheal_responder.commands.connection import add_arguments, connected, remediations_of
 
 if TYPE_CHECKING:
+    from gpuheal_responder.ports import Unreadable
     from gpuheal_responder.shell.kube.remediations import Kept
 
 COLUMNS = ("case", "target", "fault", "state", "step", "next", "blockedBy", "since")
@@ -32,12 +34,19 @@ def main(argv: Sequence[str]) -> int:
 
 async def _list(args: argparse.Namespace) -> int:
     async with connected(args) as api, remediations_of(api) as remediations:
-        found = [
-            kept for kept in remediations.mirror.items().values() if args.all or kept.stored.case.closed_at is None
-        ]
+        found = [kept for kept in remediations.kept() if args.all or kept.stored.case.closed_at is None]
         found.sort(key=lambda kept: (kept.stored.case.opened_at, kept.stored.case.name))
         print(as_json(found) if args.json else as_table([_row(kept) for kept in found], datetime.now(UTC)))
+        for line in problems(found, await remediations.unreadable()):
+            print(f"gpuheal: {line}", file=sys.stderr)
     return 0
+
+
+def problems(found: Sequence[Kept], unreadable: Sequence[Unreadable]) -> Sequence[str]:
+    """Return a line for each case that this version cannot read, in full or at all."""
+    parts = [(kept.stored.case.name, kept.stored.unread) for kept in found if kept.stored.unread]
+    lines = [f"{name}: not understood: {'; '.join(unread)}" for name, unread in parts]
+    return [*lines, *(f"{i.name} (node {i.node or 'unknown'}): unreadable: {i.problem}" for i in unreadable)]
 
 
 def _row(kept: Kept) -> Mapping[str, str]:

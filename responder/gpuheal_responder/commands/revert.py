@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from gpuheal_responder.commands.connection import SYNC, add_arguments, connected
@@ -16,12 +13,11 @@ from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Trans
 
 if TYPE_CHECKING:
     from gpuheal_responder.core.node import Node, UndoRecord
-    from gpuheal_responder.ports import Clock, Cluster, Remediations
+    from gpuheal_responder.ports import Cluster
 
 TRIES = 5
 PAUSE_S = 0.2
 AT_ONCE = 16
-CASES = timedelta(seconds=10)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="gpuheal revert",
         description="Undo what gpuheal did to nodes: its taints, its cordon, its conditions, nothing else. A responder "
-        "that runs may contain a node again if its fault is new; `gpuheal hold NODE` keeps it off.",
+        "that runs ends the case at its next look, and may contain a node again if its fault is new; "
+        "`gpuheal hold NODE` keeps it off.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("case", nargs="?", help="name of the case, or of its node")
@@ -42,23 +39,16 @@ async def _revert(args: argparse.Namespace) -> int:
     from gpuheal_responder.shell.build import WallClock
     from gpuheal_responder.shell.kube.api import reading
     from gpuheal_responder.shell.kube.cluster import NODES, KubeCluster
-    from gpuheal_responder.shell.kube.remediations import KubeRemediations
 
-    clock = WallClock()
     async with connected(args) as api:
         with reading("nodes"):  # following would try again and again what is forbidden
             await api.get(NODES, {"limit": 1})
-        cluster, remediations = KubeCluster(api, clock), KubeRemediations(api)
+        cluster = KubeCluster(api, WallClock())
         cluster.start()
-        remediations.start()
         try:
             await cluster.mirror.wait_synced(SYNC)
-            with contextlib.suppress(ObserveError):  # without the CRD the nodes can still be reverted
-                await remediations.mirror.wait_synced(CASES)
-            nodes = chosen(await cluster.nodes(), None if args.all else args.case)
-            said = await revert(cluster, remediations, clock, nodes)
+            said = await revert(cluster, chosen(await cluster.nodes(), None if args.all else args.case))
         finally:
-            await remediations.stop()
             await cluster.stop()
     for line in said.values():
         print(line)
@@ -89,14 +79,14 @@ def _case_of(node: Node) -> str:
     return node.undo.case if node.undo is not None else ""
 
 
-async def revert(cluster: Cluster, remediations: Remediations, clock: Clock, nodes: Sequence[str]) -> Mapping[str, str]:
+async def revert(cluster: Cluster, nodes: Sequence[str]) -> Mapping[str, str]:
     """Return by node, in words, what was undone or why not; one node's failure does not stop the others."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(name: str) -> str:
         async with gate:
             try:
-                return await _node(cluster, remediations, clock, name)
+                return await _node(cluster, name)
             except (ActionError, ObserveError) as problem:
                 return f"{name}: NOT REVERTED: {problem}"
 
@@ -104,7 +94,7 @@ async def revert(cluster: Cluster, remediations: Remediations, clock: Clock, nod
     return dict(zip(nodes, lines, strict=True))
 
 
-async def _node(cluster: Cluster, remediations: Remediations, clock: Clock, name: str) -> str:
+async def _node(cluster: Cluster, name: str) -> str:
     node = await cluster.node(name)
     if node is None:
         return f"{name}: gone"
@@ -113,12 +103,7 @@ async def _node(cluster: Cluster, remediations: Remediations, clock: Clock, name
         return f"{name}: NOT REVERTED: its undo record was not written by this version"
     await _again(lambda: _undo(cluster, name))
     await cluster.unlock(name)
-    said = f"{name}: {_undone(record, node)} (case {record.case})"
-    try:
-        await _again(lambda: _close(remediations, clock, record.case))
-    except (ActionError, ObserveError) as problem:  # the node is what matters; the CRD may be gone already
-        said += f"; its Remediation stays open: {problem}"
-    return said
+    return f"{name}: {_undone(record, node)} (case {record.case})"
 
 
 async def _again(do: Callable[[], Awaitable[None]]) -> None:
@@ -139,15 +124,6 @@ async def _undo(cluster: Cluster, name: str) -> None:
     node = await cluster.node(name)
     if node is not None:
         await undo(cluster, node)
-
-
-async def _close(remediations: Remediations, clock: Clock, name: str) -> None:
-    from gpuheal_responder.core.case import Result
-
-    for stored in await remediations.list():
-        if stored.case.name == name and stored.case.closed_at is None:
-            closed = replace(stored.case, closed_at=clock.now(), result=Result.REVERTED)
-            await remediations.save(replace(stored, case=closed), None)
 
 
 def _undone(record: UndoRecord, node: Node) -> str:

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.world import OperationState
 from gpuheal_responder.errors import Permanent
+from gpuheal_responder.rights import Right
 
 NAME = "job"
 TEMPLATE = "reboot-job.yaml.j2"
@@ -28,6 +29,12 @@ MAX_NAME = 63
 """Longest name of a Job whose pods can carry it as a label (RFC 1123)."""
 DIGEST = 12
 OPERATION_ANNOTATION = "gpu.health/operation"
+
+
+def rights(namespace: str) -> tuple[Right, ...]:
+    """Return the rights on Jobs in their namespace."""
+    why = "Reboots; pods there are made by the Job controller, never by us."
+    return (Right(group="batch", resources=("jobs",), verbs=("get", "create"), why=why, namespace=namespace),)
 
 
 class Jobs(Protocol):

@@ -99,6 +99,7 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
     api = await api_of(settings.kubernetes)
     watching = WatchSettings(page=settings.kubernetes.page_size)
     cluster, remediations = KubeCluster(api, clock, ClusterSettings(watch=watching)), KubeRemediations(api, watching)
+    telemetry.count_unreadable(remediations.strange)
     alerts = AlertmanagerAlerts(settings.alertmanagers, on_problem=telemetry.config_error, clock=clock)
     evidence = PrometheusEvidence(
         settings.prometheus,

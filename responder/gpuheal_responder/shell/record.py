@@ -40,22 +40,22 @@ def camel(name: str) -> str:
 
 def dump_case(case: Case) -> dict[str, Any]:
     """Return the case as plain data."""
-    return _dump(case)
+    return dump_plain(case)
 
 
 def load_case(data: object, file: str = "case") -> Case:
     """Return the case that plain data describes; ConfigError names `file` and the path of the first mistake."""
-    return _load(data, Case, file)
+    return load_plain(data, Case, file)
 
 
 def dump_world(world: World) -> dict[str, Any]:
     """Return the world as plain data."""
-    return _dump(world)
+    return dump_plain(world)
 
 
 def load_world(data: object, file: str = "world") -> World:
     """Return the world that plain data describes; ConfigError names `file` and the path of the first mistake."""
-    return _load(data, World, file)
+    return load_plain(data, World, file)
 
 
 def dump_verdict(verdict: Verdict) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def dump_verdict(verdict: Verdict) -> dict[str, Any]:
             found = {"verdict": "wait", "step": verdict.step.key, "reason": verdict.reason, "message": verdict.message}
             return {**_present(found), "until": dump_time(verdict.until)}
         case Hold():
-            refusals = [_dump(r) for r in verdict.refusals]
+            refusals = [dump_plain(r) for r in verdict.refusals]
             return {"verdict": "hold", "step": verdict.step.key, "reason": verdict.reason, "refusals": refusals}
         case Escalate():
             return _present({"verdict": "escalate", "reason": verdict.reason, "message": verdict.message})
@@ -122,12 +122,14 @@ def load_time(value: object) -> datetime:
         raise ValueError(f"{value.isoformat()} is out of range") from None
 
 
-def _dump(value: object) -> dict[str, Any]:
+def dump_plain(value: object) -> dict[str, Any]:
+    """Return any of the core's dataclasses as plain data."""
     plain: dict[str, Any] = _CONVERTER.unstructure(value)
     return plain
 
 
-def _load(data: object, kind: type[T], file: str) -> T:
+def load_plain(data: object, kind: type[T], file: str) -> T:
+    """Return the value that plain data describes; ConfigError names `file` and the path of the first mistake."""
     try:
         return _CONVERTER.structure(data, kind)
     except cattrs.BaseValidationError as group:

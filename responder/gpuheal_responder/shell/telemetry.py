@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TextIO
 
@@ -100,6 +100,9 @@ class Telemetry:
             buckets=STALL_BUCKETS,
             registry=registry,
         )
+        self._unreadable = Gauge(
+            "gpuheal_unreadable_cases", "Remediations that cannot be read in full.", registry=registry
+        )
         longest = Gauge(
             "gpuheal_event_loop_longest_stall_seconds",
             "Longest stall of the event loop within the last minute or two.",
@@ -177,6 +180,10 @@ class Telemetry:
     def frozen(self, reason: str) -> None:
         """Record whether the pipeline keeps disruptive steps from starting; an empty reason says it does not."""
         self._frozen.set(bool(reason))
+
+    def count_unreadable(self, count: Callable[[], float]) -> None:
+        """Show at each scrape how many stored cases cannot be read in full."""
+        self._unreadable.set_function(count)
 
     def stalled(self, seconds: float, cpu_seconds: float) -> None:
         """Record how late the event loop woke a timer, and how much of that this process has computed."""

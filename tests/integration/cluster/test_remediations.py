@@ -53,9 +53,9 @@ CASE = Case(
             boot_id="b",
         ),
     ),
-    approvals=(Approval(step="reboot", evidence="abc", by="ann", expires_at=NOW + timedelta(hours=1)),),
     escalated="drain-deadline",
 )
+YES = Approval(step="reboot", evidence="0123456789ab", by="admin", expires_at=NOW + timedelta(hours=1))
 WORLD = World(now=NOW, node=Node(name="gpu-1", uid="u-1", labels={"rack": "r1"}), peers_answering=1)
 
 
@@ -73,7 +73,7 @@ async def raw(plane: ControlPlane, name: str = CASE.name) -> dict[str, Any]:
 async def test_a_case_is_stored_whole_and_listed_at_once(plane: ControlPlane, remediations: KubeRemediations) -> None:
     """Every field of a case survives the API server's pruning; our own write is in the list without waiting."""
     for info in fields(CASE):
-        if info.name not in {"closed_at", "result"}:
+        if info.name not in {"closed_at", "result", "approvals"}:
             assert getattr(CASE, info.name), f"the example must fill {info.name}"
     stored = await remediations.create(CASE, record())
     assert stored.case == CASE
@@ -109,12 +109,12 @@ async def test_s16_of_two_writers_of_one_version_one_wins(remediations: KubeReme
 
 
 async def test_saving_removes_what_the_case_has_no_more(plane: ControlPlane, remediations: KubeRemediations) -> None:
-    """Fields that are back at their default vanish from the object instead of staying behind."""
+    """Fields of the status that are back at their default vanish; what the case was opened on stays."""
     stored = await remediations.create(CASE, record())
     bare = Case(name=CASE.name, node=CASE.node, opened_at=NOW, policy="hgx")
     await remediations.save(Stored(case=bare, version=stored.version), None)
     found = await raw(plane)
-    assert set(found["spec"]) == {"node", "policy", "openedAt"}
+    assert set(found["spec"]) == {"node", "nodeUID", "systemUUID", "policy", "openedAt"}
     assert not {"faults", "gpus", "gangs", "attempts", "escalated"} & set(found["status"])
 
 
@@ -184,20 +184,19 @@ async def test_an_object_that_is_no_case_is_left_alone_and_named(
         "apiVersion": "gpu.health/v1alpha1",
         "kind": "Remediation",
         "metadata": {"name": "by-hand"},
-        "spec": {"node": "n", "policy": "p", "openedAt": "2026-01-31T12:00:00Z", "approvals": []},
-        "status": {
-            "attempts": [],
-            "faults": [],
-            "result": "gone",
-            "escalated": "x",
-            "closedAt": "9999-12-31T23:00:00-05:00",
-        },
+        "spec": {"node": "gpu-9", "policy": "p", "openedAt": "9999-12-31T23:00:00-05:00"},
     }
     await asyncio.to_thread(plane.admin.create, module.PATH, broken)
-    await eventually(lambda: "by-hand" in remediations.unreadable, "the broken object")
-    assert "closedAt" in remediations.unreadable["by-hand"]
+    (found,) = await eventually(remediations.unreadable, "the broken object")
+    assert (found.name, found.node) == ("by-hand", "gpu-9")
+    assert "openedAt" in found.problem
     assert [s.case for s in await remediations.list()] == [CASE]
     await asyncio.to_thread(plane.admin.delete, f"{module.PATH}/by-hand")
+
+    async def gone() -> bool:
+        return not await remediations.unreadable()
+
+    await eventually(gone, "nothing to be left of it")
 
 
 @pytest.mark.parametrize(
@@ -205,21 +204,54 @@ async def test_an_object_that_is_no_case_is_left_alone_and_named(
     [
         ("spec", {"node": "x" * 300}),
         ("spec", {"openedAt": "yesterday"}),
-        ("status", {"result": "healed"}),
-        ("status", {"attempts": [{"step": "x"}]}),
+        ("status", {"result": "x" * 100}),
+        ("status", {"attempts": [{"step": 7}]}),
+        ("status", {"attempts": [{"step": "x"}] * 200}),
         ("status", {"decisions": {f"k{i}": {} for i in range(11)}}),
     ],
 )
 async def test_the_schema_bounds_what_may_be_stored(plane: ControlPlane, part: str, change: dict[str, Any]) -> None:
-    """Too long, too many, unknown words and half attempts are refused by the API server itself."""
+    """Too long, too many and of a wrong kind is refused by the API server itself."""
     body: dict[str, Any] = {
         "apiVersion": "gpu.health/v1alpha1",
         "kind": "Remediation",
         "metadata": {"name": "bad"},
         "spec": {"node": "n", "policy": "p", "openedAt": "2026-01-31T12:00:00Z"},
-        "status": {},
     }
-    body[part] |= change
-    with pytest.raises(ApiRefused) as caught:
-        await asyncio.to_thread(plane.admin.create, module.PATH, body)
+    engine = plane.as_service_account("gpuheal", "gpuheal-responder")
+    if part == "spec":
+        body["spec"] |= change
+        with pytest.raises(ApiRefused) as caught:
+            await asyncio.to_thread(engine.create, module.PATH, body)
+    else:
+        await asyncio.to_thread(engine.create, module.PATH, body)
+        with pytest.raises(ApiRefused) as caught:
+            await asyncio.to_thread(engine.patch, f"{module.PATH}/bad/status", {"status": change})
+        await asyncio.to_thread(engine.delete, f"{module.PATH}/bad")
     assert caught.value.status == 422
+
+
+async def test_s17_what_a_case_was_opened_on_never_changes_not_for_an_administrator(
+    plane: ControlPlane, remediations: KubeRemediations
+) -> None:
+    """A case cannot be turned to another node or machine: what was proven for one would be believed of the other."""
+    await remediations.create(CASE, record())
+    for change in ({"node": "gpu-2"}, {"systemUUID": "other"}, {"nodeUID": None}, {"policy": "other"}):
+        with pytest.raises(ApiRefused, match="never changes") as caught:
+            await asyncio.to_thread(plane.admin.patch, f"{module.PATH}/{CASE.name}", {"spec": change})
+        assert caught.value.status == 422
+
+
+async def test_an_approval_is_a_persons_and_stays_when_we_write(
+    plane: ControlPlane, remediations: KubeRemediations
+) -> None:
+    """With a token of somebody who may it is stored; with our own account it is forbidden; our next write keeps it."""
+    stored = await remediations.create(CASE, record())
+    with pytest.raises(Permanent) as caught:
+        await remediations.approve(stored, (YES,))
+    assert caught.value.reason == "forbidden"
+    approved = await remediations.approve(stored, (YES,), plane.tokens["admin"])
+    assert approved.case.approvals == (YES,)
+    saved = await remediations.save(Stored(case=replace(CASE, escalated="x"), version=approved.version), record(1))
+    assert saved.case == replace(CASE, escalated="x", approvals=(YES,))
+    assert (await raw(plane))["spec"]["approvals"][0]["by"] == "admin"

@@ -12,7 +12,7 @@ from gpuheal_lab.fleet.objects import Json
 from gpuheal_lab.fleet.spec import fleet
 from gpuheal_responder.commands import revert as subject
 from gpuheal_responder.commands.revert import chosen, revert
-from gpuheal_responder.core.case import Case, Result
+from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.node import Condition, Taint, UndoRecord
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, mark
 from gpuheal_responder.errors import Permanent
@@ -53,11 +53,11 @@ def essence(sim: Simulation, node: str) -> Json:
 async def everything(sim: Simulation, case: str | None = None) -> dict[str, str]:
     """Revert as the command does."""
     names = chosen(await sim.cluster.nodes(), case)
-    return dict(await revert(sim.cluster, sim.remediations, sim, names))
+    return dict(await revert(sim.cluster, names))
 
 
 async def test_revert_all_leaves_no_trace() -> None:
-    """Every marked node is as it was before us, its Lease free and its case closed as reverted."""
+    """Every marked node is as it was before us, its Lease free; its case is the responder's to end."""
     sim = Simulation(fleet(3, 8))
     before = {node: essence(sim, node) for node in (ONE, TWO)}
     for node in (ONE, TWO):
@@ -67,7 +67,7 @@ async def test_revert_all_leaves_no_trace() -> None:
         f"{ONE}: taint gpu.health/unhealthy removed, uncordoned, condition GPUHealthy removed (case {ONE}-1)"
     )
     assert {node: essence(sim, node) for node in said} == before
-    assert {s.case.result for s in await sim.remediations.list()} == {Result.REVERTED}
+    assert {s.case.closed_at for s in await sim.remediations.list()} == {None}
     assert await sim.cluster.lock_of(ONE) is None
 
 

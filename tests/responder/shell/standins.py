@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.case import Approval, Case
 from gpuheal_responder.errors import ObserveError, Permanent, Transient
-from gpuheal_responder.ports import Stored
+from gpuheal_responder.ports import Stored, Unreadable
 from gpuheal_responder.shell.kube.review import Denial, Permission, Person
 
 
@@ -17,6 +17,8 @@ class Store:
 
     cases: dict[str, Stored] = field(default_factory=dict)
     races: int = 0
+    tokens: list[str] = field(default_factory=list)
+    """What was shown with approvals."""
 
     def put(self, case: Case) -> None:
         """Store a case as if it had always been there."""
@@ -31,8 +33,22 @@ class Store:
         self.put(case)
         return self.cases[case.name]
 
+    async def unreadable(self) -> Sequence[Unreadable]:
+        """Return nothing: all of it is ours."""
+        return ()
+
     async def save(self, stored: Stored, decision: Mapping[str, object] | None) -> Stored:
-        """Replace a case at its version."""
+        """Replace a case at its version; its approvals stay."""
+        kept = self.cases[stored.case.name].case.approvals
+        return self._write(Stored(case=replace(stored.case, approvals=kept), version=stored.version))
+
+    async def approve(self, stored: Stored, approvals: Sequence[Approval], token: str = "") -> Stored:
+        """Replace a case's approvals at its version."""
+        self.tokens.append(token)
+        kept = self.cases[stored.case.name].case
+        return self._write(Stored(case=replace(kept, approvals=tuple(approvals)), version=stored.version))
+
+    def _write(self, stored: Stored) -> Stored:
         known = self.cases[stored.case.name]
         if self.races > 0:
             self.races -= 1

@@ -23,12 +23,12 @@ from gpuheal_lab.fleet.nodeagent import NodeAgent
 from gpuheal_lab.fleet.objects import Json, canonical, essence, node_object, put_condition, set_or_drop
 from gpuheal_lab.fleet.spec import NodeSpec, successor
 from gpuheal_lab.fleet.workload import Evicted, Workloads
-from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.case import Approval, Case
 from gpuheal_responder.core.node import Condition, Node, Pod
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, dump
 from gpuheal_responder.core.world import Controls, NodeLock, OperationState
 from gpuheal_responder.errors import Permanent, Transient
-from gpuheal_responder.ports import Eviction, EvictionResult, Note, Stored
+from gpuheal_responder.ports import Eviction, EvictionResult, Note, Stored, Unreadable
 from gpuheal_responder.shell import record
 from gpuheal_responder.shell.kube.read import read_node, read_pod, write_taint
 
@@ -188,13 +188,18 @@ class SimulatedCluster:
 
 
 class SimulatedRemediations:
-    """The port Remediations: cases kept as the plain data that a Remediation object would hold."""
+    """The port Remediations: cases kept as the plain data that a Remediation object would hold.
+
+    `broken` makes objects unreadable, and `unread` parts of them, as those of another version would be.
+    """
 
     def __init__(self, api: ApiServer, gate: Gate) -> None:
         self._api = api
         self._gate = gate
         self.stored: dict[str, tuple[str, bytes]] = {}
         self.decisions: dict[str, list[Mapping[str, object]]] = {}
+        self.broken: dict[str, Unreadable] = {}
+        self.unread: dict[str, tuple[str, ...]] = {}
         self._raw: dict[str, Json] = {}
         self._frozen: dict[str, Stored] | None = None
 
@@ -211,7 +216,12 @@ class SimulatedRemediations:
         self._frozen = None
 
     def _listed(self) -> Sequence[Stored]:
-        return [self._load(name) for name in self.stored] if self._frozen is None else list(self._frozen.values())
+        told = {name: self._load(name) for name in self.stored} if self._frozen is None else self._frozen
+        return [stored for name, stored in told.items() if name not in self.broken]
+
+    async def unreadable(self) -> Sequence[Unreadable]:
+        """What is no case to this version."""
+        return tuple(self.broken.values())
 
     def cases(self) -> Sequence[Case]:
         """All cases as they stand in the store, by name."""
@@ -224,24 +234,30 @@ class SimulatedRemediations:
             if case.name in self.stored:
                 raise Transient("conflict", f'remediations.gpu.health "{case.name}" already exists')
             self.decisions.setdefault(case.name, []).append(copy.deepcopy(dict(decision)))
-            return self._put(case)
+            return self._put(replace(case, approvals=()))
 
         return await self._gate.cross("create", case.name, effect)
 
     async def save(self, stored: Stored, decision: Mapping[str, object] | None) -> Stored:
-        """The case as stored, in place of the version named."""
+        """The case as stored, in place of the version named; its approvals stay."""
 
         def effect() -> Stored:
             name = stored.case.name
-            if name not in self.stored:
-                raise Permanent("not-found", f'remediations.gpu.health "{name}" not found')
-            if self.stored[name][0] != stored.version:
-                raise Transient("conflict", f'remediations.gpu.health "{name}" has been modified')
+            before = self._at(stored)
             if decision is not None:
                 self.decisions.setdefault(name, []).append(copy.deepcopy(dict(decision)))
-            return self._put(stored.case)
+            return self._put(replace(stored.case, approvals=before.approvals))
 
         return await self._gate.cross("save", stored.case.name, effect)
+
+    async def approve(self, stored: Stored, approvals: Sequence[Approval], token: str = "") -> Stored:
+        """The case with these approvals, in place of the version named; all else stays."""
+        del token
+
+        def effect() -> Stored:
+            return self._put(replace(self._at(stored), approvals=tuple(approvals)))
+
+        return await self._gate.cross("approve", stored.case.name, effect)
 
     async def delete(self, name: str) -> None:
         """The case is gone."""
@@ -254,18 +270,28 @@ class SimulatedRemediations:
 
         await self._gate.cross("delete", name, effect)
 
+    def _at(self, stored: Stored) -> Case:
+        """The case as it stands, if its version is the one named."""
+        name = stored.case.name
+        if name not in self.stored:
+            raise Permanent("not-found", f'remediations.gpu.health "{name}" not found')
+        if self.stored[name][0] != stored.version:
+            raise Transient("conflict", f'remediations.gpu.health "{name}" has been modified')
+        return self._load(name).case
+
     def _put(self, case: Case) -> Stored:
         data = record.dump_case(case)
         version = self._api.next_version()
         self.stored[case.name] = (version, canonical(data))
         self._raw[case.name] = data
-        stored = Stored(case=record.load_case(data), version=version)
+        stored = self._load(case.name)
         if self._frozen is not None:
             self._frozen[case.name] = stored
         return stored
 
     def _load(self, name: str) -> Stored:
-        return Stored(case=record.load_case(self._raw[name]), version=self.stored[name][0])
+        case, version = record.load_case(self._raw[name]), self.stored[name][0]
+        return Stored(case=case, version=version, unread=self.unread.get(name, ()))
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
 from urllib.parse import quote
@@ -61,11 +60,20 @@ async def find(remediations: Remediations, name: str) -> Stored:
 
 
 async def approve(
-    remediations: Remediations, clock: Clock, *, name: str, step: str, evidence: str, by: str, span: timedelta
+    remediations: Remediations,
+    clock: Clock,
+    *,
+    name: str,
+    step: str,
+    evidence: str,
+    by: str,
+    span: timedelta,
+    token: str = "",
 ) -> Case:
-    """Store a person's approval of one step on one evidence for `span`; return the case.
+    """Store a person's approval of one step on one evidence for `span`, as the owner of `token` if given.
 
-    Permanent for a wrong request or a closed case. An earlier approval of the same step by the same person is replaced.
+    Return the case. Permanent for a wrong request or a closed case. An earlier approval of the same step by the same
+    person is replaced.
     """
     if not _STEP.fullmatch(step) or not _EVIDENCE.fullmatch(evidence):
         raise Permanent("invalid", "an approval names a step and the 12 hexadecimal digits of its evidence")
@@ -79,8 +87,7 @@ async def approve(
         if len(kept) >= MOST_APPROVALS:
             raise Permanent("invalid", f"case {name} has {MOST_APPROVALS} approvals already")
         try:
-            case = replace(stored.case, approvals=(*kept, given))
-            return (await remediations.save(replace(stored, case=case), None)).case
+            return (await remediations.approve(stored, (*kept, given), token)).case
         except Transient as problem:
             if problem.reason != "conflict" or attempt == TRIES - 1:
                 raise

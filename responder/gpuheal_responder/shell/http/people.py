@@ -20,7 +20,7 @@ from gpuheal_responder.shell.record import dump_case, dump_verdict
 from gpuheal_responder.shell.telemetry import Telemetry
 
 LONGEST_TEXT = 500
-Act = Callable[[str, str, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
+Act = Callable[[str, str, Mapping[str, str], str], Awaitable[Mapping[str, Any]]]
 _STATUS = {"not-found": 404, "closed": 409, "conflict": 409, "invalid": 422, "forbidden": 403}
 
 
@@ -68,23 +68,23 @@ class CaseApi:
                 if person.status == 403:  # somebody known tried; strangers would only fill the log
                     self.telemetry.audit("refused", {"case": name, "message": person.message})
                 return refused(person)
-            return web.json_response(await do(name, person.name, await _fields(request)))
+            return web.json_response(await do(name, person.name, await _fields(request), bearer(request)))
         except ActionError as problem:
             return _problem(_STATUS.get(problem.reason, 503), problem.reason, str(problem))
         except ObserveError as problem:
             return _problem(503, "unreadable", str(problem))
 
-    async def _do_approve(self, name: str, by: str, fields: Mapping[str, str]) -> Mapping[str, Any]:
+    async def _do_approve(self, name: str, by: str, fields: Mapping[str, str], token: str) -> Mapping[str, Any]:
         span = _span(fields["for"]) if "for" in fields else desk.USUAL_APPROVAL
         step, evidence = fields.get("step", ""), fields.get("evidence", "")
         case = await desk.approve(
-            self.remediations, self.clock, name=name, step=step, evidence=evidence, by=by, span=span
+            self.remediations, self.clock, name=name, step=step, evidence=evidence, by=by, span=span, token=token
         )
         asked = {"step": step, "evidence": evidence}
         self.telemetry.audit("approval", {"case": case.name, "node": case.node, "by": by, **asked})
         return {"case": case.name, "approved": step, "by": by}
 
-    async def _do_hold(self, name: str, by: str, fields: Mapping[str, str]) -> Mapping[str, Any]:
+    async def _do_hold(self, name: str, by: str, fields: Mapping[str, str], _token: str) -> Mapping[str, Any]:
         case = (await desk.find(self.remediations, name)).case
         reason = fields.get("reason", "")
         await self.holds.put(case.node, f"{by}: {reason}" if reason else by)

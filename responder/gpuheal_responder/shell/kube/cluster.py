@@ -14,6 +14,7 @@ from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, dump
 from gpuheal_responder.core.world import NodeLock
 from gpuheal_responder.errors import Transient
 from gpuheal_responder.ports import Clock, Eviction, EvictionResult, Note
+from gpuheal_responder.rights import Right
 from gpuheal_responder.shell.kube.api import (
     MERGE_PATCH,
     METADATA_ONLY,
@@ -40,6 +41,22 @@ OTHER_UID = ("UID in the precondition", "UID in precondition")
 NAMESPACE_GOING_CAUSE = "NamespaceTerminating"
 SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
 """The Eviction API answers 500 for such a pod: https://github.com/kubernetes/kubernetes/issues/75957"""
+RIGHTS = (
+    Right(
+        group="",
+        resources=("nodes",),
+        verbs=("get", "list", "watch", "patch"),
+        why="Taint, cordon and undo record are one PATCH of the node; nodes are never created, replaced or deleted.",
+    ),
+    Right(group="", resources=("nodes/status",), verbs=("patch",), why="Conditions of ours."),
+    Right(group="", resources=("pods",), verbs=("get", "list"), why="Pods of a contained node."),
+    Right(
+        group="",
+        resources=("pods/eviction",),
+        verbs=("create",),
+        why="Pods leave by Eviction only; there is no right to delete one.",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +104,17 @@ class KubeCluster:
         return self.mirror.items()
 
     async def node(self, name: str) -> Node | None:
-        """Return the node as it is in the API server now, or None."""
+        """Return the node as it is in the API server now, or None; from then on `nodes` knows at least as much."""
         with reading(f"node {name}"):
             try:
-                return read_node(await self._api.get(f"{NODES}/{quote(name)}"))
+                node = read_node(await self._api.get(f"{NODES}/{quote(name)}"))
             except ApiError as problem:
                 if problem.status == 404:
                     return None
                 raise
+        if self.mirror.peek(name) is not None:
+            self.mirror.put(name, node.resource_version, node)
+        return node
 
     async def pods_on(self, node: str) -> tuple[Pod, ...]:
         """Return the pods bound to the node; a vital app's last running replica is marked as protected."""

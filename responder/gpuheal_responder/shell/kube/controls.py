@@ -19,8 +19,15 @@ from urllib.parse import quote
 
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.world import Controls
+from gpuheal_responder.rights import Right
 from gpuheal_responder.shell.kube.api import Api, ApiError, reading
 from gpuheal_responder.shell.sources.deadman import Pipeline
+
+
+def rights(namespace: str, name: str) -> tuple[Right, ...]:
+    """Return the right to read the ConfigMap."""
+    why = "What people set at run time; only they write it."
+    return (Right(group="", resources=("configmaps",), verbs=("get",), why=why, namespace=namespace, names=(name,)),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

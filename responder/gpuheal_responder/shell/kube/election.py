@@ -17,12 +17,29 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from gpuheal_responder.ports import Clock
+from gpuheal_responder.rights import Right
 from gpuheal_responder.shell.kube.api import Api, ApiError
 from gpuheal_responder.shell.kube.lease import NOBODY, Lease, Leases
 from gpuheal_responder.shell.process.supervisor import end
 
 log = logging.getLogger(__name__)
 RELEASED = timedelta(seconds=1)
+
+
+def rights(namespace: str, name: str) -> tuple[Right, ...]:
+    """Return the rights to take part in an election by this Lease."""
+    group, leases = "coordination.k8s.io", ("leases",)
+    return (
+        Right(group=group, resources=leases, verbs=("create",), why="One executor among us.", namespace=namespace),
+        Right(
+            group=group,
+            resources=leases,
+            verbs=("get", "update"),
+            why="Its Lease, no other.",
+            namespace=namespace,
+            names=(name,),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

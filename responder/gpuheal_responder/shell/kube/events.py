@@ -9,11 +9,21 @@ from typing import Any
 from urllib.parse import quote
 
 from gpuheal_responder.ports import Clock, Note
+from gpuheal_responder.rights import Right
 from gpuheal_responder.shell.kube.api import MERGE_PATCH, METADATA_ONLY, Api, ApiError
 
 NAMESPACE = "default"
 """Events of cluster-scoped objects live here, as those of the kubelet do."""
 COMPONENT = "gpuheal"
+RIGHTS = (
+    Right(
+        group="",
+        resources=("events",),
+        verbs=("get", "create", "patch"),
+        why="Events of nodes live in this namespace.",
+        namespace=NAMESPACE,
+    ),
+)
 MAX_MESSAGE = 1024
 MAX_NODE_IN_NAME = 200
 

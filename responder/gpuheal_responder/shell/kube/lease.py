@@ -15,11 +15,21 @@ from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.world import NodeLock
 from gpuheal_responder.errors import Transient
 from gpuheal_responder.ports import Clock
+from gpuheal_responder.rights import Right
 from gpuheal_responder.shell.kube.api import Api, ApiError, changing, reading
 
 NODE_LOCK_NAMESPACE = "medik8s-leases"
 NODE_LOCK_PREFIX = "node-"
 NOBODY = ""
+RIGHTS = (
+    Right(
+        group="coordination.k8s.io",
+        resources=("leases",),
+        verbs=("get", "create", "update", "delete"),
+        why="Locks on nodes, shared with other tools that remediate.",
+        namespace=NODE_LOCK_NAMESPACE,
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

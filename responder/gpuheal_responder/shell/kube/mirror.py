@@ -4,6 +4,9 @@ It survives 410 Gone (lists again), disconnects, 429 and 5xx (bounded backoff), 
 raises ObserveError rather than give an old picture: before the first list, when the connection is lost for longer than
 `max_outage`, and when nothing (event, bookmark, list) was heard for `max_silence`. The API server sends a bookmark
 about every minute: https://kubernetes.io/docs/reference/using-api/api-concepts/#watch-bookmarks
+
+Answers overtake each other: a PATCH that was asked for before a deletion may be answered after it. So an object only
+ever moves to a later version, and a deleted one leaves a tombstone that no answer from before its death can lift.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import contextlib
 import json
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +30,11 @@ T = TypeVar("T")
 GONE = 410
 MAX_PAGES = 10_000
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.1, 5.0
+BURIED_S = 600.0
+"""How long a tombstone stands: longer than any request may take (deadlines are seconds)."""
+MOST_BURIED = 20_000
+CATCH_UP = timedelta(seconds=3)
+"""How long the watch may take to arrive at a version before the resource is listed instead."""
 SHORT_S = 5.0
 """A round that ended sooner counts as a failure, so that no fault can make us ask in a tight loop."""
 
@@ -73,7 +82,9 @@ class Mirror(Generic[T]):
         self._changed = changed
         self._items: dict[str, T] = {}
         self._versions: dict[str, str] = {}
+        self._buried: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._version = ""
+        self._moved = asyncio.Event()
         self._heard_at: float | None = None
         self._broken_since: float | None = None
         self._problem = "not listed yet"
@@ -117,16 +128,44 @@ class Mirror(Generic[T]):
         """Return the object as last heard of, however long ago."""
         return self._items.get(name)
 
-    def put(self, name: str, version: str, item: T) -> None:
-        """Take in the answer to a write of ours, unless something newer is known already."""
-        if _newer(version, self._versions.get(name, "")):
-            self._items[name] = item
-            self._versions[name] = version
+    def known(self) -> Sequence[T]:
+        """Return all objects as last heard of, however long ago."""
+        return list(self._items.values())
 
-    def drop(self, name: str) -> None:
-        """Forget an object that we deleted."""
+    def seen(self, version: str) -> bool:
+        """Return whether all that happened up to this version has been heard of."""
+        return self.synced and not _newer(version, self._version)
+
+    def put(self, name: str, version: str, item: T) -> None:
+        """Take in the answer to a write or a read of ours, unless something newer is known already."""
+        if self._news(name, version):
+            self._keep(name, version, item)
+
+    def drop(self, name: str, version: str = "") -> None:
+        """Forget an object that is gone, and whatever may still be answered about it up to this version."""
         self._items.pop(name, None)
-        self._versions.pop(name, None)
+        last = self._versions.pop(name, "")
+        buried, _ = self._buried.pop(name, ("", 0.0))
+        for other in (last, buried):
+            version = other if _newer(other, version) and other else version
+        if version:
+            self._buried[name] = (version, self._clock())
+        self._prune()
+
+    async def catch_up(self) -> None:
+        """Return once all that had happened in the API server when this was called has been heard of.
+
+        ApiError when it cannot be asked. A watch that is late or silent is not waited for: everything is listed.
+        """
+        page = await self._api.get(self._path, {**self._query, "limit": 1}, deadline=self._settings.page_deadline)
+        version = page["metadata"]["resourceVersion"]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP.total_seconds()):
+                while not self.seen(version):
+                    self._moved.clear()
+                    await self._moved.wait()
+        if not self.seen(version):
+            await self._list()
 
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Begin to follow; return the task that does, which ends only by `stop` or by a bug."""
@@ -194,9 +233,14 @@ class Mirror(Generic[T]):
         for name, known_version in self._versions.items():
             if _newer(known_version, versions.get(name, version)):  # written by us while the pages were read
                 items[name], versions[name] = self._items[name], known_version
+        for name in [name for name, seen in versions.items() if not self._alive(name, seen)]:
+            del items[name], versions[name]  # deleted while the pages were read
         gone = self._items.keys() - items.keys()
         moved = [name for name in items if self._versions.get(name) != versions[name]]
-        self._items, self._versions, self._version = items, versions, version
+        self._items, self._versions = items, versions
+        for name in gone:
+            self.drop(name, version)
+        self._reached(version)
         self.lists += 1
         self._heard()
         self._synced.set()
@@ -232,14 +276,38 @@ class Mirror(Generic[T]):
         version = meta["resourceVersion"]
         if kind != "BOOKMARK":
             name = meta["name"]
-            if _newer(version, self._versions.get(name, "")):
+            if self._news(name, version):
                 item = None if kind == "DELETED" else self._read(raw, self._items.get(name))
-                if item is None:
-                    self.drop(name)
-                else:
-                    self._items[name], self._versions[name] = item, version
+                if item is not None:
+                    self._keep(name, version, item)
+                elif kind == "DELETED" or name in self._items:
+                    self.drop(name, version)
                 self._changed(name)
-        self._version = version
+        self._reached(version)
+
+    def _news(self, name: str, version: str) -> bool:
+        return _newer(version, self._versions.get(name, "")) and self._alive(name, version)
+
+    def _alive(self, name: str, version: str) -> bool:
+        return name not in self._buried or _newer(version, self._buried[name][0])
+
+    def _keep(self, name: str, version: str, item: T) -> None:
+        self._items[name], self._versions[name] = item, version
+        self._buried.pop(name, None)
+
+    def _reached(self, version: str) -> None:
+        if not self._version or _newer(version, self._version):
+            self._version = version
+        self._moved.set()
+
+    def _prune(self) -> None:
+        """Remove tombstones that are too old to matter, or too many."""
+        oldest = self._clock() - BURIED_S
+        while self._buried:
+            name, (_, at) = next(iter(self._buried.items()))
+            if at >= oldest and len(self._buried) <= MOST_BURIED:
+                break
+            del self._buried[name]
 
     def _heard(self) -> None:
         self._heard_at = self._clock()

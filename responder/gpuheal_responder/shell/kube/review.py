@@ -11,11 +11,26 @@ from typing import Any, Protocol
 
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.ports import Clock
+from gpuheal_responder.rights import Right
 from gpuheal_responder.shell.kube.api import Api, reading
 
 REMEMBERED = timedelta(seconds=10)
 MOST_REMEMBERED = 1024
 LONGEST_TOKEN = 16 * 1024
+RIGHTS = (
+    Right(
+        group="authentication.k8s.io",
+        resources=("tokenreviews",),
+        verbs=("create",),
+        why="People act with their own Kubernetes token: it is reviewed, never kept.",
+    ),
+    Right(
+        group="authorization.k8s.io",
+        resources=("subjectaccessreviews",),
+        verbs=("create",),
+        why="Whether they may.",
+    ),
+)
 MOST_UNDER_WAY = 16
 """Reviews asked for at once: strangers' tokens must not make us a burden on the API server."""
 

@@ -14,7 +14,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.shell.kube.api import Api
-from gpuheal_responder.shell.kube.mirror import Mirror, WatchSettings, pause
+from gpuheal_responder.shell.kube.mirror import BURIED_S, Mirror, WatchSettings, pause
 
 Json = dict[str, Any]
 PATH = "/api/v1/nodes"
@@ -253,3 +253,84 @@ def test_failures_are_spaced_out(failures: int) -> None:
     expected = min(0.1 * 2 ** (failures - 1), 5)
     assert 0.8 * expected <= pause(failures, None) <= 1.2 * expected
     assert pause(failures, timedelta(seconds=30)) >= 24
+
+
+async def test_a_late_answer_does_not_revive_the_dead(script: Script, follow: Follow) -> None:
+    """After a deletion heard of, an earlier answer changes nothing; a new object of the name lives."""
+    script.lists = [page(5, thing("a", 1, "x"), thing("b", 2, "y"))]
+    script.watches = [[{"type": "DELETED", "object": thing("a", 9, "x")}], []]
+    mirror = await follow()
+    await until(lambda: mirror.seen("9"))
+    for version in ("1", "8", "9"):
+        mirror.put("a", version, "late")
+    assert mirror.items() == {"b": "y"}
+    mirror.put("a", "12", "another")
+    assert mirror.peek("a") == "another"
+
+
+async def test_what_we_deleted_stays_deleted_for_older_news(script: Script, follow: Follow) -> None:
+    """A list that was begun before our DELETE, and events from before it, bring nothing back."""
+    script.lists = [page(5, thing("a", 4, "x"), token="t1"), page(5, thing("b", 2, "y"))]
+    script.watches = [[]]
+    mirror = await follow(page=1)
+    await mirror.wait_synced(timedelta(seconds=DEADLINE_S))
+    mirror.drop("a")
+    mirror._event({"type": "MODIFIED", "object": thing("a", 3, "older")})
+    script.lists = [page(5, thing("a", 4, "x"))]
+    await mirror._list()
+    assert mirror.items() == {}
+
+
+async def test_what_a_list_does_not_have_is_buried(script: Script, follow: Follow) -> None:
+    """An object that vanished while the watch was away is not brought back by an answer from its lifetime."""
+    script.lists = [page(5, thing("a", 1, "x")), page(50)]
+    script.watches = [[gone()], []]
+    mirror = await follow()
+    await until(lambda: mirror.lists == 2)
+    mirror.put("a", "49", "late")
+    assert mirror.items() == {}
+
+
+async def test_tombstones_end(script: Script, follow: Follow, hands: Hands) -> None:
+    """They are kept longer than any answer can take, and not for ever."""
+    script.lists = [page(5, thing("a", 1, "x"), thing("b", 2, "y"))]
+    script.watches = [[]]
+    mirror = await follow()
+    await mirror.wait_synced(timedelta(seconds=DEADLINE_S))
+    mirror.drop("a")
+    assert list(mirror._buried) == ["a"]
+    hands.ahead = BURIED_S + 1
+    mirror.drop("b")
+    assert list(mirror._buried) == ["b"]
+
+
+async def test_seen_tells_how_far_the_watch_is(script: Script, follow: Follow) -> None:
+    """A version is seen once the list, an event or a bookmark has reached it; our own write proves nothing."""
+    script.lists = [page(5, thing("a", 1, "x"))]
+    script.watches = [[{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "40"}}}], []]
+    mirror = await follow()
+    assert not mirror.seen("1")
+    await until(lambda: mirror.seen("40"))
+    mirror.put("a", "41", "ours")
+    assert not mirror.seen("41")
+    mirror._event({"type": "MODIFIED", "object": thing("b", 12, "late news")})
+    assert mirror.seen("40")
+
+
+async def test_catching_up_waits_for_the_watch_or_lists(
+    script: Script, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new leader asks how far the server is; a watch that stays behind is overtaken by a list."""
+    monkeypatch.setattr("gpuheal_responder.shell.kube.mirror.CATCH_UP", timedelta(milliseconds=50))
+    script.lists = [page(5, thing("a", 1, "x"))]
+    script.watches = [[]]
+    mirror = await follow()
+    await mirror.wait_synced(timedelta(seconds=DEADLINE_S))
+    await mirror.catch_up()
+    assert mirror.lists == 1
+    script.lists = [page(30, thing("a", 20, "marked"))]
+    await mirror.catch_up()
+    assert (mirror.items(), mirror.lists) == ({"a": "marked"}, 2)
+    assert mirror.seen("30")
+    mirror._event({"type": "MODIFIED", "object": thing("a", 12, "late news")})
+    assert mirror.items() == {"a": "marked"}

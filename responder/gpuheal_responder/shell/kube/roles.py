@@ -1,0 +1,111 @@
+"""Roles and bindings, made from the rights that adapters and providers declare: no more, no less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from gpuheal_responder.config.settings import JobProvider, Kubernetes, Settings
+from gpuheal_responder.providers.job import rights as job_rights
+from gpuheal_responder.rights import Right
+from gpuheal_responder.shell.kube import cluster, controls, election, events, lease, remediations, review
+
+Json = dict[str, Any]
+
+ACCOUNT = "gpuheal-responder"
+REBOOT_ACCOUNT = JobProvider().service_account
+NAMESPACE = str(next(f.default for f in fields(Settings) if f.name == "namespace"))
+PRIVILEGED = JobProvider().namespace
+RBAC = "rbac.authorization.k8s.io"
+ROLES: Mapping[str, str] = {
+    "": ACCOUNT,
+    NAMESPACE: ACCOUNT,
+    lease.NODE_LOCK_NAMESPACE: "gpuheal-node-locks",
+    events.NAMESPACE: "gpuheal-events",
+    PRIVILEGED: "gpuheal-reboot-jobs",
+}
+"""Name of our role by namespace; the empty one is the ClusterRole."""
+
+
+def rights() -> tuple[Right, ...]:
+    """Return all that the responder needs of the API server, as installed from deploy/kustomize."""
+    return (
+        *cluster.RIGHTS,
+        *remediations.RIGHTS,
+        *review.RIGHTS,
+        *election.rights(NAMESPACE, Kubernetes().lease),
+        *controls.rights(NAMESPACE, Kubernetes().controls),
+        *lease.RIGHTS,
+        *events.RIGHTS,
+        *job_rights(PRIVILEGED),
+    )
+
+
+def documents() -> Iterator[tuple[str, Json]]:
+    """Yield accounts, roles and bindings, each with the comment that stands above it."""
+    yield "", _account(ACCOUNT, NAMESPACE)
+    no_token = {"automountServiceAccountToken": False}
+    yield (
+        "Runs the reboot pods; it has no rights, and its token is not mounted.",
+        {
+            **_account(REBOOT_ACCOUNT, PRIVILEGED),
+            **no_token,
+        },
+    )
+    for namespace, name in ROLES.items():
+        found = [right for right in rights() if right.namespace == namespace]
+        kind = "Role" if namespace else "ClusterRole"
+        place = {"namespace": namespace} if namespace else {}
+        words = "\n".join(dict.fromkeys(_words(right) for right in found))
+        yield words, _role(kind, {"name": name, **place}, [_rule(right) for right in found])
+        yield "", _binding(kind, {"name": name, **place})
+    yield from _people()
+
+
+def _people() -> Iterator[tuple[str, Json]]:
+    group, plural = remediations.GROUP, remediations.PLURAL
+    see = {"apiGroups": [group], "resources": [plural], "verbs": ["get", "list", "watch"]}
+    aggregated = {"name": "gpuheal-viewer", "labels": {f"{RBAC}/aggregate-to-view": "true"}}
+    yield (
+        "For people: reading cases comes with the built-in role `view`; approving is given by name.",
+        _role("ClusterRole", aggregated, [see]),
+    )
+    approve = {"apiGroups": [group], "resources": [f"{plural}/approve"], "verbs": ["create"]}
+    write = {"apiGroups": [group], "resources": [plural], "verbs": ["patch"]}
+    yield (
+        "Approvals stand in the spec, which the responder may not write; the status is out of people's hands.",
+        _role("ClusterRole", {"name": "gpuheal-approver"}, [see, write, approve]),
+    )
+    yield (
+        "For the Prometheus that scrapes the responder, unless settings name metrics_token_files.",
+        _role("ClusterRole", {"name": "gpuheal-metrics-reader"}, [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]),
+    )
+
+
+def _words(right: Right) -> str:
+    names = f" {', '.join(right.names)}" if right.names else ""
+    return f"{', '.join(right.resources)}{names}: {right.why}"
+
+
+def _rule(right: Right) -> Json:
+    named = {"resourceNames": list(right.names)} if right.names else {}
+    return {"apiGroups": [right.group], "resources": list(right.resources), **named, "verbs": list(right.verbs)}
+
+
+def _account(name: str, namespace: str) -> Json:
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}}
+
+
+def _role(kind: str, metadata: Json, rules: list[Json]) -> Json:
+    return {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": metadata, "rules": rules}
+
+
+def _binding(kind: str, metadata: Json) -> Json:
+    return {
+        "apiVersion": f"{RBAC}/v1",
+        "kind": f"{kind}Binding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": RBAC, "kind": kind, "name": metadata["name"]},
+        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}],
+    }
