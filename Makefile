@@ -19,7 +19,7 @@ help:
 
 install: $(VENV)/.done ## make .venv with everything that tests and the demo need
 
-$(VENV)/.done: pyproject.toml .ci/install
+$(VENV)/.done: pyproject.toml deploy/lab/pyproject.toml .ci/install
 	sh .ci/install "$(PYTHON)" "$(VENV)"
 	touch $@
 

@@ -16,7 +16,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY responder responder
 COPY rules rules
 COPY exporters exporters
-COPY deploy/lab deploy/lab
 # The exporter needs four small packages of the project's dependencies; the rest would only make the image larger.
 RUN python -m venv /opt/gpuheal \
  && /opt/gpuheal/bin/pip install --no-cache-dir "h2>=4.1" "nvidia-ml-py>=13" "prometheus-client>=0.22" "pyyaml>=6" \

@@ -7,7 +7,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY responder responder
 COPY rules rules
 COPY exporters exporters
-COPY deploy/lab deploy/lab
 RUN python -m venv /opt/gpuheal \
  && /opt/gpuheal/bin/pip install --no-cache-dir . \
  && /opt/gpuheal/bin/gpuheal serve --help >/dev/null

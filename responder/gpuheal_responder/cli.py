@@ -46,6 +46,12 @@ def usage() -> str:
     )
 
 
+LAB = (
+    "comes with the package gpuheal-lab, which is not installed; "
+    "take the version of gpuheal, or in a checkout: pip install ./deploy/lab"
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand that `argv` (default: the process' arguments) names; return the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -59,7 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is None:
         print(f"gpuheal: unknown command {args[0]!r}; `gpuheal --help` lists all", file=sys.stderr)
         return 2
-    return _run(command, args[1:])
+    try:
+        return _run(command, args[1:])
+    except ModuleNotFoundError as missing:
+        if missing.name != "gpuheal_lab":
+            raise
+        print(f"gpuheal: `{args[0]}` {LAB}", file=sys.stderr)
+        return 2
 
 
 def _run(command: Command, args: Sequence[str]) -> int:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from gpuheal_rules import policies, runbook
-from gpuheal_rules.cases.build import promtool_files
 from gpuheal_rules.catalogue import counters
 from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.render import HEADER, build_groups, prometheus_rules, rule_file, to_yaml
 from gpuheal_rules.routes import operatorconfig
 
-OWNED = ("generated", "promtool", "runbooks")
+PROMTOOL = "promtool"
+OWNED = ("generated", PROMTOOL, "runbooks")
 """Folders that hold generated files only; a file there that nothing generates is drift too."""
 
 MARK = "Made by `gpuheal rules build`"
 """Only files that say so are ever removed."""
 
 
+def makes_cases() -> bool:
+    """Return whether promtool cases can be made: their generator comes with the package gpuheal-lab."""
+    return find_spec("gpuheal_rules.cases") is not None
+
+
 def artefacts(options: Options | None = None) -> dict[str, str]:
-    """Return the text of every generated file by its path below the part's folder."""
+    """Return every generated text by its path below the part's folder; promtool cases only where they can be made."""
     options = options or Options()
     catalogue = load_catalogue()
     groups = build_groups(catalogue, options)
@@ -32,8 +38,10 @@ def artefacts(options: Options | None = None) -> dict[str, str]:
     found["generated/dcgm-counters.csv"] = counters.render(catalogue)
     found |= {f"generated/policies/{name}": text for name, text in policies.files(catalogue).items()}
     found |= {f"runbooks/{name}": text for name, text in runbook.pages(catalogue, options).items()}
-    if options == Options():
-        found |= {f"promtool/{name}": text for name, text in promtool_files(catalogue).items()}
+    if options == Options() and makes_cases():
+        from gpuheal_rules.cases.build import promtool_files
+
+        found |= {f"{PROMTOOL}/{name}": text for name, text in promtool_files(catalogue).items()}
     return found
 
 
@@ -54,10 +62,11 @@ def write(folder: Path, found: dict[str, str]) -> list[str]:
 
 
 def stale(folder: Path, found: dict[str, str]) -> list[str]:
-    """Return files of the generated folders that nothing generates."""
+    """Return files of the generated folders that nothing generates; promtool cases only where they can be made."""
     present = [
         path.relative_to(folder).as_posix()
         for top in OWNED
+        if top != PROMTOOL or makes_cases()
         for path in sorted((folder / top).rglob("*"))
         if path.is_file()
     ]

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 DELEGATED = {
@@ -14,6 +15,10 @@ DELEGATED = {
 }
 """Subcommands with a module and options of their own."""
 
+LAB = (
+    "comes with the package gpuheal-lab, which is not installed; "
+    "take the version of gpuheal, or in a checkout: pip install ./deploy/lab"
+)
 FOLDER = Path(__file__).resolve().parent.parent
 
 
@@ -22,8 +27,11 @@ def main(argv: Sequence[str]) -> int:
     from gpuheal_rules.errors import ConfigError
 
     if argv and argv[0] in DELEGATED:
-        module = importlib.import_module(DELEGATED[argv[0]][0])
-        return int(module.main(list(argv[1:])))
+        name = DELEGATED[argv[0]][0]
+        if find_spec(name.rpartition(".")[0]) is None:
+            print(f"gpuheal rules: `{argv[0]}` {LAB}", file=sys.stderr)
+            return 2
+        return int(importlib.import_module(name).main(list(argv[1:])))
     args = _parser().parse_args(list(argv))
     try:
         status: int = args.run(args)
@@ -37,11 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gpuheal rules", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     build = commands.add_parser("build", help="write the generated files")
-    build.add_argument("--out", type=Path, default=FOLDER, help="folder to write below (default: the part's own)")
+    build.add_argument("--out", type=Path, help="folder to write below (default in a checkout: rules/)")
     _render_options(build)
     build.set_defaults(run=_build)
     check = commands.add_parser("check", help="fail when a generated file differs from what would be built")
-    check.add_argument("--out", type=Path, default=FOLDER, help="folder to compare with (default: the part's own)")
+    check.add_argument("--out", type=Path, help="folder to compare with (default in a checkout: rules/)")
     check.add_argument("--promtool", help="also run promtool's lint and tests with this command")
     check.set_defaults(run=_check)
     for name, (_module, text) in DELEGATED.items():
@@ -72,24 +80,34 @@ def _build(args: argparse.Namespace) -> int:
     if args.rules_only:
         print(render.rule_file(render.build_groups(catalogue.load_catalogue(), options)), end="")
         return 0
-    for name in build.write(args.out, build.artefacts(options)):
+    for name in build.write(_folder(args.out), build.artefacts(options)):
         print(name)
+    if not build.makes_cases():
+        print(f"gpuheal rules: no promtool cases were made: their generator {LAB}", file=sys.stderr)
     return 0
+
+
+def _folder(named: Path | None) -> Path:
+    """Return the folder of generated files; in a checkout it need not be named."""
+    if named is None and not (FOLDER / "generated").is_dir():
+        raise ValueError("--out: name the folder of the generated files; only a checkout has one of its own")
+    return named or FOLDER
 
 
 def _check(args: argparse.Namespace) -> int:
     from gpuheal_rules import build
     from gpuheal_rules.promql import promtool
 
+    folder = _folder(args.out)
     found = build.artefacts()
-    wrong = build.drift(args.out, found)
+    wrong = build.drift(folder, found)
     for name in wrong:
-        print(f"{args.out / name}: differs from what `gpuheal rules build` makes", file=sys.stderr)
+        print(f"{folder / name}: differs from what `gpuheal rules build` makes", file=sys.stderr)
     if wrong:
         return 1
     if args.promtool:
-        problems = promtool.check_rules(args.promtool, [args.out / "generated/gpuheal.rules.yaml"])
-        problems += promtool.run_tests(args.promtool, sorted((args.out / "promtool").glob("*.test.yaml")))
+        problems = promtool.check_rules(args.promtool, [folder / "generated/gpuheal.rules.yaml"])
+        problems += promtool.run_tests(args.promtool, sorted((folder / "promtool").glob("*.test.yaml")))
         if problems:
             print(problems, file=sys.stderr)
             return 1

@@ -1,4 +1,4 @@
-"""How long each `gpuheal … --help` takes; the aim is 300 ms. `python -m tests.bench.bench_cli`"""
+"""How long each `gpuheal … --help` takes (300 ms at most), and how large the wheels are."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import importlib.util
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from gpuheal_responder.cli import COMMANDS
 
+ROOT = Path(__file__).resolve().parents[2]
 TIMES = 5
 RUN = "import sys; from gpuheal_responder.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -25,6 +29,18 @@ def seconds(*args: str) -> float:
     return statistics.median(spent)
 
 
+def sizes() -> Iterator[str]:
+    """One line per wheel: its bytes, its files, their bytes."""
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    with tempfile.TemporaryDirectory(prefix="gpuheal-wheels-") as folder:
+        subprocess.run([*pip, "--wheel-dir", folder, str(ROOT), str(ROOT / "deploy" / "lab")], check=True)
+        for wheel in sorted(Path(folder).glob("*.whl")):
+            with zipfile.ZipFile(wheel) as archive:
+                found = archive.infolist()
+            unpacked = sum(entry.file_size for entry in found)
+            yield f"{wheel.name}: {wheel.stat().st_size:,} bytes; {len(found)} files, {unpacked:,} bytes unpacked"
+
+
 def main(argv: Sequence[str]) -> int:
     """Print one line per command."""
     del argv
@@ -32,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     for name, command in COMMANDS.items():
         there = importlib.util.find_spec(command.module) is not None
         print(f"{name:10} {1000 * seconds(name, '--help'):5.0f} ms" if there else f"{name:10} not there")
+    print(*sizes(), sep="\n")
     return 0
 
 
