@@ -1,4 +1,4 @@
-"""`gpuheal rules`: build the generated files, check them, test them, mutate them."""
+"""`gpuheal rules`: build the generated files, check them, test them, mutate them; routes for a site."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 DELEGATED = {
+    "alertmanager": ("gpuheal_rules.routes.command", "print Alertmanager's configuration for a site"),
     "lint": ("gpuheal_rules.lint.check", "judge rule files and Alertmanager configurations"),
     "mutate": ("gpuheal_rules.mutation.mutate", "prove that the tests notice small wrong changes of the rules"),
 }

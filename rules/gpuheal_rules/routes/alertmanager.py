@@ -16,7 +16,7 @@ Only keys that Alertmanager 0.25 knows are used (no url_file, timeout, payload),
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -248,10 +248,3 @@ def people_note(params: AlertmanagerParams) -> str:
     return (
         f"# Receiver `{params.people_receiver}` is empty: fill it in (slack_configs, …), or nobody is told anything.\n"
     )
-
-
-def main(argv: Sequence[str]) -> int:
-    """Print one of the forms for a site; see `operatorconfig.main`."""
-    from gpuheal_rules.routes import operatorconfig  # knows all forms, and this module
-
-    return operatorconfig.main(argv)

@@ -13,9 +13,7 @@ What has to be known about the surroundings:
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -198,35 +196,3 @@ def generated(params: AlertmanagerParams = DEFAULT_PARAMS) -> dict[str, str]:
         "kube-prometheus-stack.inhibition.values.yaml": render_inhibition(),
         "kube-prometheus-stack.values.yaml": render_values(params),
     }
-
-
-FORMS: Mapping[str, Callable[[AlertmanagerParams], str]] = {
-    "own": render_config,
-    "values": render_values,
-    "inhibition": lambda _: render_inhibition(),
-    "object": render_object,
-}
-
-
-def main(argv: Sequence[str]) -> int:
-    """Print one form for a site; exit status 0, or 2 with the reason when the arguments would lose alerts."""
-    parser = argparse.ArgumentParser(
-        prog="gpuheal rules alertmanager", description="Print Alertmanager's configuration."
-    )
-    parser.add_argument("form", choices=sorted(FORMS), help="own file, chart values, only their inhibition, or object")
-    parser.add_argument("--webhook-url", default=DEFAULT_PARAMS.webhook_url, help="where the responder listens")
-    parser.add_argument("--bearer-token-file", default=DEFAULT_PARAMS.bearer_token_file, help="the responder's token")
-    parser.add_argument("--ca-file", help="CA of the responder's certificate")
-    parser.add_argument("--cert-file", help="client certificate for mTLS")
-    parser.add_argument("--key-file", help="key of the client certificate")
-    parser.add_argument("--namespace", default=DEFAULT_PARAMS.namespace, help="label `namespace` of gpuheal's alerts")
-    parser.add_argument("--deadman-url", help="outside service that pages when the heartbeat stops")
-    parser.add_argument("--people-receiver", default=DEFAULT_PARAMS.people_receiver, help="name of people's receiver")
-    args = vars(parser.parse_args(list(argv)))
-    form = args.pop("form")
-    try:
-        print(FORMS[form](AlertmanagerParams(**args)), end="")
-    except ValueError as problem:
-        print(f"gpuheal rules alertmanager: {problem}", file=sys.stderr)
-        return 2
-    return 0

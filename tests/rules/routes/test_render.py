@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuheal_rules.catalogue.reader import parse_duration
-from gpuheal_rules.routes import alertmanager
 from gpuheal_rules.routes.alertmanager import (
     PEOPLE_ONLY_ALERTS,
     RESPONDER_RECEIVER,
@@ -25,13 +26,12 @@ from gpuheal_rules.routes.alertmanager import (
     own_config,
     render_config,
 )
+from gpuheal_rules.routes.command import FORMS, main
 from gpuheal_rules.routes.operatorconfig import (
     DEFAULT_PARAMS,
-    FORMS,
     STOCK_INHIBITION,
     alertmanager_config,
     generated,
-    main,
     render_values,
     values,
 )
@@ -225,10 +225,17 @@ def test_the_command_prints_one_form(form: str, capsys: pytest.CaptureFixture[st
     assert printed == yaml.safe_load(FORMS[form](DEFAULT_PARAMS))
 
 
-def test_both_modules_answer_to_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """`gpuheal rules alertmanager` finds its entry under the module of that name."""
-    assert alertmanager.main(["own"]) == 0
-    assert capsys.readouterr().out == FORMS["own"](DEFAULT_PARAMS)
+def test_gpuheal_rules_alertmanager_is_a_command() -> None:
+    """The console command prints a form, lists itself among the others, and refuses an unknown form with status 2."""
+
+    def gpuheal(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "import sys; from gpuheal_responder.cli import main; sys.exit(main())"]
+        return subprocess.run([*command, "rules", *words], capture_output=True, text=True, timeout=60, check=False)
+
+    printed = gpuheal("alertmanager", "own")
+    assert (printed.returncode, printed.stdout) == (0, FORMS["own"](DEFAULT_PARAMS))
+    assert "alertmanager" in gpuheal("--help").stdout
+    assert gpuheal("alertmanager", "carrier-pigeon").returncode == 2
 
 
 def test_the_command_takes_the_site_s_own_values(capsys: pytest.CaptureFixture[str]) -> None:
