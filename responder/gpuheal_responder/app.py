@@ -11,13 +11,15 @@ from datetime import timedelta
 from aiohttp import web
 
 from gpuheal_responder.config.settings import Listen, Settings
+from gpuheal_responder.errors import ConfigError
+from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.people import CaseApi
 from gpuheal_responder.shell.http.server import application, listening
 from gpuheal_responder.shell.http.webhook import Intake, Web
 from gpuheal_responder.shell.process.reload import Tokens
 from gpuheal_responder.shell.process.supervisor import Supervisor
 from gpuheal_responder.shell.round.engine import Engine, Pace
-from gpuheal_responder.shell.sources.deadman import ping_while_well
+from gpuheal_responder.shell.sources.deadman import Wellbeing, ping_while_well
 from gpuheal_responder.shell.wiring import Parts
 
 OWNER = "gpuheal"
@@ -47,7 +49,14 @@ class App:
         self._tasks.append(asyncio.create_task(self.engine.run(self._stop), name="engine"))
         watchdog = self.settings.watchdog
         if watchdog.url_file is not None:
-            ping = ping_while_well(watchdog.url_file, self.parts.pipeline, watchdog.interval, self._stop)
+            well = Wellbeing(
+                clock=self.parts.ports.clock,
+                leads=self.parts.may_act,
+                looked_at=lambda: self.engine.looked_at,
+                patience=STALE_LOOKS * self.settings.engine.tick,
+                pipeline=self.parts.pipeline,
+            )
+            ping = ping_while_well(watchdog.url_file, well.lacking, watchdog.interval, self._stop)
             self._tasks.append(asyncio.create_task(ping, name="dead man"))
         self.supervisor.watch(self._tasks)
         listen = self.settings.listen
@@ -71,30 +80,32 @@ class App:
 
     def _web(self, listen: Listen) -> web.Application:
         complain = self.parts.telemetry.config_error
+        webhook = Tokens(listen.webhook_token_files, complain) if listen.webhook_token_files else None
+        metrics = Tokens(listen.metrics_token_files, complain) if listen.metrics_token_files else None
+        if webhook is not None and metrics is not None and not webhook.disjoint(metrics):
+            raise ConfigError(
+                "settings", "listen", "one token opens webhook and /metrics", "whoever scrapes could alert"
+            )
+        admission = Admission(self.parts.people, over_http=listen.tokens_over_http)
         intake = Intake(
-            wake=self._woken,
+            wake=self.engine.wake,
             refusing=self._refusing,
             unready=self._unready,
             telemetry=self.parts.telemetry,
-            people=self.parts.people,
-            webhook_tokens=Tokens(listen.webhook_token_files, complain) if listen.webhook_token_files else None,
-            metrics_tokens=Tokens(listen.metrics_token_files, complain) if listen.metrics_token_files else None,
+            admission=admission,
+            webhook_tokens=webhook,
+            metrics_tokens=metrics,
             client_names=frozenset(listen.tls.client_names) if listen.tls is not None else frozenset(),
         )
         ports = self.parts.ports
         people = CaseApi(
-            people=self.parts.people,
+            admission=admission,
             remediations=ports.remediations,
             holds=self.parts.holds,
             telemetry=self.parts.telemetry,
             clock=ports.clock,
         )
         return application(Web(intake), people)
-
-    def _woken(self, nodes: frozenset[str], watchdog: bool) -> None:
-        if watchdog:
-            self.parts.pipeline.beat()
-        self.engine.wake(nodes)
 
     def _refusing(self) -> str:
         return "" if self.engine.looked_at is not None else "starting"

@@ -69,12 +69,13 @@ class Responder:
 
     def child(self) -> Child:
         """Return the process, not started."""
-        (self.folder / "token").write_text(TOKEN)
+        (self.folder / "token").write_text("webhook")
+        (self.folder / "metrics-token").write_text(TOKEN)
         steps = ["taint", {"drain": {"deadline": "5m"}}]
         policy = {"name": "bench", "mode": "enforce", "match": {"faults": ["gpu-fell-off-bus"]}, "steps": steps}
         (self.folder / "policies.yaml").write_text(yaml.safe_dump({"policies": [policy]}))
         played = {"url": f"http://127.0.0.1:{self.played}", "settle": "1s"}
-        tokens = {"webhook_token_files": ["token"], "metrics_token_files": ["token"]}
+        tokens = {"webhook_token_files": ["token"], "metrics_token_files": ["metrics-token"]}
         settings = {
             "policies": ["policies.yaml"],
             "listen": {"host": "127.0.0.1", "port": self.port, **tokens},

@@ -25,6 +25,7 @@ from typing import Any
 from aiohttp import web
 from tests.responder.shell.standins import Crowd
 
+from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.webhook import LARGEST_BODY, MOST_SIGNS, Intake, Web, understand
 from gpuheal_responder.shell.process.reload import Tokens
 from gpuheal_responder.shell.telemetry import Telemetry
@@ -72,11 +73,11 @@ def ours(folder: Path) -> web.Application:
     """The webhook as it is served."""
     (folder / "token").write_text(TOKEN)
     intake = Intake(
-        wake=lambda nodes, watchdog: None,
+        wake=lambda nodes: None,
         refusing=str,
         unready=str,
         telemetry=Telemetry(cluster="", clock=WallClock(), audit=io.StringIO()),
-        people=Crowd(),
+        admission=Admission(Crowd()),
         webhook_tokens=Tokens([folder / "token"], lambda problem: None),
     )
     app = web.Application()

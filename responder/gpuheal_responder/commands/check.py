@@ -38,13 +38,16 @@ def main(argv: Sequence[str]) -> int:
 
 def _open(settings: Settings) -> None:
     """Read every secret and certificate that the settings name."""
+    from gpuheal_responder.errors import ConfigError
     from gpuheal_responder.shell.http.server import tls_context
     from gpuheal_responder.shell.process.reload import read_secret
     from gpuheal_responder.shell.sources.client import Client
 
     listen = settings.listen
-    for file in (*listen.webhook_token_files, *listen.metrics_token_files):
-        read_secret(file)
+    shown = [read_secret(file) for file in listen.webhook_token_files]
+    for file in listen.metrics_token_files:
+        if read_secret(file) in shown:
+            raise ConfigError(str(file), "", "opens the webhook too", "whoever scrapes could send alerts")
     if listen.tls is not None:
         tls_context(listen.tls)
     for endpoint in (*settings.alertmanagers, settings.prometheus):

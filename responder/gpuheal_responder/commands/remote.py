@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import ipaddress
 import json
 import ssl
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from gpuheal_responder.errors import ConfigError, ObserveError, Permanent
 
 DEADLINE_S = 15.0
+BUSY_S = 0.5
 LARGEST_ANSWER = 64 * 1024
 
 
@@ -26,6 +30,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ca-file", type=Path, help="CA that signed the responder's certificate")
 
 
+def checked(server: str) -> str:
+    """Return the address of the responder without a slash at the end; ConfigError if a token sent there could be read.
+
+    Plain HTTP is taken to this machine itself only, where `kubectl port-forward` listens.
+    """
+    try:
+        url = urlsplit(server)
+        host = url.hostname or ""
+    except ValueError:
+        url, host = urlsplit(""), ""
+    if url.scheme not in ("http", "https") or not host or "@" in url.netloc or url.query or url.fragment:
+        raise ConfigError("--server", "", f"{server!r} is not an https:// address")
+    if url.scheme == "http" and not _is_here(host):
+        raise ConfigError(
+            "--server", "", "your token could be read on the way", "use https://, or http://127.0.0.1 of a port-forward"
+        )
+    return server.rstrip("/")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 async def post(args: argparse.Namespace, case: str, verb: str, fields: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the responder's answer; Permanent when it refuses, ObserveError when it can't be reached."""
     import aiohttp
@@ -34,27 +64,33 @@ async def post(args: argparse.Namespace, case: str, verb: str, fields: Mapping[s
 
     if args.token_file is None:
         raise ConfigError("--server", "", "needs --token-file", "your token says who you are")
+    server = checked(args.server)
     try:
         context = ssl.create_default_context(cafile=args.ca_file) if args.ca_file else True
     except (OSError, ssl.SSLError) as problem:
         raise ConfigError(str(args.ca_file), "", f"no usable certificates: {problem}") from None
     headers = {"Authorization": f"Bearer {read_secret(args.token_file)}"}
-    url = f"{args.server.rstrip('/')}/v1/cases/{quote(case, safe='')}/{verb}"
+    url = f"{server}/v1/cases/{quote(case, safe='')}/{verb}"
     limit = aiohttp.ClientTimeout(total=DEADLINE_S)
+    end = time.monotonic() + DEADLINE_S
     try:
-        async with (
-            aiohttp.ClientSession(timeout=limit) as session,
-            session.post(url, json=dict(fields), headers=headers, ssl=context, allow_redirects=False) as answer,
-        ):
-            text = (await answer.content.read(LARGEST_ANSWER)).decode(errors="replace")
-            status = answer.status
+        async with aiohttp.ClientSession(timeout=limit) as session:
+            while True:
+                async with session.post(
+                    url, json=dict(fields), headers=headers, ssl=context, allow_redirects=False
+                ) as answer:
+                    text = (await answer.content.read(LARGEST_ANSWER)).decode(errors="replace")
+                    status = answer.status
+                if status != 503 or time.monotonic() > end:
+                    break
+                await asyncio.sleep(BUSY_S)  # others' tokens are being reviewed; an approval may well be sent twice
     except (TimeoutError, aiohttp.ClientError) as problem:
-        raise ObserveError("responder", f"{args.server}: {problem or 'no answer in time'}") from None
+        raise ObserveError("responder", f"{server}: {problem or 'no answer in time'}") from None
     try:
         said = json.loads(text)
     except ValueError:
         said = {}
     if status != 200 or not isinstance(said, dict):
         told = said.get("message", "") if isinstance(said, dict) else ""
-        raise Permanent("refused", f"{args.server} answered {status}: {told or text.strip()[:300]}")
+        raise Permanent("refused", f"{server} answered {status}: {told or text.strip()[:300]}")
     return said

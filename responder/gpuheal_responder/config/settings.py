@@ -141,7 +141,12 @@ class Listen:
     """Files with the tokens Alertmanager may show; all are valid, so a token can be rotated without a gap."""
 
     metrics_token_files: tuple[Path, ...] = ()
-    """Files with the tokens for /metrics; none = a Kubernetes token whose owner may `get` the URL /metrics."""
+    """Files with the tokens for /metrics; none = a Kubernetes token whose owner may `get` the URL /metrics. They
+    must not open the webhook: whoever scrapes could send alerts."""
+
+    tokens_over_http: bool = False
+    """Take Kubernetes tokens over plain HTTP too; they can be read on the way. Otherwise they are taken over TLS, and
+    from loopback (`kubectl port-forward`, a mesh's proxy)."""
 
     tls: ServerTls | None = None
     """TLS; absent = plain HTTP."""
@@ -151,6 +156,8 @@ class Listen:
             raise ValueError(f"port {self.port} is not a TCP port")
         if not self.webhook_token_files and (self.tls is None or self.tls.client_ca_file is None):
             raise ValueError("the webhook needs webhook_token_files, or tls.client_ca_file with tls.client_names")
+        if not set(self.webhook_token_files).isdisjoint(self.metrics_token_files):
+            raise ValueError("webhook and /metrics share a token file: whoever scrapes could send alerts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,14 +268,16 @@ class Providers:
 class Watchdog:
     """The dead man's alert, and whom we tell that all is well."""
 
-    interval: timedelta = timedelta(seconds=30)
-    """How often GPUHealWatchdog is to arrive; silent for three of these, nothing disruptive starts."""
+    interval: timedelta = timedelta(minutes=1)
+    """How often Prometheus sends GPUHealWatchdog to Alertmanager (its --rules.alert.resend-delay); silent for three of
+    these, nothing disruptive starts."""
 
     thaw: timedelta = timedelta(minutes=5)
     """Quiet time after the pipeline is well again before anything disruptive starts."""
 
     url_file: Path | None = None
-    """File with an external dead man's URL, pinged while the pipeline is well (such URLs are secrets)."""
+    """File with an external dead man's URL (such URLs are secrets). The replica that leads pings it while its rounds
+    end well and the pipeline is well."""
 
     def __post_init__(self) -> None:
         if not timedelta(seconds=1) <= self.interval <= timedelta(minutes=10):

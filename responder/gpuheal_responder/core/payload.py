@@ -1,6 +1,7 @@
 """Alertmanager's webhook message, version 4, read only for whom to wake.
 
-A delivery is a hint: it may be late, doubled, reordered or lost. Nothing of it but node names is used.
+A delivery is a hint: it may be late, doubled, reordered, lost or a stranger's. Nothing of it but node names is used,
+not even the dead man's alert: Alertmanager repeats that one for minutes after Prometheus has died.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ class Delivery:
     """Whom one delivery wakes: node names as they stand in the labels, not yet looked up."""
 
     nodes: frozenset[str]
-    alerts: int
-    truncated: int
-    watchdog: bool
 
 
 def parse(body: bytes) -> Delivery:
@@ -40,22 +38,12 @@ def parse(body: bytes) -> Delivery:
         raise PayloadError("alerts is not a list")
     if len(alerts) > MOST_ALERTS:
         raise PayloadError(f"more than {MOST_ALERTS} alerts in one message")
-    nodes = set()
-    watchdog = False
-    for index, alert in enumerate(alerts):
-        labels = _labels(alert, index)
-        watchdog = watchdog or labels.get("alertname") == "GPUHealWatchdog"
-        node = labels.get("node")
-        if node:
-            nodes.add(node)
-    truncated = raw.get("truncatedAlerts", 0)
-    if isinstance(truncated, bool) or not isinstance(truncated, int) or truncated < 0:
-        raise PayloadError("truncatedAlerts is not a count")
-    return Delivery(nodes=frozenset(nodes), alerts=len(alerts), truncated=truncated, watchdog=watchdog)
+    named = (_labels(alert, index).get("node") for index, alert in enumerate(alerts))
+    return Delivery(nodes=frozenset(node for node in named if node))
 
 
 def _labels(alert: Any, index: int) -> Mapping[str, str]:
-    if not isinstance(alert, dict) or alert.get("status") not in {"firing", "resolved"}:
+    if not isinstance(alert, dict) or alert.get("status") not in ("firing", "resolved"):  # a tuple: it may be a list
         raise PayloadError(f"alerts[{index}].status is neither firing nor resolved")
     labels = alert.get("labels")
     if not isinstance(labels, dict) or len(labels) > MOST_LABELS:

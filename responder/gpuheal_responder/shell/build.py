@@ -87,6 +87,12 @@ def machines_of(settings: Settings, api: Api) -> Machines:
     return Providers(default=settings.providers.default, by_name=named)
 
 
+def _leading(leads: bool, telemetry: Telemetry, pipeline: Pipeline) -> None:
+    telemetry.leading(leads)
+    if leads:
+        pipeline.begin()
+
+
 async def parts_of(settings: Settings, *, machines: Machines | None = None, audit: TextIO | None = None) -> Parts:
     """Return all parts on real servers; ConfigError when a file they need cannot be used. Nothing is started.
 
@@ -120,7 +126,7 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         namespace=settings.namespace,
         name=settings.kubernetes.lease,
         identity=f"{socket.gethostname()}-{os.getpid()}",
-        changed=telemetry.leading,
+        changed=lambda leads: _leading(leads, telemetry, pipeline),
     )
     controls = KubeControls(
         api=api,

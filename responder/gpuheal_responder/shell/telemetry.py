@@ -89,6 +89,12 @@ class Telemetry:
             "gpuheal_config_errors", "Changed files that could not be used; the old ones stay.", registry=registry
         )
         self._leader = Gauge("gpuheal_leader", "1 while this replica is the one that acts.", registry=registry)
+        self._good = Gauge(
+            "gpuheal_last_good_round_timestamp_seconds",
+            "When this replica, leading, last ended a round well; 0 while it does not lead.",
+            registry=registry,
+        )
+        self._leads = False
         self._frozen = Gauge(
             "gpuheal_frozen",
             "1 while nothing disruptive starts because the alert pipeline is not well.",
@@ -147,6 +153,8 @@ class Telemetry:
     def ticked(self, seconds: float, ok: bool) -> None:
         """Record one round of the engine."""
         self._rounds.labels(str(ok).lower()).observe(seconds)
+        if ok and self._leads:
+            self._good.set(self._clock.now().timestamp())
 
     def verdict_of(self, case: str) -> Verdict | None:
         """Return the last round's verdict on an open case, or None."""
@@ -174,7 +182,9 @@ class Telemetry:
     def leading(self, leader: bool) -> None:
         """Record whether this replica acts; one that does not has no cases to show."""
         self._leader.set(leader)
+        self._leads = leader
         if not leader:
+            self._good.set(0)
             self.standing((), ())
 
     def frozen(self, reason: str) -> None:

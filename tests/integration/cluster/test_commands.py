@@ -21,6 +21,7 @@ from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.node import Condition, Taint, UndoRecord
 from gpuheal_responder.core.undo import HOLD_ANNOTATION, UNDO_ANNOTATION, mark
 from gpuheal_responder.shell.http import server
+from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.approval import KubeHolds
 from gpuheal_responder.shell.http.people import CaseApi
 from gpuheal_responder.shell.http.webhook import Intake, Web
@@ -192,8 +193,9 @@ async def test_an_approver_acts_through_the_responder(
     clock, audit = WallClock(), io.StringIO()
     people = KubePeople(reviewer=KubeReviewer(api), clock=clock)
     telemetry = Telemetry(cluster="", clock=clock, audit=audit)
-    intake = Intake(wake=lambda nodes, beat: None, refusing=str, unready=str, telemetry=telemetry, people=people)
-    cases = CaseApi(people=people, remediations=remediations, holds=KubeHolds(api), telemetry=telemetry, clock=clock)
+    asked = Admission(people)
+    intake = Intake(wake=lambda nodes: None, refusing=str, unready=str, telemetry=telemetry, admission=asked)
+    cases = CaseApi(admission=asked, remediations=remediations, holds=KubeHolds(api), telemetry=telemetry, clock=clock)
     listen = Listen(host="127.0.0.1", port=0, webhook_token_files=(approver,))
     app = server.application(Web(intake), cases)
     async with server.listening(app, listen, lambda problem: None) as (host, port):

@@ -20,6 +20,7 @@ from gpuheal_lab.servers.stack import Alertmanager, Stack, webhook_config
 from gpuheal_responder.config.settings import Listen
 from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.shell.http import server
+from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.people import CaseApi
 from gpuheal_responder.shell.http.webhook import Intake, Web
 from gpuheal_responder.shell.process.reload import Tokens
@@ -72,7 +73,7 @@ class Receiver:
 
     url: str = ""
     refusing: str = ""
-    woken: list[tuple[frozenset[str], bool]] = field(default_factory=list)
+    woken: list[frozenset[str]] = field(default_factory=list)
     answers: list[tuple[int, float]] = field(default_factory=list)
     telemetry: Telemetry = field(init=False)
 
@@ -101,14 +102,16 @@ async def receiving(folder: Path) -> AsyncIterator[Receiver]:
     (folder / "token").write_text(TOKEN)
     made.telemetry = Noting(made)
     intake = Intake(
-        wake=lambda nodes, watchdog: made.woken.append((nodes, watchdog)),
+        wake=made.woken.append,
         refusing=lambda: made.refusing,
         unready=str,
         telemetry=made.telemetry,
-        people=Crowd(),
+        admission=Admission(Crowd()),
         webhook_tokens=Tokens([folder / "token"], no_problem),
     )
-    cases = CaseApi(people=Crowd(), remediations=Store(), holds=Holds(), telemetry=made.telemetry, clock=WallClock())
+    cases = CaseApi(
+        admission=Admission(Crowd()), remediations=Store(), holds=Holds(), telemetry=made.telemetry, clock=WallClock()
+    )
     listen = Listen(host="127.0.0.1", port=0, webhook_token_files=(folder / "token",))
     async with server.listening(server.application(Web(intake), cases), listen, no_problem) as (host, port):
         made.url = f"http://{host}:{port}/webhook"

@@ -299,7 +299,7 @@ class Play:
                 "host": host,
                 "port": int(port),
                 "webhook_token_files": [token],
-                "metrics_token_files": [token],
+                "metrics_token_files": [str(pipeline.scrape_token(self.folder / "token"))],
             },
             "alertmanagers": [{"url": self.path.alertmanager.url, "settle": "1s"}],
             "prometheus": {

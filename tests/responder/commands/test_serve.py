@@ -18,6 +18,7 @@ from tests.responder.shell.kube.conftest import Told
 
 from gpuheal_responder import app as subject
 from gpuheal_responder.config.settings import load
+from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.shell.build import parts_of
 
 GPUHEAL = Path(sys.executable).with_name("gpuheal")
@@ -133,6 +134,7 @@ TASKS = {
     "certificates",
     "stall monitor",
     "garbage collector",
+    "listener 0",
 }
 
 
@@ -142,6 +144,23 @@ async def running(api: ApiServer, folder: Path, failed: asyncio.Event) -> subjec
     made = subject.build(settings, await parts_of(settings))
     await made.start(failed=failed.set)
     return made
+
+
+async def test_s04_one_token_for_webhook_and_metrics_is_refused(api: ApiServer, tmp_path: Path) -> None:
+    """Two files with the same token, too: whoever scrapes could send alerts."""
+    path = write_settings(tmp_path, api)
+    text = yaml.safe_load(path.read_text())
+    text["listen"]["metrics_token_files"] = ["scrape"]
+    path.write_text(yaml.safe_dump(text))
+    (tmp_path / "scrape").write_text((tmp_path / "token").read_text())
+    made = subject.build(load(path), await parts_of(load(path)))
+    with pytest.raises(ConfigError, match="one token opens webhook and /metrics"):
+        await made.start()
+    await made.stop()
+    text["listen"]["metrics_token_files"] = ["token"]
+    path.write_text(yaml.safe_dump(text))
+    with pytest.raises(ConfigError, match="share a token file"):
+        load(path)
 
 
 async def test_every_long_lived_task_is_watched(api: ApiServer, tmp_path: Path) -> None:

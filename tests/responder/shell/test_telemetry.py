@@ -60,6 +60,23 @@ def hold(*refusals: Refusal) -> Verdict:
     return Hold(step=TAINT, refusals=refusals)
 
 
+def test_s10_the_last_good_round_is_the_leaders(telemetry: Telemetry) -> None:
+    """A follower's rounds do nothing and count for nothing; a failed round of the leader does not either."""
+
+    def seen() -> float | None:
+        return telemetry.registry.get_sample_value("gpuheal_last_good_round_timestamp_seconds")
+
+    telemetry.ticked(0.1, ok=True)
+    assert seen() == 0
+    telemetry.leading(True)
+    telemetry.ticked(0.1, ok=False)
+    assert seen() == 0
+    telemetry.ticked(0.1, ok=True)
+    assert seen() == NOW.timestamp()
+    telemetry.leading(False)
+    assert seen() == 0
+
+
 def test_every_metric_is_explained(telemetry: Telemetry) -> None:
     """METRICS.md has exactly the metrics of the code, with their types and labels."""
     page = (Path(__file__).parents[3] / "responder" / "METRICS.md").read_text(encoding="utf-8")

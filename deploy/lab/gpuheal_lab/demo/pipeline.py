@@ -104,6 +104,14 @@ def alert_of(alertmanager: Alertmanager, *, node: str, fault: str) -> Mapping[st
     return next((alert for alert in found if wanted.items() <= alert["labels"].items()), None)
 
 
+def scrape_token(token_file: Path) -> Path:
+    """Return the file beside the webhook's token that holds the one for /metrics; it is made if it is not there."""
+    path = token_file.with_name("metrics-token")
+    if not path.exists():
+        path.write_text("lab-scrape", encoding="utf-8")
+    return path
+
+
 def _own_job(port: int) -> Mapping[str, Any]:
     return {"job_name": PROMETHEUS_JOB, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
 
@@ -111,6 +119,6 @@ def _own_job(port: int) -> Mapping[str, Any]:
 def _responder_job(webhook: Webhook) -> Mapping[str, Any]:
     return {
         "job_name": RESPONDER_JOB,
-        "authorization": {"type": "Bearer", "credentials_file": str(webhook.token_file)},
+        "authorization": {"type": "Bearer", "credentials_file": str(scrape_token(webhook.token_file))},
         "static_configs": [{"targets": [webhook.responder or webhook.address]}],
     }

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from gpuheal_lab.demo.pipeline import scrape_token
 from gpuheal_lab.fleet.clock import WallClock
 from gpuheal_lab.fleet.cluster import SimulatedControls, Simulation
 from gpuheal_lab.fleet.machine import GpuFault, Timings
@@ -119,7 +120,12 @@ def settings(where: Addresses, token_file: Path, cluster: str, policies: Sequenc
     return Settings(
         cluster=cluster,
         policies=tuple(policies),
-        listen=Listen(host=host, port=int(port), webhook_token_files=(token_file,), metrics_token_files=(token_file,)),
+        listen=Listen(
+            host=host,
+            port=int(port),
+            webhook_token_files=(token_file,),
+            metrics_token_files=(scrape_token(token_file),),
+        ),
         alertmanagers=(AlertmanagerPeer(url=f"http://{where.alertmanager}", settle=SETTLE),),
         prometheus=PrometheusServer(url=f"http://{where.prometheus}", settle=SETTLE, job="prometheus"),
         engine=Engine(tick=timedelta(seconds=1)),

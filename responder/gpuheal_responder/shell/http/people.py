@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -14,21 +15,23 @@ from gpuheal_responder.core.duration import parse_duration
 from gpuheal_responder.errors import ActionError, ObserveError, Permanent
 from gpuheal_responder.ports import Clock, Remediations
 from gpuheal_responder.shell.http import approval as desk
-from gpuheal_responder.shell.http.webhook import bearer, refused
-from gpuheal_responder.shell.kube.review import APPROVE, SEE, Denial, People, Permission, Person
+from gpuheal_responder.shell.http.admission import Admission
+from gpuheal_responder.shell.http.credentials import bearer, refused
+from gpuheal_responder.shell.kube.review import APPROVE, SEE, Denial, Permission, Person
 from gpuheal_responder.shell.record import dump_case, dump_verdict
 from gpuheal_responder.shell.telemetry import Telemetry
 
 LONGEST_TEXT = 500
+BODY_DEADLINE_S = 10.0
 Act = Callable[[str, str, Mapping[str, str], str], Awaitable[Mapping[str, Any]]]
-_STATUS = {"not-found": 404, "closed": 409, "conflict": 409, "invalid": 422, "forbidden": 403}
+_STATUS = {"not-found": 404, "closed": 409, "conflict": 409, "invalid": 422, "forbidden": 403, "too-slow": 408}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseApi:
     """What the routes need of the rest of the application."""
 
-    people: People
+    admission: Admission
     remediations: Remediations
     holds: desk.Holds
     telemetry: Telemetry
@@ -92,13 +95,18 @@ class CaseApi:
         return {"case": case.name, "held": case.node, "by": by}
 
     async def _person(self, request: web.Request, permission: Permission, name: str = "") -> Person | Denial:
-        return await self.people.admit(bearer(request), permission, name)
+        return await self.admission.admit(request, permission, name)
 
 
 async def _fields(request: web.Request) -> Mapping[str, str]:
     """The body: a JSON object of texts, nothing else."""
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise Permanent("invalid", "compressed bodies are not taken")
     try:
-        raw = json.loads(await request.read() or b"{}")
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            raw = json.loads(await request.read() or b"{}")
+    except TimeoutError:
+        raise Permanent("too-slow", f"the body took longer than {BODY_DEADLINE_S:g} s") from None
     except (ValueError, RecursionError):
         raise Permanent("invalid", "the body is not JSON") from None
     known = {"step", "evidence", "for", "reason"}
@@ -117,4 +125,5 @@ def _span(text: str) -> timedelta:
 
 
 def _problem(status: int, reason: str, message: str) -> web.Response:
-    return web.json_response({"reason": reason, "message": message}, status=status)
+    headers = {"Retry-After": "1"} if status == 503 else {}
+    return web.json_response({"reason": reason, "message": message}, status=status, headers=headers)

@@ -1,4 +1,4 @@
-"""Listening: the socket, TLS with certificates that may be renewed while we run, and a clean end."""
+"""Listening: the routes, TLS with certificates and authorities that may be renewed while we run, and a clean end."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from gpuheal_responder.config.settings import Listen, ServerTls
 from gpuheal_responder.errors import ConfigError
+from gpuheal_responder.shell.http.door import Door
 from gpuheal_responder.shell.http.people import CaseApi
 from gpuheal_responder.shell.http.webhook import Web
 from gpuheal_responder.shell.process.reload import Watched
@@ -20,8 +20,6 @@ from gpuheal_responder.shell.process.supervisor import Supervisor, end
 LARGEST_REQUEST = 64 * 1024  # of people; the webhook reads its own, larger bodies by itself
 LOOK_AT_CERTIFICATES_S = 30.0
 SHUTDOWN_S = 5.0
-ASK_DEADLINE_S = 30.0
-IDLE_S = 120.0
 
 
 def application(web_routes: Web, case_routes: CaseApi) -> web.Application:
@@ -54,77 +52,48 @@ async def listening(
 ) -> AsyncIterator[tuple[str, int]]:
     """The application is served while the context lasts; gives the address it listens on.
 
-    `supervisor` watches the task that renews certificates. ConfigError if the address or the certificate can't be used.
+    `supervisor` watches the tasks that accept connections and renew certificates. ConfigError if the address or the
+    certificate can't be used.
     """
-    context = tls_context(listen.tls) if listen.tls is not None else None
-    silent: set[RequestHandler] = set()
+    context = _watched(listen.tls, on_problem) if listen.tls is not None else None
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+    door = Door(runner, context.current() if context is not None else None)
 
-    async def hear(request: web.Request, _response: web.StreamResponse) -> None:
-        silent.discard(request.protocol)
-
-    app.on_response_prepare.append(hear)
-    runner = web.AppRunner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S
-    )
+    app.on_response_prepare.append(door.heard)
     await runner.setup()
-    renewing = site = None
+    tasks: list[asyncio.Task[None]] = []
     try:
         try:
-            site = await asyncio.get_running_loop().create_server(
-                _impatient(runner, silent), listen.host, listen.port, ssl=context, backlog=512
-            )
+            host, port = await door.open(listen.host, listen.port)
         except OSError as problem:
             raise ConfigError(
                 "settings", "listen", f"cannot listen on {listen.host}:{listen.port}: {problem}"
             ) from None
-        if listen.tls is not None and context is not None:
-            renewing = asyncio.create_task(_renew(context, listen.tls, on_problem), name="certificates")
-            if supervisor is not None:
-                supervisor.watch((renewing,))
-        host, port = site.sockets[0].getsockname()[:2]
+        tasks += door.listen()
+        if context is not None:
+            tasks.append(asyncio.create_task(_renew(door, context), name="certificates"))
+        if supervisor is not None:
+            supervisor.watch(tasks)
         yield host, port
     finally:
-        if site is not None:
-            site.close()
-        if renewing is not None:
-            await end(renewing)
+        for task in tasks:
+            await end(task)
+        door.close()
         await runner.cleanup()
 
 
-def _impatient(runner: web.AppRunner, silent: set[RequestHandler]) -> Callable[[], asyncio.Protocol]:
-    """Make aiohttp's protocols, but end connections that got no answer in time because they asked nothing.
+def _watched(tls: ServerTls, on_problem: Callable[[ConfigError], None]) -> Watched[ssl.SSLContext]:
+    files = [file for file in (tls.cert_file, tls.key_file, tls.client_ca_file) if file is not None]
+    return Watched(files, lambda: tls_context(tls), on_problem)
 
-    aiohttp waits for it for ever, so strangers could hold every file descriptor we may have.
+
+async def _renew(door: Door, context: Watched[ssl.SSLContext]) -> None:
+    """Show a renewed certificate, and believe only a renewed authority, as soon as a whole context can be made of them.
+
+    A context is never mended in place: OpenSSL adds authorities to one and takes none away, and it resumes sessions.
     """
-    server = runner.server
-    assert server is not None
-
-    def end_if_silent(protocol: RequestHandler) -> None:
-        if protocol in silent:
-            silent.remove(protocol)
-            if protocol.transport is not None:
-                protocol.transport.abort()
-
-    def make() -> asyncio.Protocol:
-        protocol = server()
-        silent.add(protocol)
-        asyncio.get_running_loop().call_later(ASK_DEADLINE_S, end_if_silent, protocol)
-        return protocol
-
-    return make
-
-
-async def _renew(live: ssl.SSLContext, tls: ServerTls, on_problem: Callable[[ConfigError], None]) -> None:
-    """Load a renewed certificate into the live context, after a fresh one has shown that it is usable."""
-    watched = Watched((tls.cert_file, tls.key_file), lambda: tls_context(tls), on_problem)
-    known = watched.current()
     while True:
         await asyncio.sleep(LOOK_AT_CERTIFICATES_S)
-        fresh = watched.current()
-        if fresh is not known:
-            try:
-                live.load_cert_chain(tls.cert_file, tls.key_file)
-            except (OSError, ssl.SSLError) as problem:  # replaced again meanwhile: the next look finds the new one
-                on_problem(ConfigError(str(tls.cert_file), "", str(problem)))
-            else:
-                known = fresh
+        fresh = context.current()
+        if fresh is not door.context:
+            door.renew(fresh)

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from gpuheal_responder.core.payload import Delivery, parse
 from gpuheal_responder.errors import ObserveError, PayloadError
-from gpuheal_responder.shell.kube.review import SCRAPE, Denial, People
+from gpuheal_responder.shell.http.admission import Admission
+from gpuheal_responder.shell.http.credentials import bearer, certificate_names, refused
+from gpuheal_responder.shell.kube.review import SCRAPE, Denial
 from gpuheal_responder.shell.process.reload import Tokens
 from gpuheal_responder.shell.telemetry import CONTENT_TYPE, Telemetry
 
@@ -46,8 +48,8 @@ class Unusable(Exception):
 class Intake:
     """What the web layer needs of the rest of the application."""
 
-    wake: Callable[[frozenset[str], bool], None]
-    """Called with the node names of a delivery, and whether it carries the dead man's alert; must not block."""
+    wake: Callable[[frozenset[str]], None]
+    """Called with the node names of a delivery; must not block."""
 
     refusing: Callable[[], str]
     """Why deliveries can't be taken now (`starting`, `overloaded`), or an empty text."""
@@ -58,7 +60,7 @@ class Intake:
     telemetry: Telemetry
     """Where deliveries are counted."""
 
-    people: People
+    admission: Admission
     """Who may read metrics with a Kubernetes token."""
 
     webhook_tokens: Tokens | None = None
@@ -95,14 +97,14 @@ class Web:
         return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        tokens, shown = self._intake.metrics_tokens, bearer(request)
+        tokens = self._intake.metrics_tokens
         if tokens is not None:
-            denial = None if tokens.admit(shown) else Denial(status=401, message="unknown token")
+            denial = None if tokens.admit(bearer(request)) else Denial(status=401, message="unknown token")
         else:
             try:
-                found = await self._intake.people.admit(shown, SCRAPE)
+                found = await self._intake.admission.admit(request, SCRAPE)
             except ObserveError as problem:
-                return web.Response(text=f"{problem}\n", status=503)
+                return web.Response(text=f"{problem}\n", status=503, headers={"Retry-After": "1"})
             denial = found if isinstance(found, Denial) else None
         if denial is not None:
             return refused(denial)
@@ -151,9 +153,9 @@ class Web:
             return web.Response(text=f"{problem}\n", status=400)
         except Unusable as problem:
             self._intake.telemetry.dead_letter(problem.reason, str(problem))
-            self._intake.wake(frozenset(), False)
+            self._intake.wake(frozenset())
             return web.Response(text=f"not used: {problem}\n")
-        self._intake.wake(delivery.nodes, delivery.watchdog)
+        self._intake.wake(delivery.nodes)
         return web.Response(text="ok\n")
 
     def _authentic(self, request: web.Request) -> bool:
@@ -199,26 +201,3 @@ async def _read(request: web.Request) -> bytes:
     if size > LARGEST_BODY:
         raise Unusable("delivery-too-large", f"a message of more than {LARGEST_BODY} bytes")
     return b"".join(chunks)
-
-
-def bearer(request: web.Request) -> str:
-    """Return the bearer token of a request, or an empty text."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def refused(denial: Denial) -> web.Response:
-    """Return the answer to somebody who may not."""
-    headers = {"WWW-Authenticate": "Bearer"} if denial.status == 401 else {}
-    return web.Response(text=f"{denial.message}\n", status=denial.status, headers=headers)
-
-
-def certificate_names(request: web.Request) -> Collection[str]:
-    """Return the names in the client certificate that TLS has verified: its DNS names, else its common name."""
-    shown = request.transport.get_extra_info("peercert") if request.transport is not None else None
-    if not shown:
-        return ()
-    names = [value for kind, value in shown.get("subjectAltName", ()) if kind == "DNS"]
-    if names:
-        return names
-    return [value for part in shown.get("subject", ()) for key, value in part if key == "commonName"]

@@ -5,6 +5,7 @@ Kubernetes swaps a mounted ConfigMap or Secret by a symbolic link, so a changed 
 
 from __future__ import annotations
 
+import functools
 import hmac
 import threading
 from collections.abc import Callable, Sequence
@@ -58,6 +59,9 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
 def read_secret(file: Path) -> str:
     """Return the secret that a file holds, white space around it left off; ConfigError when there is none."""
     try:
+        if not file.is_file():  # opening a pipe would wait for somebody to write
+            file.stat()
+            raise ConfigError(str(file), "", "is no file")
         with file.open("rb") as opened:
             text = opened.read(LONGEST_SECRET).decode("utf-8").strip()
     except OSError as problem:
@@ -70,14 +74,33 @@ def read_secret(file: Path) -> str:
 
 
 class Tokens:
-    """Bearer tokens from files; all are valid, so that one can be rotated without a gap."""
+    """Bearer tokens from files; all are valid, so that one can be rotated without a gap.
+
+    A file that is removed, emptied or spoilt takes its token back, and its token only.
+    """
 
     def __init__(self, files: Sequence[Path], on_problem: Callable[[ConfigError], None]) -> None:
-        """Read all files; ConfigError when one can't be used."""
-        self._tokens = Watched(files, lambda: tuple(read_secret(f).encode() for f in files), on_problem)
+        """Read all files; ConfigError when none holds a token. One that does not is told, as are later changes."""
+        self._problems = on_problem
+        self._tokens = [Watched((file,), functools.partial(self._read, file), on_problem) for file in files]
+        if not any(watched.current() for watched in self._tokens):
+            raise ConfigError(", ".join(map(str, files)), "", "holds no token", "nobody could be let in")
 
     def admit(self, token: str) -> bool:
         """Return whether the token is one of ours; takes the same time for every wrong token of one length."""
         shown = token.encode(errors="surrogateescape")
-        verdicts = [hmac.compare_digest(shown, ours) for ours in self._tokens.current()]
+        valid = (watched.current() for watched in self._tokens)
+        verdicts = [hmac.compare_digest(shown, ours) for ours in valid if ours]
         return any(verdicts)
+
+    def disjoint(self, others: Tokens) -> bool:
+        """Return whether no token of ours is one of the others, as their files are now."""
+        ours = {watched.current() for watched in self._tokens} - {b""}
+        return ours.isdisjoint(watched.current() for watched in others._tokens)
+
+    def _read(self, file: Path) -> bytes:
+        try:
+            return read_secret(file).encode()
+        except ConfigError as problem:
+            self._problems(problem)
+            return b""

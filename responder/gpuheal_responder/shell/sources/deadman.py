@@ -1,8 +1,10 @@
 """Is the way from Prometheus to us whole? While it isn't, nothing disruptive begins, and people are told from outside.
 
-The dead man's alert GPUHealWatchdog has to arrive again and again, by the webhook or in Alertmanager's list; three
-silent intervals freeze. After the pipeline is well again a quiet time passes before it thaws. An external URL is pinged
-while all is well, so that somebody else notices when we die.
+Prometheus has to send the dead man's alert GPUHealWatchdog of our cluster to Alertmanager again and again; three silent
+intervals freeze. When Alertmanager last got it stands in its list. A delivery to our webhook proves less: anybody with
+its token could send one, and Alertmanager repeats its own for minutes after Prometheus has died. After the pipeline is
+well again a quiet time passes before it thaws. An external URL is pinged while all is well, so that somebody else
+notices when we die.
 """
 
 from __future__ import annotations
@@ -42,9 +44,13 @@ class Pipeline:
     _trouble_at: datetime | None = None
     _trouble: str = field(default="")
 
-    def beat(self, at: datetime | None = None) -> None:
-        """Record that the dead man's alert arrived just now, or that Alertmanager last got it at `at`."""
-        at = at or self.clock.now()
+    def begin(self) -> None:
+        """Begin to wait for the first heartbeat: we lead from now on, and did not listen before."""
+        self._began_at = self._beat_at = None
+
+    def beat(self, at: datetime) -> None:
+        """Record that Alertmanager last got the dead man's alert at `at`; a time to come counts as now."""
+        at = min(at, self.clock.now())
         self._beat_at = at if self._beat_at is None else max(self._beat_at, at)
 
     async def frozen(self) -> str:
@@ -77,17 +83,54 @@ class Pipeline:
         return ""
 
 
-async def ping_while_well(file: Path, pipeline: Pipeline, interval: timedelta, stop: asyncio.Event) -> None:
-    """Ping the URL in `file` once an interval while nothing is frozen, until `stop` is set. Failures are logged."""
+@dataclass(slots=True, kw_only=True)
+class Wellbeing:
+    """Knows whether somebody outside may be told that all is well.
+
+    Only whoever leads and has lately ended a round well can tell. All others are silent: if nobody leads, or every
+    round fails, so is the dead man's URL, and people are called.
+    """
+
+    clock: Clock
+    leads: Callable[[], bool]
+    looked_at: Callable[[], datetime | None]
+    """When the last round ended well, leading or not."""
+    patience: timedelta
+    """How old the last good round may be."""
+    pipeline: Pipeline
+    _leads_since: datetime | None = None
+
+    async def lacking(self) -> str:
+        """Return what is not well, or an empty text."""
+        now = self.clock.now()
+        if not self.leads():
+            self._leads_since = None
+            return "another replica leads, or none does"
+        self._leads_since = self._leads_since or now
+        looked_at = self.looked_at()
+        if looked_at is None or looked_at < self._leads_since:
+            return "no round has ended well since this replica leads"
+        if now - looked_at > self.patience:
+            return f"the last round that ended well was at {looked_at.isoformat(timespec='seconds')}"
+        return await self.pipeline.frozen()
+
+
+async def ping_while_well(
+    file: Path, lacking: Callable[[], Awaitable[str]], interval: timedelta, stop: asyncio.Event
+) -> None:
+    """Ping the URL in `file` once an interval while nothing is `lacking`, until `stop` is set.
+
+    Failures are logged: they are what the other side notices.
+    """
     limit = aiohttp.ClientTimeout(total=PING_DEADLINE.total_seconds())
     async with aiohttp.ClientSession(timeout=limit) as session:
         while not stop.is_set():
-            if not await pipeline.frozen():
+            if not await lacking():
                 try:
                     async with session.get(read_secret(file)) as answer:
                         if answer.status >= 400:
                             log.warning("dead man's URL answered %d", answer.status)
-                except (TimeoutError, aiohttp.ClientError, ConfigError) as problem:
+                except (TimeoutError, OSError, ValueError, aiohttp.ClientError, ConfigError) as problem:
                     log.warning("dead man's URL: %s", type(problem).__name__)
             try:
                 await asyncio.wait_for(stop.wait(), interval.total_seconds())

@@ -19,6 +19,7 @@ from tests.responder.shell.steps import TAINT
 from gpuheal_responder.core.case import Approval, Case, Result
 from gpuheal_responder.core.verdict import Hold, Refusal
 from gpuheal_responder.shell.http import approval as desk
+from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.people import CaseApi
 from gpuheal_responder.shell.kube.review import APPROVE, SEE
 from gpuheal_responder.shell.telemetry import Telemetry
@@ -61,7 +62,11 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     made.people.known = {"ada": ("ada", frozenset({SEE, APPROVE})), "bob": ("bob", frozenset({SEE}))}
     app = web.Application()
     CaseApi(
-        people=made.people, remediations=made.store, holds=made.holds, telemetry=made.telemetry, clock=StillClock()
+        admission=Admission(made.people),
+        remediations=made.store,
+        holds=made.holds,
+        telemetry=made.telemetry,
+        clock=StillClock(),
     ).add_to(app)
     async with TestClient(TestServer(app)) as client:
         made.client = client

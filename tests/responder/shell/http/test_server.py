@@ -18,7 +18,9 @@ from tests.responder.shell.standins import Crowd, Holds, Store
 
 from gpuheal_responder.config.settings import Listen, ServerTls
 from gpuheal_responder.errors import ConfigError
+from gpuheal_responder.shell.http import door
 from gpuheal_responder.shell.http import server as subject
+from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.people import CaseApi
 from gpuheal_responder.shell.http.webhook import Intake, Web
 from gpuheal_responder.shell.telemetry import Telemetry
@@ -45,14 +47,14 @@ async def serving(tls: ServerTls) -> AsyncIterator[str]:
     """The whole application on a free port; gives its https URL. Only client certificates authenticate."""
     telemetry, clock = Telemetry(cluster="", clock=StillClock(), audit=io.StringIO()), StillClock()
     intake = Intake(
-        wake=lambda nodes, watchdog: None,
+        wake=lambda nodes: None,
         refusing=str,
         unready=str,
         telemetry=telemetry,
-        people=Crowd(),
+        admission=Admission(Crowd()),
         client_names=frozenset(tls.client_names),
     )
-    cases = CaseApi(people=Crowd(), remediations=Store(), holds=Holds(), telemetry=telemetry, clock=clock)
+    cases = CaseApi(admission=Admission(Crowd()), remediations=Store(), holds=Holds(), telemetry=telemetry, clock=clock)
     app = subject.application(Web(intake), cases)
     async with subject.listening(app, Listen(host="127.0.0.1", port=0, tls=tls), no_problem) as (host, port):
         yield f"https://{host}:{port}"
@@ -87,6 +89,36 @@ async def test_s04_a_certificate_of_another_authority_is_refused(tmp_path: Path)
     async with serving(tls_files(tmp_path, authority)) as url, aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):
             await session.post(f"{url}/webhook", data=MESSAGE, ssl=context)
+
+
+async def test_s04_a_withdrawn_authority_lets_nobody_in_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file replaced, and nothing else: clients of the old CA are refused, also on connections they have kept open
+    and with sessions they could resume; clients of the new one come in."""
+    monkeypatch.setattr(subject, "LOOK_AT_CERTIFICATES_S", 0.01)
+    ours, old, new = trustme.CA(), trustme.CA(), trustme.CA()
+    tls = tls_files(tmp_path, ours)
+    old.cert_pem.write_to_path(tmp_path / "ca.pem")
+    former, coming = (shown(ours, "alertmanager", by) for by in (old, new))
+    async with serving(tls) as url, aiohttp.ClientSession() as session:
+
+        async def post(context: ssl.SSLContext) -> int:
+            try:
+                async with session.post(f"{url}/webhook", data=MESSAGE, ssl=context) as answer:
+                    return answer.status
+            except aiohttp.ClientError:
+                return 0
+
+        assert (await post(former), await post(coming)) == (200, 0)
+        new.cert_pem.write_to_path(tmp_path / "ca.pem")
+        for _ in range(500):
+            if await post(coming) == 200:
+                break
+        else:
+            raise AssertionError("the new authority is not believed")
+        assert await post(former) == 0
+        assert await post(coming) == 200
 
 
 async def test_a_renewed_certificate_is_shown_without_a_restart(
@@ -130,7 +162,7 @@ async def test_an_address_in_use_is_a_config_error(tmp_path: Path) -> None:
 
 async def test_s03_a_silent_connection_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sends no complete head in time is cut off; a connection that has been used stays."""
-    monkeypatch.setattr(subject, "ASK_DEADLINE_S", 0.3)
+    monkeypatch.setattr(door, "ASK_DEADLINE_S", 0.3)
     authority = trustme.CA()
     context = shown(authority)
     async with serving(tls_files(tmp_path, authority)) as url:

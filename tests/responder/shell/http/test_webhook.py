@@ -17,6 +17,7 @@ from tests.responder.shell.scripted import StillClock, no_problem
 from tests.responder.shell.standins import Crowd
 
 from gpuheal_responder.shell.http import webhook as subject
+from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.webhook import Intake, Web
 from gpuheal_responder.shell.kube.review import SCRAPE
 from gpuheal_responder.shell.process.reload import Tokens
@@ -30,7 +31,7 @@ class World:
     """A web layer under test, what it woke, and the knobs around it."""
 
     folder: Path
-    woken: list[tuple[frozenset[str], bool]] = field(default_factory=list)
+    woken: list[frozenset[str]] = field(default_factory=list)
     refusing: str = ""
     unready: str = ""
     arrivals: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
@@ -45,11 +46,11 @@ class World:
             (self.folder / name).write_text(f"{name}-secret\n")
         self.telemetry = Telemetry(cluster="prod", clock=StillClock(), audit=self.audit)
         return Intake(
-            wake=lambda nodes, watchdog: self.woken.append((nodes, watchdog)),
+            wake=self.woken.append,
             refusing=self._refusing,
             unready=lambda: self.unready,
             telemetry=self.telemetry,
-            people=self.people,
+            admission=Admission(self.people),
             webhook_tokens=Tokens([self.folder / "old", self.folder / "new"], no_problem),
         )
 
@@ -78,7 +79,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
-def message(*alerts: dict[str, Any], **more: Any) -> str:
+def message(*alerts: object, **more: Any) -> str:
     """Alertmanager's webhook message with these alerts."""
     return json.dumps({"version": "4", "groupKey": "{}:{}", "status": "firing", "alerts": alerts, **more})
 
@@ -92,15 +93,15 @@ async def test_s02_a_delivery_wakes_its_nodes(world: World) -> None:
     """Firing and resolved alerts alike wake their nodes; the answer is 200; keep-alive stays."""
     answer = await world.post(message(alert(node="n1"), alert("resolved", node="n2"), alert()))
     assert answer.status == 200
-    assert world.woken == [(frozenset({"n1", "n2"}), False)]
+    assert world.woken == [frozenset({"n1", "n2"})]
     assert answer.headers.get("Connection") != "close"
     assert world.count("gpuheal_deliveries_total", answer="200") == 1
 
 
-async def test_the_dead_mans_alert_is_told_apart(world: World) -> None:
-    """GPUHealWatchdog wakes nobody but is reported as the sign of life it is."""
+async def test_s10_the_dead_mans_alert_is_a_delivery_like_any_other(world: World) -> None:
+    """Whoever has the token could send it, and Alertmanager repeats it after Prometheus has died: it only wakes."""
     await world.post(message({"status": "firing", "labels": {"alertname": "GPUHealWatchdog"}}))
-    assert world.woken == [(frozenset(), True)]
+    assert world.woken == [frozenset()]
 
 
 @pytest.mark.parametrize("reason", ["starting", "overloaded"])
@@ -137,6 +138,9 @@ async def test_s02_what_is_not_alertmanagers_is_400(world: World, body: bytes) -
     ("body", "reason"),
     [
         (message(alert(node="n1"), {"status": "pending", "labels": {}}), "delivery-unusable"),
+        (message({"status": [], "labels": {}}), "delivery-unusable"),
+        (message({"status": {}, "labels": {}}), "delivery-unusable"),
+        (message([]), "delivery-unusable"),
         (message(alert(**{f"l{i}": "x" for i in range(100)})), "delivery-unusable"),
         (message(alert(node="x" * 5000)), "delivery-unusable"),
         (message(alert(node="n1"), note=[0] * 100_000), "delivery-too-complex"),
@@ -148,7 +152,7 @@ async def test_s02_a_poison_message_of_alertmanagers_ends_with_200(world: World,
     answer = await world.post(body)
     assert answer.status == 200
     assert world.count("gpuheal_dead_letters_total", reason=reason) == 1
-    assert world.woken == [(frozenset(), False)]
+    assert world.woken == [frozenset()]
 
 
 async def test_s02_never_429(world: World) -> None:

@@ -67,8 +67,44 @@ def test_a_swapped_link_counts_as_a_change(tmp_path: Path) -> None:
 
 def test_the_first_value_must_be_good(tmp_path: Path) -> None:
     """At the start there is no old value to keep."""
-    with pytest.raises(ConfigError, match="cannot be read"):
-        Tokens([tmp_path / "none"], no_problem)
+    problems: list[ConfigError] = []
+    with pytest.raises(ConfigError, match="holds no token"):
+        Tokens([tmp_path / "none"], problems.append)
+    assert "cannot be read" in str(problems[0])
+
+
+def test_s04_a_token_file_that_goes_takes_its_token_back(tmp_path: Path) -> None:
+    """Removed, emptied, spoilt: its token is not valid any more, whatever else changes; the others go on."""
+    problems: list[ConfigError] = []
+    fresh, leaked = tmp_path / "fresh", tmp_path / "leaked"
+    fresh.write_text("one")
+    for spoil in (leaked.unlink, lambda: leaked.write_text(""), lambda: leaked.write_bytes(b"\xff\xff")):
+        leaked.write_text("leaked-token")
+        tokens = Tokens([fresh, leaked], problems.append)
+        assert tokens.admit("leaked-token")
+        spoil()
+        assert not tokens.admit("leaked-token")
+        assert not tokens.admit("")
+        assert tokens.admit(fresh.read_text())
+        fresh.write_text(f"{fresh.read_text()}-more")
+        assert tokens.admit(fresh.read_text())
+    assert len(problems) == 3
+
+
+def test_s04_a_start_survives_a_token_that_was_taken_back(tmp_path: Path) -> None:
+    """A pod that starts anew after a rotation must come up: one token is enough, the missing file is told."""
+    problems: list[ConfigError] = []
+    (tmp_path / "fresh").write_text("fresh")
+    tokens = Tokens([tmp_path / "gone", tmp_path / "fresh"], problems.append)
+    assert tokens.admit("fresh")
+    assert [problem.file for problem in problems] == [str(tmp_path / "gone")]
+
+
+def test_a_pipe_is_no_secret(tmp_path: Path) -> None:
+    """Opening one would wait for a writer, and everybody for us."""
+    os.mkfifo(tmp_path / "token")
+    with pytest.raises(ConfigError, match="is no file"):
+        read_secret(tmp_path / "token")
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"two\nlines", b"\xff", b"a\x00b"])
