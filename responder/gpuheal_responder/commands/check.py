@@ -38,7 +38,6 @@ def main(argv: Sequence[str]) -> int:
 
 def _open(settings: Settings) -> None:
     """Read every secret and certificate that the settings name."""
-    from gpuheal_responder.errors import ConfigError
     from gpuheal_responder.shell.http.server import tls_context
     from gpuheal_responder.shell.process.reload import read_secret
     from gpuheal_responder.shell.sources.client import Client
@@ -47,7 +46,7 @@ def _open(settings: Settings) -> None:
     shown = [read_secret(file) for file in listen.webhook_token_files]
     for file in listen.metrics_token_files:
         if read_secret(file) in shown:
-            raise ConfigError(str(file), "", "opens the webhook too", "whoever scrapes could send alerts")
+            print(f"warning: {file}: opens the webhook too: whoever scrapes could send alerts")
     if listen.tls is not None:
         tls_context(listen.tls)
     for endpoint in (*settings.alertmanagers, settings.prometheus):

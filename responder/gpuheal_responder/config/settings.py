@@ -142,7 +142,7 @@ class Listen:
 
     metrics_token_files: tuple[Path, ...] = ()
     """Files with the tokens for /metrics; none = a Kubernetes token whose owner may `get` the URL /metrics. They
-    must not open the webhook: whoever scrapes could send alerts."""
+    should not open the webhook: whoever scrapes could send alerts."""
 
     tokens_over_http: bool = False
     """Take Kubernetes tokens over plain HTTP too; they can be read on the way. Otherwise they are taken over TLS, and
@@ -156,8 +156,6 @@ class Listen:
             raise ValueError(f"port {self.port} is not a TCP port")
         if not self.webhook_token_files and (self.tls is None or self.tls.client_ca_file is None):
             raise ValueError("the webhook needs webhook_token_files, or tls.client_ca_file with tls.client_names")
-        if not set(self.webhook_token_files).isdisjoint(self.metrics_token_files):
-            raise ValueError("webhook and /metrics share a token file: whoever scrapes could send alerts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
