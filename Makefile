@@ -56,7 +56,8 @@ cluster: install ## tests on the control plane, and on the current Prometheus an
 mutants: install ## every safety invariant's small wrong change must turn its test red
 	$(RUN) -m tests.mutants.run
 
-nightly: install mutants ## what takes too long for every change: all small wrong changes of the rules
+nightly: install mutants ## what takes too long for every change: the adversary's campaign, all small wrong rules
+	$(RUN) -m tests.chaos --schedules 20000 --seed "$$(date +%y%j0000)" --jobs 2 --found .chaos
 	$(BIN)/gpuheal rules mutate --all \
 	  --promtool "$$($(RUN) -m gpuheal_lab.servers ensure promtool --generation current | awk '{print $$NF}')"
 

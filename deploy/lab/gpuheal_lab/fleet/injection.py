@@ -28,7 +28,7 @@ class Killed(BaseException):
 class Call:
     """One call that reached the server; `answered` is False when the caller got an error although it took effect.
 
-    `asked_at` is when the caller sent it, earlier than `at` for a call that was stalled on its way.
+    `asked_at` is when the caller sent it, earlier than `at` for a call that `hung` on its way.
     """
 
     at: datetime
@@ -38,6 +38,7 @@ class Call:
     answered: bool = True
     actor: str = ""
     asked_at: datetime
+    hung: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,6 +108,8 @@ class Gate:
         self._stall: tuple[int, Stall] | None = None
         self._dead: set[str] = set()
         self.calls: list[Call] = []
+        self.refused: list[tuple[str, str]] = []
+        """Method and target of calls that were refused, as planned, before they took effect."""
         self.on_call: list[Callable[[Call], None]] = []
         self.current: Call | None = None
         self.crossings = 0
@@ -129,6 +132,14 @@ class Gate:
         self._stall = (crossing, stall)
         return stall
 
+    def planned(self, *methods: str) -> bool:
+        """Whether a call of one of these methods will be refused."""
+        return any(plan.method in methods for plan in self._planned)
+
+    def clear_stall(self) -> None:
+        """No call will hang."""
+        self._stall = None
+
     def bury(self, actor: str) -> None:
         """The actor is dead: whatever of it still runs gets no further than to its next call."""
         self._dead.add(actor)
@@ -150,10 +161,11 @@ class Gate:
         self._schedule.catch_up()
         plan = self._plan(method, target)
         if plan is not None and not plan.applied:
+            self.refused.append((method, target))
             raise plan.error
         if method in READS:
             return self._result(plan, effect)
-        await self._boundary()
+        hung = await self._boundary()
         call = Call(
             at=self._schedule.now(),
             method=method,
@@ -162,6 +174,7 @@ class Gate:
             answered=plan is None,
             actor=ACTOR.get(),
             asked_at=asked_at,
+            hung=hung,
         )
         self.current = call
         try:
@@ -191,8 +204,8 @@ class Gate:
                 return plan
         return None
 
-    async def _boundary(self) -> None:
-        """The caller crosses a boundary: it may die there, or hang."""
+    async def _boundary(self) -> bool:
+        """The caller crosses a boundary: it may die there, or hang. Whether it hung."""
         crossing = self.crossings
         self.crossings += 1
         if crossing == self._kill_at:
@@ -205,6 +218,8 @@ class Gate:
             await stall.released.wait()
             self._live()
             self._schedule.catch_up()
+            return True
+        return False
 
     def _live(self) -> None:
         if ACTOR.get() in self._dead:

@@ -1,0 +1,40 @@
+"""Run a campaign: `python -m tests.chaos --schedules 20000 --seed 1 --jobs 2`. Returns 1 for an unexpected breach."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.chaos.campaign import report, search
+from tests.chaos.grammar import THEMES, generate
+from tests.chaos.known import KNOWN
+from tests.chaos.schedule import play
+
+
+def main() -> int:
+    """Search, report, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--schedules", type=int, default=200, help="how many schedules to play")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first schedule; the others follow")
+    parser.add_argument("--jobs", type=int, default=1, help="processes to play them on")
+    parser.add_argument("--theme", choices=sorted(THEMES), default="", help="play only schedules of this theme")
+    parser.add_argument("--found", type=Path, help="folder for a script of each way of failing, and INDEX.md")
+    parser.add_argument("--show", action="store_true", help="print the schedule of --seed and what it breaks, no more")
+    asked = parser.parse_args()
+    if asked.show:
+        schedule = generate(asked.seed, asked.theme)
+        print(schedule.script(play(schedule)))
+        return 0
+    outcome = search(asked.seed, asked.schedules, theme=asked.theme, jobs=asked.jobs)
+    for rule, times in outcome.counts.most_common():
+        known = f"known: {KNOWN[rule]}" if rule in KNOWN else "UNEXPECTED"
+        print(f"{times:6} {rule:<26} seeds {', '.join(map(str, outcome.seeds[rule][:4]))} ({known})")
+    print(f"{outcome.schedules} schedules, {len(outcome.unknown)} rules broken unexpectedly")
+    if asked.found is not None:
+        report(outcome, asked.found, asked.theme)
+    return 1 if outcome.unknown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

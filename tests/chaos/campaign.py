@@ -1,0 +1,105 @@
+"""A campaign: thousands of schedules on several processes; each way of failing is shrunk and written as a script."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+from tests.chaos.grammar import generate
+from tests.chaos.known import KNOWN
+from tests.chaos.observer import Violation
+from tests.chaos.rules import RULES
+from tests.chaos.schedule import Schedule, play
+from tests.chaos.shrink import breaking, shrink
+
+CHUNK = 20
+SHAPES = 3
+"""Scripts kept of one rule, each of another sequence of acts."""
+TRIED = 8
+"""Failing schedules of one rule that are made smaller in search of another shape."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a campaign found: by rule, how often, and the seeds that break it."""
+
+    schedules: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    seeds: dict[str, list[int]] = field(default_factory=dict)
+
+    def take(self, seed: int, rules: Sequence[str]) -> None:
+        """Count one schedule."""
+        self.schedules += 1
+        for rule in rules:
+            self.counts[rule] += 1
+            self.seeds.setdefault(rule, []).append(seed)
+
+    @property
+    def unknown(self) -> list[str]:
+        """Return the broken rules that nobody expects to be broken."""
+        return sorted(set(self.counts) - set(KNOWN))
+
+
+def examine(seeds: Sequence[int], theme: str) -> list[tuple[int, list[str]]]:
+    """Return for each seed which rules its schedule breaks."""
+    return [(seed, sorted({v.rule for v in play(generate(seed, theme))})) for seed in seeds]
+
+
+def search(first: int, schedules: int, *, theme: str = "", jobs: int = 1, quiet: bool = False) -> Outcome:
+    """Return what so many schedules from seed `first` on break."""
+    outcome, began = Outcome(), time.monotonic()
+    chunks = [range(s, min(s + CHUNK, first + schedules)) for s in range(first, first + schedules, CHUNK)]
+    for results in _on(jobs, chunks, theme):
+        for seed, rules in results:
+            outcome.take(seed, rules)
+        if not quiet:
+            speed = outcome.schedules / (time.monotonic() - began)
+            rate = f"{outcome.schedules}/{schedules} schedules, {speed:.0f} per second"
+            print(f"\r{rate}, {len(outcome.counts)} rules broken ", end="", file=sys.stderr, flush=True)
+    if not quiet:
+        print(file=sys.stderr)
+    return outcome
+
+
+def _on(jobs: int, chunks: Sequence[range], theme: str) -> Iterator[list[tuple[int, list[str]]]]:
+    if jobs == 1:
+        yield from (examine(chunk, theme) for chunk in chunks)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(examine, chunks, [theme] * len(chunks))
+
+
+def smallest(outcome: Outcome, rule: str, theme: str = "") -> list[tuple[int, Schedule, list[Violation]]]:
+    """Return a few small schedules that break the rule, of different shapes, with their seeds and all they break."""
+    found: dict[tuple[str, ...], tuple[int, Schedule, list[Violation]]] = {}
+    for seed in outcome.seeds[rule][:TRIED]:
+        small = shrink(generate(seed, theme), breaking(rule), longest=10)
+        shape = tuple(sorted({a.name for a in small.acts}))
+        if shape not in found:
+            found[shape] = (seed, small, play(small))
+        if len(found) == SHAPES:
+            break
+    return list(found.values())
+
+
+def report(outcome: Outcome, folder: Path, theme: str = "") -> None:
+    """Write a script for each way of failing into `folder`, and the newest findings on top of its INDEX.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for rule in sorted(outcome.counts, key=lambda r: (RULES[r].kinds, r)):
+        for number, (seed, small, violations) in enumerate(smallest(outcome, rule, theme), start=1):
+            told = next((v for v in violations if v.rule == rule), None)
+            name = f"{RULES[rule].kinds}-{rule}-{number}.py"
+            (folder / name).write_text(small.script(violations))
+            acts = ", ".join(dict.fromkeys(a.name for a in small.acts))
+            lines.append(f"- `{name}` (seed {seed}; {outcome.counts[rule]} of {outcome.schedules}): {told} [{acts}]")
+    index = folder / "INDEX.md"
+    older = index.read_text() if index.exists() else ""
+    head = f"## {time.strftime('%H:%M')}: {outcome.schedules} schedules\n\n"
+    index.write_text(head + "\n".join(lines or ["Nothing is broken."]) + "\n\n" + older)
