@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import ProcessCollector
 from prometheus_client.registry import Collector
@@ -210,10 +211,20 @@ def _serve(exporter: Exporter) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     exporter.start_monitor(FIRST_NVML_SECONDS)
-    threading.Thread(target=server.serve_forever, name="web", daemon=True).start()
+    web = threading.Thread(target=_web, args=(server, stop), name="web", daemon=True)
+    web.start()
     log.info("serving on http://%s:%d/metrics", options.host, server.server_port)
     follower.run(stop)
+    ended_by_itself = not web.is_alive()
     server.shutdown()
     server.server_close()
     exporter.stop_monitor()
-    return 0
+    return 1 if ended_by_itself else 0
+
+
+def _web(server: WSGIServer, stop: threading.Event) -> None:
+    """Serve until shut down; if that ends by itself nobody can scrape any more, so the process ends too."""
+    try:
+        server.serve_forever()
+    finally:
+        stop.set()

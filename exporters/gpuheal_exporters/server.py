@@ -7,7 +7,7 @@ import json
 import math
 import socket
 import socketserver
-import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
+from gpuheal_exporters.connections import REQUEST_SECONDS, Connections
 from gpuheal_exporters.metrics.exposition import CONTENT_TYPE, render
 from gpuheal_exporters.node.state import NodeExporterState
 
 MAX_BODY = 16 * 1024
-MAX_CONNECTIONS = 8
-REQUEST_SECONDS = 10.0
 MAX_AHEAD_SECONDS = 3600.0  # an `until` further ahead is a mistake, mostly milliseconds
 _STATUS = {
     200: "200 OK",
@@ -197,39 +196,56 @@ def parse_acknowledgement(body: bytes, now: float) -> dict[str, Any]:
 class _Handler(WSGIRequestHandler):
     timeout = REQUEST_SECONDS  # a peer that says nothing for so long is cut off
 
+    def parse_request(self) -> bool:
+        """Read the request's head; the connection is safe from being cut off for another from here on."""
+        parsed: bool = super().parse_request()
+        assert isinstance(self.server, _Server)
+        self.server.connections.answering(self.connection)
+        return parsed
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - name of the overridden method
-        """No access log: scrapes come every few seconds."""
+        """Write no access log: scrapes come every few seconds."""
 
 
 class _Server(ThreadingWSGIServer):
-    """At most MAX_CONNECTIONS requests at a time; one more is closed at once, so nothing piles up."""
+    """A thread for each connection, within the bounds of `Connections`."""
 
-    request_queue_size = 16
+    request_queue_size = 64
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self.connections = Connections()
         super().__init__(*args, **kwargs)
 
     def server_bind(self) -> None:
-        """Binds without the reverse look-up of the base class, which can take seconds where DNS is slow."""
+        """Bind without the reverse look-up of the base class, which can take seconds where DNS is slow."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        """Hand the connection to a thread, or close it at once if there is no room."""
+        if not self.connections.admit(request, str(client_address[0]), time.monotonic()):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread to be had
+            self.connections.release(request)
+            self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer one connection."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self.connections.release(request)
+
+    def service_actions(self) -> None:
+        """Cut off who is over time; called at least twice a second."""
+        self.connections.expire(time.monotonic())
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A peer that went away is no event of ours."""
+        """Pass over a peer that went away: it is no event of ours."""
 
 
 def serve(app: App, host: str, port: int) -> WSGIServer:

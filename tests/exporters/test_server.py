@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from gpuheal_exporters.collectors.kernel import KernelCollector
+from gpuheal_exporters.connections import MAX_CONNECTIONS
 from gpuheal_exporters.host.identity import GpuIdentity, StaticInventory
 from gpuheal_exporters.node.state import NodeExporterState
-from gpuheal_exporters.server import MAX_BODY, MAX_CONNECTIONS, App, serve
+from gpuheal_exporters.server import MAX_BODY, App, serve
 
 UUID = "GPU-1"
 
@@ -218,17 +219,33 @@ def test_health_is_the_loop(site: Site) -> None:
     assert site.request("GET", "/healthz") == (503, {"healthy": False})
 
 
-def test_silent_connections_do_not_pile_up(site: Site) -> None:
-    """Beyond the limit a connection is closed at once; when a silent one goes, there is room again."""
-    silent = [socket.create_connection(("127.0.0.1", site.port), timeout=10) for _ in range(MAX_CONNECTIONS)]
-    extra = socket.create_connection(("127.0.0.1", site.port), timeout=10)
-    assert extra.recv(1) == b""
-    for connection in (*silent, extra):
-        connection.close()
-    status, until = 0, time.monotonic() + 20
-    while not status and time.monotonic() < until:
-        try:
-            status = site.request("GET", "/healthz")[0]
-        except (http.client.HTTPException, OSError):
-            continue
-    assert status == 200
+def silent(site: Site, client: str) -> socket.socket:
+    """A connection from this loopback address that says nothing."""
+    return socket.create_connection(("127.0.0.1", site.port), timeout=10, source_address=(client, 0))
+
+
+@pytest.mark.parametrize("clients", [["127.0.0.1"], ["127.0.0.2"], [f"127.0.0.{number}" for number in range(2, 42)]])
+def test_silent_connections_never_stop_a_scrape(site: Site, clients: list[str]) -> None:
+    """Hundreds of silent sockets, of the scraper's own address, of one other or of forty: scrape and health answer."""
+    idle = [silent(site, client) for client in clients for _ in range(400 // len(clients))]
+    try:
+        assert site.request("GET", "/metrics")[0] == 200
+        assert site.request("GET", "/healthz")[0] == 200
+        assert len(site.server.connections) <= MAX_CONNECTIONS  # type: ignore[attr-defined]
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_a_request_that_trickles_does_not_stop_a_scrape(site: Site) -> None:
+    """Clients that always say a little more, never all of it, are the first to go when others come."""
+    slow = [silent(site, "127.0.0.3") for _ in range(MAX_CONNECTIONS * 2)]
+    try:
+        for part in (b"GET /metrics HT", b"TP/1.1\r\n", b"X-A: ", b"1\r\n"):
+            for connection in slow:
+                with contextlib.suppress(OSError):
+                    connection.send(part)
+            assert site.request("GET", "/metrics")[0] == 200
+    finally:
+        for connection in slow:
+            connection.close()

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from gpuheal_exporters.errors import ConfigError
 
 _PCI = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([0-9a-fA-F]{2})(?:\.[0-9a-fA-F])?\Z")
+_MAX_BYTES = 1 << 20
+_MAX_VALUE = 128
 _FIELDS = ("gpu_uuid", "pci_bus_id", "serial", "slot", "product")
 
 
@@ -90,7 +92,16 @@ def _entry(file: str, path: str, raw: object) -> GpuIdentity:
     unknown = sorted(set(map(str, raw)) - set(_FIELDS))
     if unknown:
         raise ConfigError(file, path, f"unknown keys {', '.join(unknown)}", f"known are {', '.join(_FIELDS)}")
-    values = {key: str(raw.get(key) or "") for key in _FIELDS}
+    values = {}
+    for key in _FIELDS:
+        value = raw.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
+            raise ConfigError(file, f"{path}.{key}", "not a text")
+        values[key] = "" if value is None else str(value)
+        if not values[key].isprintable():
+            raise ConfigError(file, f"{path}.{key}", "characters that cannot be printed")
+        if len(values[key]) > _MAX_VALUE:
+            raise ConfigError(file, f"{path}.{key}", f"longer than {_MAX_VALUE} characters")
     if not values["gpu_uuid"]:
         raise ConfigError(file, f"{path}.gpu_uuid", "missing")
     try:
@@ -107,11 +118,17 @@ def load_inventory(path: Path) -> StaticInventory:
     """
     file = str(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():
+            raise ConfigError(file, "", "not a plain file")
+        with path.open("rb") as opened:
+            data = opened.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(file, "", f"larger than {_MAX_BYTES} bytes")
     document: Any
     try:
+        text = data.decode()
         if path.suffix == ".json":
             document = json.loads(text)
         else:
@@ -121,7 +138,7 @@ def load_inventory(path: Path) -> StaticInventory:
                 document = yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise ValueError(str(error)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(file, "", f"cannot be parsed: {error}") from None
     if not isinstance(document, list):
         raise ConfigError(file, "", "not a list of GPUs")

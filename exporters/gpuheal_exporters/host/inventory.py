@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpuheal_exporters.host.identity import GpuIdentity
+from gpuheal_exporters.host import shape
+from gpuheal_exporters.host.identity import GpuIdentity, normalise_pci
 from gpuheal_exporters.host.persist import read_state, write_atomic
 from gpuheal_exporters.nvml.snapshot import Gpu, MigInstance, NvmlSnapshot
 
@@ -49,6 +50,19 @@ class GpuRecord:
         return GpuIdentity(
             gpu_uuid=self.uuid, pci_bus_id=self.pci, serial=self.serial, slot=self.slot, product=self.product
         )
+
+
+_INSTANCE: Mapping[str, Callable[[object], Any]] = {
+    "uuid": shape.text,
+    "gpu_instance": shape.whole,
+    "compute_instance": shape.whole,
+}
+_RECORD: Mapping[str, Callable[[object], Any]] = {
+    **dict.fromkeys(("uuid", "pci", "serial", "slot", "product", "boot_id"), shape.text),
+    "minor": shape.optional(shape.whole),
+    "seen_at": shape.number,
+    "links": shape.whole,
+}
 
 
 def active_links(gpu: Gpu) -> int:
@@ -208,13 +222,13 @@ class NodeInventory:
 
     def _load(self, document: Mapping[str, Any]) -> None:
         if document["schema"] != SCHEMA:
-            raise ValueError(f"schema {document['schema']!r} is not {SCHEMA}")
+            raise ValueError(f"schema {str(document['schema'])[:40]} is not {SCHEMA}")
         records = {}
-        for entry in document["gpus"][:MAX_GPUS]:
-            instances = tuple(MigInstance(**each) for each in entry["instances"])
-            record = GpuRecord(**{**entry, "instances": instances, "present": None})
-            if not (isinstance(record.uuid, str) and isinstance(record.pci, str) and record.uuid):
-                raise ValueError(f"no GPU: {entry!r}")
+        for entry in shape.items(document["gpus"], MAX_GPUS):
+            instances = [MigInstance(**shape.fields(each, _INSTANCE)) for each in shape.items(entry["instances"], 64)]
+            record = GpuRecord(**shape.fields(entry, _RECORD), instances=tuple(instances))
+            if not record.uuid or (record.pci and normalise_pci(record.pci) != record.pci):
+                raise ValueError(f"no GPU: {record.uuid!r} at {record.pci!r}")
             records[record.uuid] = record
         self._records = records
 

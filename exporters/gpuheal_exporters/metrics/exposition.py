@@ -41,7 +41,7 @@ def exposition(families: Iterable[Metric]) -> bytes:
                 out.append(f"{sample.name}{{{','.join(pairs)}}} {value}\n")
             else:
                 out.append(f"{sample.name} {value}\n")
-    return "".join(out).encode()
+    return "".join(out).encode("utf-8", "replace")  # half a surrogate pair must not cost the whole page
 
 
 class Collectors(Collector):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gpuheal_exporters.host import shape
+
+MAX_LIST = 64
 MAX_TEXT = 400  # characters of the kernel's line that are kept
 COALESCE_SECONDS = 5.0  # equal events closer than this are one entry with a count
 
@@ -37,6 +40,26 @@ class Event:
     cause: str = ""
     details: list[str] = field(default_factory=list)
     repeats: int = 0
+
+
+def _texts(value: object) -> list[str]:
+    return [shape.text(each) for each in shape.items(value, MAX_LIST)]
+
+
+def _pod(value: object) -> dict[str, str]:
+    return {shape.text(key): shape.text(each) for key, each in list(shape.mapping(value).items())[:MAX_LIST]}
+
+
+_EVENT: Mapping[str, Callable[[object], Any]] = {
+    **dict.fromkeys(("number", "repeats"), shape.whole),
+    **dict.fromkeys(("at", "last_at"), shape.number),
+    **dict.fromkeys(("kind", "code", "gpu_uuid", "pci_bus_id", "text", "boot_id", "driver_version"), shape.text),
+    **dict.fromkeys(("action", "basis", "blames", "followup", "detail", "cause"), shape.text),
+    **dict.fromkeys(("seq", "pid"), shape.optional(shape.whole)),
+    "process": shape.optional(shape.text),
+    "pod": _pod,
+    "details": _texts,
+}
 
 
 class EventRing:
@@ -79,9 +102,9 @@ class EventRing:
         """The entries as JSON-ready objects, oldest first."""
         return [asdict(entry) for entry in self._entries]
 
-    def load(self, dumped: Iterable[Mapping[str, Any]]) -> None:
-        """The ring holds what `dump` gave; raises TypeError on anything else."""
-        entries = [Event(**raw) for raw in dumped]
+    def load(self, dumped: object) -> None:
+        """Hold what `dump` gave; on anything else raise KeyError or ValueError and change nothing."""
+        entries = [Event(**shape.fields(raw, _EVENT)) for raw in shape.items(dumped, self._limit)]
         self._latest.clear()
         self._entries.clear()
         self._entries.extend(entries)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from gpuheal_exporters.catalogue.resolution import Resolution, worse
+from gpuheal_exporters.catalogue.resolution import ACTIONS, Resolution, worse
+from gpuheal_exporters.host import shape
 
 KeyT = TypeVar("KeyT", bound=tuple[str, ...])
 
@@ -60,6 +61,29 @@ class Latch:
     last: float = 0.0
     resolution: Resolution | None = None
     cause: str = ""
+
+
+MAX_LABEL = 128
+MAX_PARTS = 8
+
+
+def _resolution(value: object) -> Resolution:
+    names = ("action", "basis", "severity", "blames", "followup", "detail")
+    found = Resolution(**shape.fields(value, dict.fromkeys(names, shape.text)))
+    if found.action not in ACTIONS:
+        raise ValueError(f"not an action: {found.action[:40]!r}")
+    return found
+
+
+_LATCH: Mapping[str, Callable[[object], Any]] = {
+    "total": shape.whole,
+    "latched": shape.flag,
+    "count": shape.whole,
+    "first": shape.number,
+    "last": shape.number,
+    "resolution": shape.optional(_resolution),
+    "cause": lambda value: shape.text(value, MAX_LABEL),
+}
 
 
 class LatchStore(Generic[KeyT]):
@@ -153,14 +177,24 @@ class LatchStore(Generic[KeyT]):
         """The content as JSON-ready objects."""
         return [{"key": list(key), **asdict(entry)} for key, entry in self._latches.items()]
 
-    def load(self, dumped: Sequence[Mapping[str, Any]]) -> None:
-        """The content is what `dump` gave; raises KeyError, TypeError or ValueError on anything else."""
+    def parse(self, dumped: object) -> dict[KeyT, Latch]:
+        """Return the latches that `dump` gave; raise KeyError or ValueError on anything else."""
         latches: dict[KeyT, Latch] = {}
-        names = {field.name for field in fields(Latch)}
-        for raw in dumped[: self._limit]:
-            values = {name: raw[name] for name in names}
-            if values["resolution"] is not None:
-                values["resolution"] = Resolution(**values["resolution"])
-            key = self._key_type(*(str(part) for part in raw["key"]))
-            latches[key] = Latch(**values)
-        self._latches = latches
+        for raw in shape.items(dumped, self._limit):
+            parts = [shape.text(part, MAX_LABEL) for part in shape.items(shape.mapping(raw)["key"], MAX_PARTS)]
+            latches[self._key(parts)] = Latch(**shape.fields(raw, _LATCH))
+        return latches
+
+    def _key(self, parts: list[str]) -> KeyT:
+        try:
+            key = self._key_type(*parts)
+        except TypeError:
+            raise ValueError(f"not a key: {parts}") from None
+        code = getattr(key, "xid", None) or getattr(key, "sxid", None) or "0"
+        if not (code.isascii() and code.isdigit()):
+            raise ValueError(f"not a code: {code!r}")
+        return key
+
+    def hold(self, latches: Mapping[KeyT, Latch]) -> None:
+        """Take over latches that `parse` gave."""
+        self._latches = dict(latches)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpuheal_exporters.node.latch import FaultKey, LatchStore, LinkKey, SxidKey, XidKey
+from gpuheal_exporters.host import shape
+from gpuheal_exporters.node.latch import MAX_LABEL, FaultKey, LatchStore, LinkKey, SxidKey, XidKey
 
 CLEAR_REASONS = ("reboot", "recovered", "reset", "acknowledged")
 _FOREVER = float("inf")
+MAX_RECOVERY = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,12 @@ class Levels:
         return {**{name: store.dump() for name, store in self.stores().items()}, "recovery": dict(self.recovery)}
 
     def load(self, dumped: Mapping[str, Any]) -> None:
-        """Hold what `dump` gave; raise KeyError, TypeError or ValueError on anything else."""
-        for name, store in self.stores().items():
-            store.load(dumped[name])
-        self.recovery = {str(pci): int(value) for pci, value in dumped["recovery"].items()}
+        """Hold what `dump` gave; on anything else raise KeyError or ValueError and change nothing."""
+        stores = self.stores()
+        parsed = {name: store.parse(dumped[name]) for name, store in stores.items()}
+        recovery = {
+            shape.text(pci, MAX_LABEL): shape.whole(value) for pci, value in shape.mapping(dumped["recovery"]).items()
+        }
+        for name, store in stores.items():
+            store.hold(parsed[name])
+        self.recovery = dict(list(recovery.items())[:MAX_RECOVERY])

@@ -9,15 +9,18 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gpuheal_exporters.host.identity import Inventory
+from gpuheal_exporters.host import shape
+from gpuheal_exporters.host.identity import Inventory, normalise_pci
 from gpuheal_exporters.kernel.kmsg import KernelRecord, parse_line
 from gpuheal_exporters.kernel.message import Message
-from gpuheal_exporters.node.addresses import Addresses
+from gpuheal_exporters.node.addresses import MAX_LEARNED, Addresses
 from gpuheal_exporters.node.events import EventRing
 from gpuheal_exporters.node.handlers import Attribution, Counts, Handlers, Situation
+from gpuheal_exporters.node.latch import MAX_LABEL
 from gpuheal_exporters.node.levels import Levels, Limits
 
 SCHEMA = 1
+MAX_CURSOR = 16
 
 
 class NodeExporterState:
@@ -35,7 +38,7 @@ class NodeExporterState:
         attribution: Attribution | None = None,
         limits: Limits | None = None,
     ) -> None:
-        limits = limits or Limits()
+        self.limits = limits = limits or Limits()
         self.lock = threading.RLock()
         self.boot_time = boot_time
         self.clock = clock
@@ -127,14 +130,24 @@ class NodeExporterState:
     def load(self, dumped: Mapping[str, Any]) -> None:
         """Hold what `dump` gave; of another boot, or one that nobody knows, only the events.
 
-        Raises KeyError, TypeError or ValueError on anything else, and may then have loaded a part: make a new object.
+        On anything else raise KeyError or ValueError; levels and events are then still those from before.
         """
         with self.lock:
             if dumped["schema"] != SCHEMA:
-                raise ValueError(f"schema {dumped['schema']!r} is not {SCHEMA}")
+                raise ValueError(f"schema {str(dumped['schema'])[:40]} is not {SCHEMA}")
+            boot_id = shape.text(dumped["boot_id"])
+            cursor = {name: _place(value) for name, value in list(shape.mapping(dumped["cursor"]).items())[:MAX_CURSOR]}
+            learned = {
+                normalise_pci(shape.text(pci)): shape.text(uuid, MAX_LABEL)
+                for pci, uuid in list(shape.mapping(dumped["learned"]).items())[:MAX_LEARNED]
+            }
+            EventRing(self.limits.events).load(dumped["events"])  # so that nothing is half loaded
             self.levels.load(dumped)
-            self.addresses.learned = {str(pci): str(uuid) for pci, uuid in dumped["learned"].items()}
             self.events.load(dumped["events"])
-            self.cursor = dict(dumped["cursor"])
-            if not self.boot_id or dumped["boot_id"] != self.boot_id:
+            self.addresses.learned, self.cursor = learned, cursor
+            if not self.boot_id or boot_id != self.boot_id:
                 self.reboot(self.boot_id, self.boot_time)
+
+
+def _place(value: object) -> int | str:
+    return shape.text(value) if isinstance(value, str) else shape.whole(value)

@@ -406,6 +406,43 @@ def test_a_global_fatal_error_of_uvm_is_the_nodes() -> None:
     assert len(state.levels.faults) == 0
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("xids", 0, "total"), "many"),
+        (("xids", 0, "first"), float("nan")),
+        (("xids", 0, "key"), ["", PCI, "x"]),
+        (("xids", 0, "resolution", "action"), "unheard_of"),
+        (("sxids", 0, "key"), ["3"]),
+        (("events", 0, "at"), None),
+        (("events", 0, "text"), "\ud800"),
+        (("recovery",), []),
+        (("learned",), {"nowhere": UUID}),
+        (("cursor", "seq"), -1),
+        (("boot_id",), 7),
+    ],
+)
+def test_a_state_of_wrong_shape_is_refused_whole(path: tuple[str | int, ...], value: object) -> None:
+    """JSON that is not what was written changes nothing: no half of it is loaded, and what was there still works."""
+    full = make()
+    xid(full, "79, gone", 1.0)
+    xid(full, "154, GPU recovery action changed from 0x0 (None) to 0x2 (OS Reboot)", 1.0)
+    full.feed_line("nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 20034, Fatal, Link 30 x", 1.0)
+    full.feed_line(f"NVRM: GPU at PCI:0000:5a:00: {UUID}", 1.0)
+    full.cursor = {"seq": 77}
+    document = json.loads(json.dumps(full.dump()))
+    at = document
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    state = make()
+    xid(state, "48, DBE", 2.0)
+    before = state.dump()
+    with pytest.raises((KeyError, ValueError)):
+        state.load(document)
+    assert state.dump() == before
+
+
 def test_recovery_ends_faults_of_the_port_above_too() -> None:
     """What was kept under the address of the port belongs to the GPU as well."""
     state = make()
