@@ -158,8 +158,15 @@ class Machines(Protocol):
         """Ask for a reboot under this operation id; asking again with the same id does nothing more."""
         ...
 
-    async def lookup(self, node: Node, operation: str, provider: str) -> OperationState:
-        """Return what became of an operation id."""
+    async def lookup(self, node: Node | None, operation: str, provider: str) -> OperationState:
+        """Return what became of an operation id; the node may not exist any more."""
+        ...
+
+    async def withdraw(self, node: Node | None, operation: str, provider: str) -> None:
+        """Make sure that what has not happened yet under this id never will; no error if there is nothing to stop.
+
+        Afterwards the id is as one that was never asked for, unless the provider can tell that it has acted.
+        """
         ...
 
 

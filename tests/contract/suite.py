@@ -404,3 +404,12 @@ class PortContract:
         await rig.machines.reboot(node, operation, "job")
         assert await rig.machines.lookup(node, operation, "job") is OperationState.ACCEPTED
         assert await rig.machines.lookup(node, f"{operation}0", "job") is OperationState.NOT_FOUND
+
+    async def test_an_operation_can_be_withdrawn(self, rig: Rig) -> None:
+        """Afterwards nobody knows it; withdrawing it twice, or of a node that is gone, is no error."""
+        node = await node_of(rig, rig.nodes[0])
+        operation = f"{node.name}-2-reboot-1"
+        await rig.machines.reboot(node, operation, "job")
+        await rig.machines.withdraw(node, operation, "job")
+        await rig.machines.withdraw(None, operation, "job")
+        assert await rig.machines.lookup(None, operation, "job") is OperationState.NOT_FOUND

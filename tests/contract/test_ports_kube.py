@@ -13,7 +13,9 @@ from tests.integration.plane import NODES, Eventually, WallClock, deployment
 from gpuheal_lab.controlplane.kubeapi import ApiRefused
 from gpuheal_lab.controlplane.plane import ControlPlane
 from gpuheal_lab.demo.kubefleet import JOBS
-from gpuheal_responder.providers.job import JobReboot, JobSettings
+from gpuheal_responder.providers import made
+from gpuheal_responder.providers.job import JobSettings
+from gpuheal_responder.providers.provider import Tools
 from gpuheal_responder.shell.kube.api import Api
 from gpuheal_responder.shell.kube.cluster import KubeCluster
 from gpuheal_responder.shell.kube.jobs import KubeJobs
@@ -40,7 +42,9 @@ class KubeRig:
     ) -> None:
         self.cluster = adapter
         self.remediations = store
-        self.machines = JobReboot(KubeJobs(connection), JobSettings(image=IMAGE))
+        self.machines = made(
+            "job", {"job": JobSettings(image=IMAGE)}, Tools(jobs=KubeJobs(connection), clock=WallClock())
+        )
         self.nodes = nodes
         self._plane = control
         self._api = connection

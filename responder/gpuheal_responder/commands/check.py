@@ -58,9 +58,10 @@ def _open(settings: Settings) -> None:
 def _providers(settings: Settings) -> None:
     """Raise ConfigError for a reboot whose provider the settings do not configure."""
     from gpuheal_responder.errors import ConfigError
+    from gpuheal_responder.providers import PROVIDERS, configured
     from gpuheal_responder.shell.policies import read_policies
 
-    known = {"job"} if settings.providers.job.image else set()
+    known = configured(settings.providers.by_name)
     for policy in read_policies(settings.policies):
         for step in policy.steps:
             wanted = getattr(step.params, "provider", None)
@@ -70,7 +71,7 @@ def _providers(settings: Settings) -> None:
                     ", ".join(map(str, settings.policies)),
                     f"{policy.name}: {step.key}.provider",
                     f"provider {name!r} is not configured",
-                    "providers.job.image makes the provider job; known: " + (", ".join(sorted(known)) or "none"),
+                    f"{'; '.join(kind.hint for kind in PROVIDERS.values())}; known: {', '.join(known) or 'none'}",
                 )
 
 

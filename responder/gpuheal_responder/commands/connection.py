@@ -19,7 +19,9 @@ SYNC = timedelta(seconds=60)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say which API server is meant."""
-    parser.add_argument("--kubeconfig", type=Path, help="kubeconfig file (default: $KUBECONFIG, ~/.kube/config)")
+    parser.add_argument(
+        "--kubeconfig", type=Path, help="kubeconfig file (default: $KUBECONFIG, the pod's account, ~/.kube/config)"
+    )
     parser.add_argument("--context", default="", help="context of the kubeconfig (default: its current one)")
 
 

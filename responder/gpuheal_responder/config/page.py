@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from gpuheal_responder.config import settings
+from gpuheal_responder.config.reader import SECTIONS
 from gpuheal_responder.core.duration import format_duration
 
 HEAD = """\
@@ -38,6 +39,11 @@ def _rows(kind: type, prefix: str) -> Iterator[tuple[str, str, str]]:
     texts = _texts(kind)
     for info in fields(kind):
         inner = next((k for k in (hints[info.name], *get_args(hints[info.name])) if is_dataclass(k)), None)
+        if SECTIONS in info.metadata:
+            for name, section in info.metadata[SECTIONS].items():
+                yield f"{prefix}{name}", "", (section.__doc__ or "").strip()
+                yield from _rows(section, f"{prefix}{name}.")
+            continue
         key = prefix + info.name
         yield key, _default(info), texts[info.name]
         if isinstance(inner, type):

@@ -16,6 +16,8 @@ from gpuheal_responder.core.duration import parse_duration
 from gpuheal_responder.errors import ConfigError
 
 LARGEST_FILE = 4 * 1024 * 1024
+SECTIONS = "sections"
+"""Metadata of a field that gathers parts of its dataclass: kinds by the key that each has in the file."""
 
 T = TypeVar("T")
 
@@ -74,14 +76,18 @@ class _Reader:
     def dataclass(self, raw: object, kind: type[T], path: str) -> T:
         if not isinstance(raw, dict):
             raise self._error(path, f"expected a mapping, got {_called(raw)}")
-        known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+        known = {f.name: f for f in fields(kind) if SECTIONS not in f.metadata}  # type: ignore[arg-type]
+        gathered = {f.name: f.metadata[SECTIONS] for f in fields(kind) if SECTIONS in f.metadata}  # type: ignore[arg-type]
+        sections = {key: inner for parts in gathered.values() for key, inner in parts.items()}
         for key in raw:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, 1)
-                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            if key not in known and key not in sections:
+                close = difflib.get_close_matches(str(key), [*known, *sections], 1)
+                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join([*known, *sections])}"
                 raise self._error(_join(path, str(key)), "unknown key", hint)
         hints = get_type_hints(kind)
-        given = {key: self._value(value, hints[key], _join(path, key)) for key, value in raw.items()}
+        given = {k: self._value(value, hints[k], _join(path, k)) for k, value in raw.items() if k in known}
+        for name, parts in gathered.items():
+            given[name] = {k: self.dataclass(raw.get(k, {}), inner, _join(path, k)) for k, inner in parts.items()}
         for name, info in known.items():
             if name not in given and info.default is MISSING and info.default_factory is MISSING:
                 raise self._error(_join(path, name), "missing")

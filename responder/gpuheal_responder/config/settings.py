@@ -6,13 +6,16 @@ from it). Durations are texts such as `30s`. Secrets never stand in the file: it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from gpuheal_responder.config.reader import read
+from gpuheal_responder.config.reader import SECTIONS, read
 from gpuheal_responder.core.budget import DEFAULT_KEYS
 from gpuheal_responder.core.mode import Mode
+from gpuheal_responder.providers import PROVIDERS
 
 LONGEST_TICK = timedelta(seconds=30)
 
@@ -163,7 +166,7 @@ class Kubernetes:
     """How the API server is reached."""
 
     kubeconfig: Path | None = None
-    """kubeconfig to use; absent = the pod's service account, else $KUBECONFIG or ~/.kube/config."""
+    """kubeconfig to use; absent = $KUBECONFIG, else the pod's service account, else ~/.kube/config."""
 
     context: str = ""
     """Context of the kubeconfig; empty = its current one."""
@@ -233,22 +236,8 @@ class Budgets:
         return {"pool": self.pool, "rack": self.rack, "zone": self.zone, "fabric-domain": self.fabric_domain}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobProvider:
-    """Reboots by a privileged Job on the node."""
-
-    namespace: str = "gpuheal-privileged"
-    """Namespace of the Jobs; no other work belongs there."""
-
-    image: str = ""
-    """Image with a shell and nsenter, pinned by digest; empty = no reboots by Job."""
-
-    service_account: str = "gpuheal-reboot"
-    """Service account of the Jobs."""
-
-    def __post_init__(self) -> None:
-        if self.image and "@sha256:" not in self.image:
-            raise ValueError(f"image {self.image!r} is not pinned by digest (NAME@sha256:…)")
+def _sections() -> dict[str, Any]:
+    return {name: kind.settings() for name, kind in PROVIDERS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,8 +247,10 @@ class Providers:
     default: str = "job"
     """Provider of policies that name none."""
 
-    job: JobProvider = JobProvider()
-    """Reboots by a privileged Job on the node."""
+    by_name: Mapping[str, Any] = field(
+        default_factory=_sections, metadata={SECTIONS: {name: kind.settings for name, kind in PROVIDERS.items()}}
+    )
+    """Settings of each provider of the registry, under its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Reboot by a privileged Job on the node itself, in a namespace of its own; needs nothing but Kubernetes.
 
-The Job's name follows from the operation id, so asking again finds the first one. Its pod compares boot ids before it
-acts: one that starts late, after the machine has rebooted by other hands, does nothing. The machine has to run systemd
+The Job's name follows from the operation id, so asking again finds the first one. Its pod acts only while its operation
+stands: on the boot that it was meant for, and before a time that is set when it is asked for; one that starts late, on
+a machine that has rebooted by other hands or after its case has gone on, does nothing. The machine has to run systemd
 and its kubelet; a dead kubelet needs another provider.
 """
 
@@ -9,86 +10,76 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
-
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typing import Any
 
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.world import OperationState
 from gpuheal_responder.errors import Permanent
+from gpuheal_responder.ports import Clock
+from gpuheal_responder.providers.provider import Jobs, Kind, Tools
 from gpuheal_responder.rights import Right
 
 NAME = "job"
 TEMPLATE = "reboot-job.yaml.j2"
+PREFIX = "reboot-"
 MAX_NAME = 63
 """Longest name of a Job whose pods can carry it as a label (RFC 1123)."""
 DIGEST = 12
 OPERATION_ANNOTATION = "gpu.health/operation"
-
-
-def rights(namespace: str) -> tuple[Right, ...]:
-    """Return the rights on Jobs in their namespace."""
-    why = "Reboots; pods there are made by the Job controller, never by us."
-    return (Right(group="batch", resources=("jobs",), verbs=("get", "create"), why=why, namespace=namespace),)
-
-
-class Jobs(Protocol):
-    """Where Jobs are kept; errors are those of the ports."""
-
-    async def create(self, manifest: Mapping[str, Any]) -> bool:
-        """Create the Job; False if one of this name exists already."""
-        ...
-
-    async def get(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """Return the Job, or None."""
-        ...
+PINNED = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
-    """Where the Jobs run and with what."""
+    """Reboots by a privileged Job on the node."""
 
-    image: str
-    """Image with a shell and nsenter, pinned by digest."""
     namespace: str = "gpuheal-privileged"
+    """Namespace of the Jobs; no other work belongs there."""
+
+    image: str = ""
+    """Image with a shell and nsenter, pinned by digest; empty = no reboots by Job. Have it on the nodes beforehand."""
+
     service_account: str = "gpuheal-reboot"
+    """Service account of the Jobs."""
+
     deadline: timedelta = timedelta(minutes=10)
-    """How long the pod may take to start and end; the machine's own reboot is not part of it."""
+    """How long after it was asked for the pod may still act; the machine's own reboot is not part of it."""
+
     keep: timedelta = timedelta(days=2)
-    """How long an ended Job is kept, for `lookup`."""
+    """How long an ended Job is kept, to tell what became of its operation."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^\s@]+@sha256:[0-9a-f]{64}", self.image):
+        if self.image and not PINNED.fullmatch(self.image):
             raise ValueError(f"image {self.image!r} is not pinned by digest (NAME@sha256:…)")
+        if not timedelta(seconds=1) <= self.deadline <= timedelta(hours=1):
+            raise ValueError("deadline must lie between 1s and 1h")
+        if self.keep < timedelta(days=1):
+            raise ValueError("keep must be at least 24h, as long as attempts count")
 
 
 class JobReboot:
-    """The port Machines by Jobs; it answers to one provider name only."""
+    """The protocol Provider by Jobs."""
 
-    def __init__(self, jobs: Jobs, settings: JobSettings) -> None:
-        self._jobs = jobs
+    def __init__(self, settings: JobSettings, jobs: Jobs, clock: Clock) -> None:
         self._settings = settings
+        self._jobs = jobs
+        self._clock = clock
 
-    async def reboot(self, node: Node, operation: str, provider: str) -> None:
+    async def reboot(self, node: Node, operation: str) -> None:
         """Have a Job of this operation on the node; asking again does nothing more. Permanent without a boot id."""
-        if provider != NAME:
-            raise Permanent("unknown-provider", f"no provider is called {provider!r}")
         if not node.boot_id:
             raise Permanent(
                 "boot-id-unknown", f"{node.name} has no boot id; a late pod could not be told from a new one"
             )
-        await self._jobs.create(manifest(node, operation, self._settings))
+        await self._jobs.create(manifest(node, operation, self._settings, self._clock.now()))
 
-    async def lookup(self, node: Node, operation: str, provider: str) -> OperationState:
+    async def lookup(self, node: Node | None, operation: str) -> OperationState:
         """Return NOT_FOUND if the Job was never made, FAILED if it ended without rebooting, else ACCEPTED."""
         del node  # the operation alone names the Job
-        if provider != NAME:
-            return OperationState.UNKNOWABLE
         job = await self._jobs.get(self._settings.namespace, job_name(operation))
         if job is None:
             return OperationState.NOT_FOUND
@@ -96,20 +87,54 @@ class JobReboot:
         failed = any(c["type"] in {"Failed", "FailureTarget"} and c["status"] == "True" for c in conditions)
         return OperationState.FAILED if failed else OperationState.ACCEPTED
 
+    async def withdraw(self, node: Node | None, operation: str) -> None:
+        """Remove the Job with its pod; a pod that no kubelet stops any more refuses to act once its time is up."""
+        del node
+        await self._jobs.delete(self._settings.namespace, job_name(operation))
+
+
+def rights(settings: JobSettings) -> tuple[Right, ...]:
+    """Return the rights on Jobs in their namespace."""
+    return (
+        Right(
+            group="batch",
+            resources=("jobs",),
+            verbs=("get", "create", "delete"),
+            why="Reboots, and taking one back; pods there are made by the Job controller, never by us.",
+            namespace=settings.namespace,
+        ),
+    )
+
+
+def _make(settings: JobSettings, tools: Tools) -> JobReboot:
+    return JobReboot(settings, tools.jobs, tools.clock)
+
+
+KIND = Kind(
+    name=NAME,
+    settings=JobSettings,
+    hint="providers.job.image makes the provider job",
+    configured=lambda settings: bool(settings.image),
+    make=_make,
+    rights=rights,
+)
+
 
 def job_name(operation: str) -> str:
     """Return a DNS label that only this operation has, and that a reader recognises it by."""
     digest = hashlib.sha256(operation.encode()).hexdigest()[:DIGEST]
-    readable = re.sub(r"[^a-z0-9]+", "-", operation.lower()).strip("-")[: MAX_NAME - DIGEST - 1 - len("reboot-")]
-    return "-".join(part for part in ("reboot", readable.strip("-"), digest) if part)
+    readable = re.sub(r"[^a-z0-9]+", "-", operation.lower()).strip("-")[: MAX_NAME - DIGEST - 1 - len(PREFIX)]
+    return "-".join(part for part in (PREFIX.rstrip("-"), readable.strip("-"), digest) if part)
 
 
-def manifest(node: Node, operation: str, settings: JobSettings) -> dict[str, Any]:
+def manifest(node: Node, operation: str, settings: JobSettings, now: datetime) -> dict[str, Any]:
     """Return the Job's manifest; Permanent `rejected` for names that no API server can have given us."""
+    import yaml
+
     for value in (node.name, node.boot_id, operation):
         if not (value.isascii() and value.isprintable()):
             raise Permanent("rejected", f"{value!r} is no name, boot id or operation of Kubernetes")
-    text = _TEMPLATES.get_template(TEMPLATE).render(
+    text = _template().render(
         name=job_name(operation),
         namespace=settings.namespace,
         operation=operation,
@@ -119,13 +144,20 @@ def manifest(node: Node, operation: str, settings: JobSettings) -> dict[str, Any
         service_account=settings.service_account,
         deadline_s=int(settings.deadline.total_seconds()),
         keep_s=int(settings.keep.total_seconds()),
+        asked_at=str(int(now.timestamp())),
+        expires_at=str(int((now + settings.deadline).timestamp())),
     )
     made: dict[str, Any] = yaml.safe_load(text)
     return made
 
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    undefined=StrictUndefined,
-    autoescape=False,  # noqa: S701  # YAML, not HTML: every value goes through tojson
-)
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701  # YAML, not HTML: every value goes through tojson
+    )
+    return found.get_template(TEMPLATE)

@@ -14,9 +14,8 @@ from typing import Any, TextIO
 
 from gpuheal_responder.config.settings import Kubernetes, Settings
 from gpuheal_responder.ports import Machines
-from gpuheal_responder.providers import Providers
-from gpuheal_responder.providers.job import NAME as JOB
-from gpuheal_responder.providers.job import JobReboot, JobSettings
+from gpuheal_responder.providers import made
+from gpuheal_responder.providers.provider import Tools
 from gpuheal_responder.shell.http.approval import KubeHolds
 from gpuheal_responder.shell.kube.api import Api, connect
 from gpuheal_responder.shell.kube.cluster import ClusterSettings, KubeCluster
@@ -63,7 +62,7 @@ class Closing:
 
 
 async def api_of(kubernetes: Kubernetes) -> Api:
-    """Return a connection as the settings say: the named kubeconfig, else the pod's account, else the user's own."""
+    """Return a connection as the settings say: by the named kubeconfig, else by the default one."""
     kubeconfig = kubernetes.kubeconfig or default_kubeconfig()
     return await connect(
         kubeconfig, kubernetes.context, connections=kubernetes.concurrency + 8, deadline=kubernetes.timeout
@@ -71,20 +70,21 @@ async def api_of(kubernetes: Kubernetes) -> Api:
 
 
 def default_kubeconfig() -> Path | None:
-    """Return where the user's kubeconfig is, or None inside a pod."""
-    if IN_CLUSTER.exists():
+    """Return the kubeconfig that $KUBECONFIG names, None for a pod's own account, else the user's own.
+
+    A person in a toolbox pod who chose a cluster must not act on the pod's: the choice wins, as it does for kubectl.
+    """
+    chosen = os.environ.get("KUBECONFIG")
+    if chosen:
+        return Path(chosen)
+    if os.environ.get("KUBERNETES_SERVICE_HOST") and IN_CLUSTER.exists():
         return None
-    return Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+    return Path.home() / ".kube" / "config"
 
 
-def machines_of(settings: Settings, api: Api) -> Machines:
-    """Return the configured providers; without an image for Jobs there is no provider `job`."""
-    named: dict[str, Machines] = {}
-    job = settings.providers.job
-    if job.image:
-        kept = JobSettings(image=job.image, namespace=job.namespace, service_account=job.service_account)
-        named[JOB] = JobReboot(KubeJobs(api), kept)
-    return Providers(default=settings.providers.default, by_name=named)
+def machines_of(settings: Settings, tools: Tools) -> Machines:
+    """Return the providers that the settings make usable."""
+    return made(settings.providers.default, settings.providers.by_name, tools)
 
 
 def _leading(leads: bool, telemetry: Telemetry, pipeline: Pipeline) -> None:
@@ -139,7 +139,7 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         ports=Ports(
             cluster=cluster,
             remediations=remediations,
-            machines=machines or machines_of(settings, api),
+            machines=machines or machines_of(settings, Tools(jobs=KubeJobs(api), clock=clock)),
             alerts=alerts,
             evidence=evidence,
             controls=controls,

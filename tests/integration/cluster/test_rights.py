@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.integration.plane import WallClock
+from tests.integration.plane import Eventually, WallClock
 
 from gpuheal_lab.controlplane.kubeapi import ApiRefused
 from gpuheal_lab.controlplane.manifests import BASE, write_kubeconfig
@@ -29,6 +29,7 @@ from gpuheal_responder.shell.kube.jobs import KubeJobs
 pytestmark = pytest.mark.cluster
 
 MakeNodes = Callable[..., list[str]]
+PODS = "/api/v1/namespaces/gpuheal-privileged/pods"
 IMAGE = "tools@sha256:" + "0" * 64
 
 
@@ -45,7 +46,11 @@ IMAGE = "tools@sha256:" + "0" * 64
         ("POST", "/api/v1/namespaces/gpuheal/pods"),
         ("POST", "/api/v1/namespaces/gpuheal-privileged/pods"),
         ("POST", "/apis/batch/v1/namespaces/gpuheal/jobs"),
-        ("DELETE", f"{JOBS}/any"),
+        ("PATCH", f"{JOBS}/any"),
+        ("GET", JOBS),
+        ("PATCH", "/apis/gpu.health/v1alpha1/remediations/any"),
+        ("PUT", "/apis/gpu.health/v1alpha1/remediations/any"),
+        ("PUT", "/apis/gpu.health/v1alpha1/remediations/any/status"),
         ("PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node}"),
         ("PUT", "/apis/coordination.k8s.io/v1/namespaces/gpuheal/leases/other"),
         ("POST", "/apis/gpu.health/v1alpha1/remediations/any/approve"),
@@ -130,7 +135,7 @@ def test_s23_the_responders_pod_is_admitted_as_restricted_and_no_other(plane: Co
 
 async def wait_phase(plane: ControlPlane, name: str) -> dict[str, Any]:
     """The Job's pod, when there is one."""
-    path = f"/api/v1/namespaces/gpuheal-privileged/pods?labelSelector=batch.kubernetes.io/job-name={name}"
+    path = f"{PODS}?labelSelector=batch.kubernetes.io/job-name={name}"
 
     def check() -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = plane.admin.get(path)["items"]
@@ -151,12 +156,12 @@ async def test_a_reboot_is_one_privileged_job_on_the_node(
     await asyncio.to_thread(plane.admin.patch, f"/api/v1/nodes/{name}", change)
     node = await cluster.node(name)
     assert node is not None
-    provider = JobReboot(KubeJobs(api), JobSettings(image=IMAGE))
+    provider = JobReboot(JobSettings(image=IMAGE), KubeJobs(api), WallClock())
     operation = f"{name}-1-reboot-1"
-    assert await provider.lookup(node, operation, "job") is OperationState.NOT_FOUND
-    await provider.reboot(node, operation, "job")
-    await provider.reboot(node, operation, "job")
-    assert await provider.lookup(node, operation, "job") is OperationState.ACCEPTED
+    assert await provider.lookup(node, operation) is OperationState.NOT_FOUND
+    await provider.reboot(node, operation)
+    await provider.reboot(node, operation)
+    assert await provider.lookup(node, operation) is OperationState.ACCEPTED
     pod = await wait_phase(plane, job_name(operation))
     assert pod["spec"]["nodeName"] == name
     (container,) = pod["spec"]["containers"]
@@ -175,10 +180,10 @@ async def test_a_job_that_ran_out_of_time_has_failed(
     (name,) = await asyncio.to_thread(make_nodes, 1)
     node = await cluster.node(name)
     assert node is not None
-    provider = JobReboot(KubeJobs(api), JobSettings(image=IMAGE, deadline=timedelta(seconds=1)))
-    await provider.reboot(node, "op-late", "job")
+    provider = JobReboot(JobSettings(image=IMAGE, deadline=timedelta(seconds=1)), KubeJobs(api), WallClock())
+    await provider.reboot(node, "op-late")
     for _ in range(200):
-        state = await provider.lookup(node, "op-late", "job")
+        state = await provider.lookup(node, "op-late")
         if state is OperationState.FAILED:
             break
         await asyncio.sleep(0.1)
@@ -186,16 +191,34 @@ async def test_a_job_that_ran_out_of_time_has_failed(
     await asyncio.to_thread(plane.admin.delete, f"{JOBS}/{job_name('op-late')}?propagationPolicy=Background")
 
 
-async def test_unknown_providers_and_nodes_without_boot_id_are_refused(api: Api, plane: ControlPlane) -> None:
-    """Another provider's name is Permanent and unknowable here; without a boot id a reboot is never asked for."""
-    provider = JobReboot(KubeJobs(api), JobSettings(image=IMAGE))
-    node = Node(name="n", uid="u")
-    with pytest.raises(Permanent, match="no provider"):
-        await provider.reboot(node, "op", "redfish")
+async def test_without_a_boot_id_a_reboot_is_never_asked_for(api: Api) -> None:
+    """A late pod could not be told from a new one."""
+    provider = JobReboot(JobSettings(image=IMAGE), KubeJobs(api), WallClock())
     with pytest.raises(Permanent, match="boot id"):
-        await provider.reboot(node, "op", "job")
-    assert await provider.lookup(node, "op", "redfish") is OperationState.UNKNOWABLE
-    assert await provider.lookup(node, "op", "job") is OperationState.NOT_FOUND
+        await provider.reboot(Node(name="n", uid="u"), "op")
+    assert await provider.lookup(None, "op") is OperationState.NOT_FOUND
+
+
+async def test_a_withdrawn_reboot_leaves_no_pod_behind(
+    plane: ControlPlane, make_nodes: MakeNodes, cluster: KubeCluster, api: Api, eventually: Eventually
+) -> None:
+    """The Job goes, and its pod with it; the next reboot of the node has an id of its own."""
+    (name,) = await asyncio.to_thread(make_nodes, 1)
+    node = await cluster.node(name)
+    assert node is not None
+    provider = JobReboot(JobSettings(image=IMAGE), KubeJobs(api), WallClock())
+    operation = f"{name}-1-reboot-1"
+    await provider.reboot(node, operation)
+    await wait_phase(plane, job_name(operation))
+    await provider.withdraw(node, operation)
+    await provider.withdraw(None, operation)
+    assert await provider.lookup(node, operation) is OperationState.NOT_FOUND
+    pods = f"{PODS}?labelSelector=batch.kubernetes.io/job-name={job_name(operation)}"
+
+    async def gone() -> bool:
+        return not (await asyncio.to_thread(plane.admin.get, pods))["items"]
+
+    await eventually(gone, "the pod to go")
 
 
 def test_the_manifests_name_no_registry() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.responder.shell.scripted import StillClock
 
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.world import OperationState
@@ -16,6 +21,7 @@ from gpuheal_responder.errors import Permanent
 from gpuheal_responder.providers.job import JobReboot, JobSettings, job_name, manifest
 
 IMAGE = "tools@sha256:" + "a" * 64
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 NODE = Node(name="gpu-1", uid="u", boot_id="b-1")
 
 
@@ -32,6 +38,10 @@ class Shelf:
         fresh = key not in self.jobs
         self.jobs.setdefault(key, {**manifest, "status": self.status})
         return fresh
+
+    async def delete(self, namespace: str, name: str) -> None:
+        """Remove the Job if there is one."""
+        self.jobs.pop((namespace, name), None)
 
     async def get(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         """The Job, or None."""
@@ -56,7 +66,7 @@ def test_long_operations_that_differ_at_the_end_get_different_names() -> None:
 
 def test_the_job_is_pinned_bounded_and_tried_once() -> None:
     """It sits on the node past taint and cordon, has one try and deadlines, and knows the boot it was meant for."""
-    made = manifest(NODE, "gpu-1-1-reboot-1", JobSettings(image=IMAGE))
+    made = manifest(NODE, "gpu-1-1-reboot-1", JobSettings(image=IMAGE), NOW)
     spec, pod = made["spec"], made["spec"]["template"]["spec"]
     assert (spec["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
     assert spec["activeDeadlineSeconds"] == 600
@@ -79,12 +89,12 @@ ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
 @given(ASCII, ASCII, ASCII)
 def test_s04_no_value_can_break_out_of_its_place(name: str, boot: str, operation: str) -> None:
     """Whatever node name, boot id and operation say, they are values of the manifest and nothing else."""
-    made = manifest(Node(name=name, uid="u", boot_id=boot), operation, JobSettings(image=IMAGE))
+    made = manifest(Node(name=name, uid="u", boot_id=boot), operation, JobSettings(image=IMAGE), NOW)
     pod = made["spec"]["template"]["spec"]
     assert pod["nodeName"] == name
     assert pod["containers"][0]["env"][0] == {"name": "BOOT_ID", "value": boot}
     assert made["metadata"]["annotations"]["gpu.health/operation"] == operation
-    plain = manifest(NODE, "x", JobSettings(image=IMAGE))
+    plain = manifest(NODE, "x", JobSettings(image=IMAGE), NOW)
     assert pod["containers"][0]["command"] == plain["spec"]["template"]["spec"]["containers"][0]["command"]
 
 
@@ -92,10 +102,10 @@ def test_s04_no_value_can_break_out_of_its_place(name: str, boot: str, operation
 def test_s04_what_cannot_be_a_name_is_refused(name: str) -> None:
     """Control characters and anything beyond ASCII never reach the template."""
     with pytest.raises(Permanent, match="no name"):
-        manifest(Node(name=name, uid="u", boot_id="b"), "op", JobSettings(image=IMAGE))
+        manifest(Node(name=name, uid="u", boot_id="b"), "op", JobSettings(image=IMAGE), NOW)
 
 
-@pytest.mark.parametrize("image", ["", "tools:latest", "tools@sha256:abc", "a b@sha256:" + "0" * 64])
+@pytest.mark.parametrize("image", ["tools:latest", "tools@sha256:abc", "a b@sha256:" + "0" * 64])
 def test_s23_only_images_pinned_by_digest_are_taken(image: str) -> None:
     """A tag can move under our feet; it is refused."""
     with pytest.raises(ValueError, match="digest"):
@@ -118,9 +128,85 @@ async def test_the_jobs_state_tells_what_became_of_the_operation(
 ) -> None:
     """Failed is failed; anything else that exists was accepted; what does not exist was never asked for."""
     shelf = Shelf(status)
-    provider = JobReboot(shelf, JobSettings(image=IMAGE))
-    assert await provider.lookup(NODE, "op", "job") is OperationState.NOT_FOUND
-    await provider.reboot(NODE, "op", "job")
-    await provider.reboot(NODE, "op", "job")
+    provider = JobReboot(JobSettings(image=IMAGE), shelf, StillClock())
+    assert await provider.lookup(NODE, "op") is OperationState.NOT_FOUND
+    await provider.reboot(NODE, "op")
+    await provider.reboot(NODE, "op")
     assert len(shelf.jobs) == 1
-    assert await provider.lookup(NODE, "op", "job") is state
+    assert await provider.lookup(NODE, "op") is state
+
+
+async def test_a_withdrawn_operation_is_as_one_never_asked_for() -> None:
+    """Its Job is gone; withdrawing it again, or what was never asked for, is no error."""
+    shelf = Shelf()
+    provider = JobReboot(JobSettings(image=IMAGE), shelf, StillClock())
+    await provider.reboot(NODE, "op")
+    await provider.withdraw(None, "op")
+    assert shelf.jobs == {}
+    assert await provider.lookup(None, "op") is OperationState.NOT_FOUND
+    await provider.withdraw(NODE, "op")
+
+
+def test_the_pod_starts_where_the_node_is_broken_and_never_on_a_control_plane() -> None:
+    """No pod network and a priority that a full disk lets in; the kubelet itself refuses it on a control plane."""
+    pod = manifest(NODE, "op", JobSettings(image=IMAGE), NOW)["spec"]["template"]["spec"]
+    assert (pod["hostNetwork"], pod["priorityClassName"]) == (True, "system-node-critical")
+    (term,) = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert {"key": "node-role.kubernetes.io/control-plane", "operator": "DoesNotExist"} in term["matchExpressions"]
+
+
+BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """`run(asked, expires, boot)` runs the Job's own command on a host of three stand-ins; status, and what they did.
+
+    The host's systemd-run runs its command at once, `host_now` seconds later than the pod did, if given.
+    """
+    (tmp_path / "bin").mkdir()
+
+    def tool(name: str, script: str) -> None:
+        path = tmp_path / "bin" / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    tool("nsenter", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
+    tool(
+        "systemd-run",
+        'while [ "${1#--}" != "$1" ]; do shift; done; echo timer >> ' + f'{tmp_path}/done; LATER=$HOST_LATER exec "$@"',
+    )
+    tool("systemctl", f'echo "$@" >> {tmp_path}/done')
+    tool("date", "echo $((NOW + ${LATER:-0}))")
+
+    def call(now: datetime, boot: str = BOOT, host_later: int = 0) -> tuple[int, str]:
+        container = manifest(Node(name="n", uid="u", boot_id=boot), "op", JobSettings(image=IMAGE), NOW)
+        (container,) = container["spec"]["template"]["spec"]["containers"]
+        env = {entry["name"]: entry["value"] for entry in container["env"]}
+        path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        env |= {"PATH": path, "NOW": str(int(now.timestamp())), "HOST_LATER": str(host_later)}
+        ended = subprocess.run(container["command"], env=env, capture_output=True, timeout=20, check=False)
+        done = tmp_path / "done"
+        return ended.returncode, done.read_text() if done.exists() else ""
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("after", "boot", "host_later", "status", "done"),
+    [
+        (timedelta(minutes=9), BOOT, 10, 0, "timer\nreboot\n"),
+        (timedelta(minutes=11), BOOT, 10, 1, ""),
+        (timedelta(minutes=-6), BOOT, 10, 1, ""),
+        (timedelta(minutes=-4), BOOT, 10, 0, "timer\nreboot\n"),
+        (timedelta(minutes=1), "another-boot", 10, 0, ""),
+        (timedelta(minutes=9), BOOT, 3600, 1, "timer\n"),
+    ],
+    ids=["in time", "too late", "clock far behind", "clock a little behind", "rebooted already", "host stood still"],
+)
+def test_s16_the_pod_acts_only_while_its_operation_stands(
+    run: Run, after: timedelta, boot: str, host_later: int, status: int, done: str
+) -> None:
+    """On the boot that it was asked for, until its time is up by the node's own clock; the host looks once more."""
+    assert run(NOW + after, boot, host_later) == (status, done)

@@ -23,10 +23,11 @@ from gpuheal_lab.fleet.spec import NodeSpec
 from gpuheal_lab.servers.process import LabError
 from gpuheal_lab.servers.stack import wait_for
 from gpuheal_responder import app
-from gpuheal_responder.config.settings import JobProvider, Kubernetes, Providers
+from gpuheal_responder.config.settings import Kubernetes, Providers
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.verdict import Verdict
 from gpuheal_responder.errors import ConfigError, ObserveError
+from gpuheal_responder.providers.job import JobSettings
 from gpuheal_responder.shell.build import parts_of
 from gpuheal_responder.shell.wiring import Parts
 
@@ -58,7 +59,7 @@ class KubeScene:
         made = replace(
             settings(where, token_file, cluster),
             kubernetes=Kubernetes(kubeconfig=kubeconfig),
-            providers=Providers(job=JobProvider(image=IMAGE)),
+            providers=Providers(by_name={"job": JobSettings(image=IMAGE)}),
         )
         with contextlib.redirect_stdout(self.audit):  # its audit lines would run through the timeline
             self._parts = await parts_of(made)

@@ -305,6 +305,9 @@ class SimulatedMachines:
     refuses: bool = False
     loses_calls: bool = False
     forgets: bool = False
+    waits: bool = False
+    """What is asked for happens only at `carry_out`, as with a Job whose pod has not started yet."""
+    _waiting: dict[str, Machine] = field(default_factory=dict)
 
     async def reboot(self, node: Node, operation: str, provider: str) -> None:
         """The machine reboots, once per operation id."""
@@ -321,12 +324,31 @@ class SimulatedMachines:
             if machine is None or machine.spec.system_uuid != node.system_uuid:
                 raise Permanent("not-found", f"no machine {node.system_uuid} is called {node.name}")
             self.operations[operation] = OperationState.ACCEPTED
-            self.reboots.append((node.name, operation))
-            machine.reboot()
+            self._waiting[operation] = machine
+            if not self.waits:
+                self.carry_out(operation)
 
         await self.gate.cross("reboot", node.name, effect, detail=f"{provider} {operation}")
 
-    async def lookup(self, node: Node, operation: str, provider: str) -> OperationState:
+    def carry_out(self, operation: str) -> bool:
+        """The machine reboots now if the operation still stands; whether it does."""
+        machine = self._waiting.pop(operation, None)
+        if machine is not None:
+            self.reboots.append((machine.spec.name, operation))
+            machine.reboot()
+        return machine is not None
+
+    async def withdraw(self, node: Node | None, operation: str, provider: str) -> None:
+        """What has not happened yet under this id never will; the id is as if it had never been asked for."""
+
+        def effect() -> None:
+            self._waiting.pop(operation, None)
+            self.operations.pop(operation, None)
+
+        where = node.name if node is not None else ""
+        await self.gate.cross("withdraw", where, effect, detail=f"{provider} {operation}")
+
+    async def lookup(self, node: Node | None, operation: str, provider: str) -> OperationState:
         """What became of the operation."""
 
         def effect() -> OperationState:
@@ -334,7 +356,7 @@ class SimulatedMachines:
                 return OperationState.UNKNOWABLE
             return self.operations.get(operation, OperationState.NOT_FOUND)
 
-        return await self.gate.cross("lookup", node.name, effect, detail=provider)
+        return await self.gate.cross("lookup", node.name if node is not None else "", effect, detail=provider)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from gpuheal_responder.shell.kube.api import METADATA_ONLY, Api, ApiError, chang
 
 
 class KubeJobs:
-    """Implements providers.job.Jobs."""
+    """The protocol Jobs of the providers."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -37,6 +37,16 @@ class KubeJobs:
                     return None
                 raise
         return found
+
+    async def delete(self, namespace: str, name: str) -> None:
+        """Remove the Job, and have the garbage collector remove its pods; no error if it is gone."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        with changing(f"job {namespace}/{name}"):
+            try:
+                await self._api.call("DELETE", f"{_path(namespace)}/{quote(name)}", body=body, accept=METADATA_ONLY)
+            except ApiError as problem:
+                if problem.status != 404:
+                    raise
 
 
 def _path(namespace: str) -> str:

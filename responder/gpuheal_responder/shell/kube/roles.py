@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from gpuheal_responder.config.settings import JobProvider, Kubernetes, Settings
-from gpuheal_responder.providers.job import rights as job_rights
+from gpuheal_responder.config.settings import Kubernetes, Settings
+from gpuheal_responder.providers import PROVIDERS
+from gpuheal_responder.providers.job import JobSettings
 from gpuheal_responder.rights import Right
 from gpuheal_responder.shell.kube import cluster, controls, election, events, lease, remediations, review
 
 Json = dict[str, Any]
 
 ACCOUNT = "gpuheal-responder"
-REBOOT_ACCOUNT = JobProvider().service_account
+REBOOT_ACCOUNT = JobSettings().service_account
 NAMESPACE = str(next(f.default for f in fields(Settings) if f.name == "namespace"))
-PRIVILEGED = JobProvider().namespace
+PRIVILEGED = JobSettings().namespace
 RBAC = "rbac.authorization.k8s.io"
 ROLES: Mapping[str, str] = {
     "": ACCOUNT,
@@ -38,7 +39,7 @@ def rights() -> tuple[Right, ...]:
         *controls.rights(NAMESPACE, Kubernetes().controls),
         *lease.RIGHTS,
         *events.RIGHTS,
-        *job_rights(PRIVILEGED),
+        *(right for kind in PROVIDERS.values() for right in kind.rights(kind.settings())),
     )
 
 
