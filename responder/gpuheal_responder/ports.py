@@ -15,7 +15,9 @@ from typing import Protocol
 from gpuheal_responder.core.alert import Peer
 from gpuheal_responder.core.case import Approval, Case
 from gpuheal_responder.core.faults import DeadLetter
+from gpuheal_responder.core.history import History
 from gpuheal_responder.core.node import Condition, Node, Pod
+from gpuheal_responder.core.opening import Ignore
 from gpuheal_responder.core.sighting import Evidence
 from gpuheal_responder.core.undo import Marks
 from gpuheal_responder.core.verdict import Verdict
@@ -103,8 +105,11 @@ class Cluster(Protocol):
         """Ask the Eviction API, with the pod's UID as precondition, to remove the pod."""
         ...
 
-    async def publish(self, note: Note) -> None:
-        """Record an Event on the node; the same Event again raises its count. Failure is swallowed and counted."""
+    async def publish(self, note: Note) -> bool:
+        """Record an Event on the node and return True; the same Event again raises its count.
+
+        Return False, never raise, when it could not be recorded: whoever tells tries again later.
+        """
         ...
 
     async def lock_of(self, node: str) -> NodeLock | None:
@@ -148,6 +153,18 @@ class Remediations(Protocol):
 
     async def delete(self, name: str) -> None:
         """Remove a closed case; no error if it is gone, Transient `conflict` if it changed since it was last read."""
+        ...
+
+
+class Histories(Protocol):
+    """What machines have been through, kept apart from cases: it outlives those that people delete."""
+
+    async def all(self) -> Mapping[str, History]:
+        """Return the history of every machine by its key; ObserveError when they cannot be read."""
+        ...
+
+    async def save(self, history: History) -> None:
+        """Replace one machine's history; Transient `conflict` when somebody else changed it since it was read."""
         ...
 
 
@@ -211,6 +228,10 @@ class Recorder(Protocol):
 
     def standing(self, open_cases: Sequence[tuple[Case, Verdict]], closed: Sequence[Case]) -> None:
         """Replace the gauges made from all cases: states, and until when each fault's evidence is settled."""
+        ...
+
+    def passed_over(self, ignored: Sequence[Ignore], unreadable: Sequence[str]) -> None:
+        """Replace what is known of faults that open no case, and which nodes' undo records cannot be read."""
         ...
 
     def ticked(self, seconds: float, ok: bool) -> None:

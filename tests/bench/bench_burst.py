@@ -228,7 +228,7 @@ async def engine(api: Api, names: Sequence[str], spread_s: float) -> float:
     deadline = began + 180
     last = began
     while time.monotonic() < deadline:
-        made.wake(())
+        made.wake()
         await asyncio.sleep(0.05)
         left = [n for n in (await cluster.nodes()).values() if n.undo is None]
         if not left:

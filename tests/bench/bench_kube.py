@@ -26,6 +26,8 @@ from typing import Any
 
 import aiohttp
 
+from gpuheal_responder.core.undo import conditioned, cordoned, tainted
+
 ROOT = Path(__file__).parents[2]
 PARTS = [str(ROOT / part) for part in ("responder", "rules", "exporters", "deploy/lab")]
 sys.path[:0] = PARTS
@@ -126,9 +128,7 @@ def record_of(node: Node) -> UndoRecord:
         at=datetime.now(UTC),
         policy="hgx-training",
         faults=("gpu-fell-off-bus",),
-        taints=(OURS,),
-        cordoned=True,
-        conditions=("GPUHealthy",),
+        changes=(tainted(OURS), cordoned(), conditioned("GPUHealthy", None)),
         node_uid=node.uid,
         system_uuid=node.system_uuid,
         boot_id=node.boot_id,

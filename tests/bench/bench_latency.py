@@ -30,8 +30,8 @@ from gpuheal_lab.fleet.spec import fleet
 from gpuheal_lab.servers.find import Generation
 from gpuheal_lab.servers.process import free_ports
 from gpuheal_lab.servers.stack import Stack
+from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Limits
-from gpuheal_responder.core.step import Phase
 
 LIMITS = Limits(mark_percent=100)
 DEADLINE_S = 120.0

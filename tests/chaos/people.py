@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 
 from tests.chaos.nature import Nature
@@ -115,9 +116,14 @@ class People(Nature):
             evidence = "0123456789ab" if wrongly else next((b for r in asked for b in r.get("blockers", ())), "")
             step = str(verdict.get("step", ""))  # type: ignore[attr-defined]
             given = Approval(step=step, evidence=evidence, by=ANN, expires_at=self.truth_now() + RIGHTLY)
-            await self.sim.remediations.approve(stored, (*stored.case.approvals, given))
+            case = _with_approval(stored, given)
+            await self.sim.remediations.save(case, None)
             if not wrongly:
                 self.approved.add(node)
+
+
+def _with_approval(stored: Stored, given: Approval) -> Stored:
+    return replace(stored, case=replace(stored.case, approvals=(*stored.case.approvals, given)))
 
 
 def _holding(raw: Json) -> None:

@@ -12,7 +12,8 @@ import pytest
 from gpuheal_lab.fleet.objects import canonical, differences, essence
 from gpuheal_responder.core.case import Approval, Attempt, AttemptState, Case, Result
 from gpuheal_responder.core.node import Condition, Node, Pod, Taint, UndoRecord
-from gpuheal_responder.core.undo import TAINT_KEY, intact, mark, release
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.undo import TAINT_KEY, conditioned, cordoned, intact, mark, release, tainted
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import OperationState, World
 from gpuheal_responder.errors import Permanent, Transient
@@ -97,9 +98,7 @@ def record_of(node: Node) -> UndoRecord:
         at=NOW,
         policy="p",
         faults=("gpu-fell-off-bus",),
-        taints=(OURS,),
-        cordoned=True,
-        conditions=("GPUHealthy",),
+        changes=(tainted(OURS), cordoned(), conditioned("GPUHealthy", None)),
         system_uuid=node.system_uuid,
         node_uid=node.uid,
         boot_id=node.boot_id,
@@ -147,7 +146,7 @@ def case_of(name: str) -> Case:
 
 def record(case: Case) -> dict[str, object]:
     """A decision about it."""
-    return decision(NOW, Done(result=Result.GONE, reason="node-gone"), World(now=NOW, node=None), case)
+    return decision(NOW, Done(result=Result.GONE, reason="node-gone"), World(now=NOW, node=None), case, None)
 
 
 class PortContract:
@@ -347,6 +346,7 @@ class PortContract:
         attempt = Attempt(
             step="taint",
             action="taint",
+            phase=Phase.CONTAIN,
             operation="life-taint-1",
             state=AttemptState.SUCCEEDED,
             started_at=NOW,

@@ -18,9 +18,10 @@ from gpuheal_responder.config.policies import parse_policies
 from gpuheal_responder.core.alert import Alert, Peer, Silence
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.faults import DeadLetter
+from gpuheal_responder.core.opening import Ignore
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.sighting import Evidence, GpuHealth, HealthSample, Identity, Witness, WitnessClass
-from gpuheal_responder.core.verdict import Verdict
+from gpuheal_responder.core.verdict import Verdict, due_of
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.shell.round.engine import Engine, Work
 from gpuheal_responder.shell.round.observe import Ports
@@ -166,6 +167,8 @@ class Heard:
     dead: list[DeadLetter] = field(default_factory=list)
     open_cases: list[Case] = field(default_factory=list)
     closed: list[Case] = field(default_factory=list)
+    ignored: list[Ignore] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
     def decided(self, case: Case, verdict: Verdict) -> None:
         """Keep it."""
@@ -186,6 +189,11 @@ class Heard:
         self.open_cases = [case for case, _ in open_cases]
         self.closed = list(closed)
 
+    def passed_over(self, ignored: Sequence[Ignore], unreadable: Sequence[str]) -> None:
+        """Keep the newest."""
+        self.ignored = list(ignored)
+        self.unreadable = list(unreadable)
+
     def ticked(self, seconds: float, ok: bool) -> None:
         """Ignore it."""
 
@@ -196,8 +204,8 @@ class Heard:
 
 def word(verdict: Verdict) -> str:
     """Return a verdict as a short text."""
-    step = getattr(verdict, "step", None)
-    parts = [type(verdict).__name__, step.key if step is not None else "", ""]
+    due = due_of(verdict)
+    parts = [type(verdict).__name__, due.key if due is not None else "", ""]
     if type(verdict).__name__ != "Act":
         parts[2] = verdict.reason
     return " ".join(p for p in parts if p)
@@ -235,6 +243,7 @@ class Stage:
             ports=Ports(
                 cluster=self.sim.cluster,
                 remediations=self.sim.remediations,
+                histories=self.sim.histories,
                 machines=self.sim.machines,
                 alerts=self.alerts,
                 evidence=self.evidence,

@@ -15,12 +15,13 @@ from gpuheal_responder.config.policies import parse_policies
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core import guards
 from gpuheal_responder.core.case import Approval
-from gpuheal_responder.core.guards.question import Question
+from gpuheal_responder.core.guards.question import Moment, Question
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.opening import open_case
+from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.undo import Marks
-from gpuheal_responder.core.world import World
+from gpuheal_responder.core.world import Need, World
 from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.ports import Stored
 
@@ -33,12 +34,27 @@ async def test_s13_all_guards_run_and_all_refusals_are_told() -> None:
     assert node is not None
     node = replace(node, labels={**node.labels, "node-role.kubernetes.io/control-plane": ""})
     policy = stage.policies[0]
-    case = open_case(name="c-1", node=node, faults=(), policy=policy, gpus=(), now=stage.sim.now())
     drain = next(s for s in policy.steps if s.action == "drain")
-    world = World(now=stage.sim.now(), node=node, pods=())
-    found = guards.check(Question(case=case, policy=policy, step=drain, world=world))
+    world = World(now=stage.sim.now(), node=node, pods=(), seen=frozenset(Need))
+    case = open_case(node, (), policy, world, {})
+    found, needs = guards.check(Question(case=case, policy=policy, due=Due(step=drain), world=world))
     assert [r.guard for r in found] == ["signal", "workload", "permission"]
-    assert len(guards.FAMILIES) == 5
+    assert not needs
+
+
+def test_s13_every_guard_is_asked_at_some_moment_and_every_moment_asks_some() -> None:
+    """The table has no dead row, and there is no way past it: whatever a step does, guards stand before it."""
+    assert all(guard.moments for guard in guards.GUARDS)
+    assert {m for guard in guards.GUARDS for m in guard.moments} == set(Moment)
+    assert len({guard.ask for guard in guards.GUARDS}) == len(guards.GUARDS)
+    assert {guard.family for guard in guards.GUARDS} == {
+        "signal",
+        "budget",
+        "fleet",
+        "history",
+        "workload",
+        "permission",
+    }
 
 
 @pytest.mark.parametrize(
@@ -297,7 +313,7 @@ async def test_s17_observe_writes_nothing_but_the_remediation() -> None:
     assert {c.method for c in stage.sim.gate.calls} == {"create"}
     stage.latch.latched.clear()
     stage.sim.fleet[stage.names[0]].cure("reboot")
-    said = await stage.play(5)
+    said = await stage.play(15)
     assert said[-1] == "Done cleared"
     stage.advance(2)
     assert stage.sim.snapshot(stage.names[0]) == before
@@ -331,7 +347,7 @@ def test_s17_the_digest_changes_with_the_evidence() -> None:
     node = stage.sim.specs[stage.names[0]]
     (policy,) = policies()
     seen = Node(name=node.name, uid="u", boot_id="a")
-    case = open_case(name="c-1", node=seen, faults=(), policy=policy, gpus=(), now=stage.sim.now())
+    case = open_case(seen, (), policy, World(now=stage.sim.now(), node=seen), {})
     one = ev.digest(case, "reboot", World(now=stage.sim.now(), node=seen))
     two = ev.digest(case, "reboot", World(now=stage.sim.now(), node=replace(seen, boot_id="b")))
     assert one != two

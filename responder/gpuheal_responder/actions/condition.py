@@ -14,9 +14,13 @@ from datetime import timedelta
 
 from gpuheal_responder.actions.action import Action, Context, Outcome, Rule
 from gpuheal_responder.core.case import AttemptState, Case
-from gpuheal_responder.core.node import Condition
-from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.node import Change, Condition, Node
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import ActionSpec, Due, Progress, ProgressState
+from gpuheal_responder.core.undo import conditioned, conditions_of
 from gpuheal_responder.core.world import World
+from gpuheal_responder.errors import Transient
 
 DEFAULT_TYPE = "GPUHealthy"
 _PREFIXES = {
@@ -48,20 +52,29 @@ def condition_types(case: Case) -> tuple[str, ...]:
     return tuple(dict.fromkeys(condition_type(f.slug) for f in case.faults))
 
 
-def progress(_step: Step, _case: Case, world: World) -> Progress:
+def announces(case: Case, node: Node) -> tuple[Change, ...]:
+    """Return the conditions that this step will write, with what stands in their place now."""
+    before = {c.type: c for c in node.conditions}
+    return tuple(conditioned(kind, before.get(kind)) for kind in condition_types(case))
+
+
+def progress(_due: Due, _case: Case, world: World) -> Progress:
     """Done when every condition that the undo record announces is False on the node."""
     node = world.node
-    if node is None or node.undo is None:
-        return Progress(state=ProgressState.TODO, reason="not-published")
+    if node is None or node.record is None:
+        return Progress(state=ProgressState.TODO, reason=Reason.NOT_PUBLISHED)
     down = {c.type for c in node.conditions if c.status == "False"}
-    if set(node.undo.conditions) <= down:
-        return Progress(state=ProgressState.DONE, reason="published")
-    return Progress(state=ProgressState.TODO, reason="not-published")
+    if set(conditions_of(node.record)) <= down:
+        return Progress(state=ProgressState.DONE, reason=Reason.PUBLISHED)
+    return Progress(state=ProgressState.TODO, reason=Reason.NOT_PUBLISHED)
 
 
 async def run(ctx: Context) -> Outcome:
     """Write the conditions that the undo record announces, as False with the fault as reason."""
-    types = ctx.node.undo.conditions if ctx.node.undo is not None else ()
+    record = ctx.node.record
+    if record is None or record.case != ctx.case.name:
+        raise Transient(Reason.NODE_CHANGED, f"{ctx.node.name} does not carry the marks of {ctx.case.name} any more")
+    types = conditions_of(record)
     faults = {condition_type(f.slug): f for f in reversed(ctx.case.faults)}
     put = []
     for kind in types:
@@ -71,7 +84,7 @@ async def run(ctx: Context) -> Outcome:
         reason = "".join(part.capitalize() for part in slug.split("-"))
         put.append(Condition(type=kind, status="False", reason=reason, message=f"{slug}{where}, case {ctx.case.name}"))
     await ctx.cluster.set_conditions(ctx.node, put, ())
-    return Outcome(state=AttemptState.SUCCEEDED, reason="published")
+    return Outcome(state=AttemptState.SUCCEEDED, reason=Reason.PUBLISHED)
 
 
 ACTION = Action(
@@ -82,6 +95,7 @@ ACTION = Action(
         deadline=timedelta(minutes=1),
         params=Params,
         progress=progress,
+        announces=announces,
     ),
     rbac=(Rule(group="", resources=("nodes/status",), verbs=("patch",)),),
     run=run,

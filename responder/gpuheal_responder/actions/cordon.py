@@ -14,7 +14,10 @@ from datetime import timedelta
 from gpuheal_responder.actions.action import Action, Context, Outcome
 from gpuheal_responder.actions.contain import RBAC, contain
 from gpuheal_responder.core.case import Case
-from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.life import contained
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import ActionSpec, Due, Progress, ProgressState
 from gpuheal_responder.core.world import World
 
 
@@ -23,12 +26,12 @@ class Params:
     """No parameters."""
 
 
-def progress(_step: Step, case: Case, world: World) -> Progress:
+def progress(_due: Due, case: Case, world: World) -> Progress:
     """Done when the node is unschedulable under this case's undo record; a foreign cordon serves as well as ours."""
     node = world.node
-    if node is not None and node.undo is not None and node.undo.case == case.name and node.unschedulable:
-        return Progress(state=ProgressState.DONE, reason="cordoned")
-    return Progress(state=ProgressState.TODO, reason="not-cordoned")
+    if node is not None and contained(case, node) and node.unschedulable:
+        return Progress(state=ProgressState.DONE, reason=Reason.CORDONED)
+    return Progress(state=ProgressState.TODO, reason=Reason.NOT_CORDONED)
 
 
 async def run(ctx: Context) -> Outcome:

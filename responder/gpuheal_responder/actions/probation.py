@@ -16,11 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gpuheal_responder.actions.action import Action, look_only
+from gpuheal_responder.actions.action import Action, ended, look_only
 from gpuheal_responder.core import evidence as ev
-from gpuheal_responder.core.case import AttemptState, Case
+from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.life import proof_since
-from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import ActionSpec, Due, Progress, ProgressState
 from gpuheal_responder.core.world import World
 
 EVALUATIONS = 2
@@ -34,36 +36,30 @@ class Params:
     quiet: timedelta = timedelta(minutes=10)
 
 
-def progress(step: Step, case: Case, world: World) -> Progress:
+def progress(due: Due, case: Case, world: World) -> Progress:
     """Done when the quiet time is over and the GPUs are still provably well; failed when a fault is seen."""
-    attempt = case.latest(step.key)
+    attempt = case.latest(due.step.key)
     if attempt is None:
-        return Progress(state=ProgressState.TODO, reason="probation-due")
+        return Progress(state=ProgressState.TODO, reason=Reason.PROBATION_DUE)
     if not attempt.open:
-        done = attempt.state is AttemptState.SUCCEEDED
-        state = ProgressState.DONE if done else ProgressState.FAILED
-        return Progress(state=state, reason=attempt.reason, detail=attempt.detail)
-    again = ev.relapse(world, proof_since(case, step.key))
-    if again is not None:
-        detail = f"{again.witness_class.value} saw {again.fault} at {again.last_seen_at.isoformat()}"
-        return Progress(state=ProgressState.FAILED, reason="fault-again", detail=detail)
-    ends_at = attempt.started_at + step.params.quiet
+        return ended(attempt)
+    again = ev.relapses(world, proof_since(case, due.step.key))
+    if again:
+        return Progress(
+            state=ProgressState.FAILED, reason=Reason.FAULT_AGAIN, detail=ev.said(again), blamed=ev.gpus_of(again)
+        )
+    ends_at = attempt.started_at + due.params.quiet
     if world.now < ends_at:
-        return Progress(state=ProgressState.RUNNING, reason="probation", detail=f"until {ends_at.isoformat()}")
-    if world.node is None:
-        return Progress(state=ProgressState.RUNNING, reason="probation", detail="the node is not there")
-    missing = ev.missing_proof(
-        node=world.node,
-        gpus=case.gpus,
-        evidence=world.evidence,
-        since=attempt.started_at,
-        evaluations=EVALUATIONS,
-    )
-    if not missing:
-        return Progress(state=ProgressState.DONE, reason="quiet")
+        until = f"until {ends_at.isoformat(timespec='seconds')}"
+        return Progress(state=ProgressState.RUNNING, reason=Reason.PROBATION, detail=until)
+    lacking = ev.unproven(case, world, since=attempt.started_at, evaluations=EVALUATIONS)
+    if not lacking:
+        return Progress(state=ProgressState.DONE, reason=Reason.QUIET)
+    detail = "; ".join(text for _, text in lacking[:4])
     if world.now >= ends_at + GRACE:
-        return Progress(state=ProgressState.FAILED, reason="probation-unproven", detail="; ".join(missing[:4]))
-    return Progress(state=ProgressState.RUNNING, reason="probation", detail="; ".join(missing[:4]))
+        blamed = tuple(gpu for gpu, _ in lacking if gpu)
+        return Progress(state=ProgressState.FAILED, reason=Reason.PROBATION_UNPROVEN, detail=detail, blamed=blamed)
+    return Progress(state=ProgressState.RUNNING, reason=Reason.PROBATION, detail=detail)
 
 
 ACTION = Action(

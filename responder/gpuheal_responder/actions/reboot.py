@@ -16,10 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gpuheal_responder.actions.action import Action, Context, Outcome, Rule
+from gpuheal_responder.actions.action import Action, Context, Inquiry, Outcome, Rule, ended
 from gpuheal_responder.core.case import Attempt, AttemptState, Case
-from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
-from gpuheal_responder.core.world import OperationState, World
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import ActionSpec, Due, Empties, Progress, ProgressState, Repeat
+from gpuheal_responder.core.world import Need, OperationState, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,46 +31,52 @@ class Params:
     provider: str = ""
 
 
-def progress(step: Step, case: Case, world: World) -> Progress:
+def progress(due: Due, case: Case, world: World) -> Progress:
     """Done when the boot id differs from the one at the start and the node is Ready; failed at the deadline."""
-    attempt = case.latest(step.key)
+    attempt = case.latest(due.step.key, due.target)
     if attempt is None:
-        return Progress(state=ProgressState.TODO, reason="reboot-due")
-    if not attempt.open:
-        done = attempt.state is AttemptState.SUCCEEDED
-        state = ProgressState.DONE if done else ProgressState.FAILED
-        return Progress(state=state, reason=attempt.reason, detail=attempt.detail)
-    return _open(step, attempt, world)
+        return Progress(state=ProgressState.TODO, reason=Reason.REBOOT_DUE)
+    return _open(due, attempt, world) if attempt.open else ended(attempt)
 
 
-def _open(step: Step, attempt: Attempt, world: World) -> Progress:
+def _open(due: Due, attempt: Attempt, world: World) -> Progress:
     node = world.node
     rebooted = node is not None and bool(node.boot_id) and node.boot_id != attempt.boot_id
     if rebooted and node is not None and node.ready:
         return Progress(
-            state=ProgressState.DONE, reason="rebooted", detail=f"boot id {attempt.boot_id} → {node.boot_id}"
+            state=ProgressState.DONE, reason=Reason.REBOOTED, detail=f"boot id {attempt.boot_id} → {node.boot_id}"
         )
-    if world.now - attempt.started_at >= step.deadline:
+    if world.now - attempt.started_at >= due.deadline:
         detail = "the node has another boot id but is not Ready" if rebooted else "the boot id has not changed"
-        return Progress(state=ProgressState.FAILED, reason="reboot-deadline", detail=detail)
+        return Progress(state=ProgressState.FAILED, reason=Reason.REBOOT_DEADLINE, detail=detail)
     if rebooted:
-        return Progress(state=ProgressState.RUNNING, reason="booting", detail="waiting for Ready")
-    match world.operation:
+        return Progress(state=ProgressState.RUNNING, reason=Reason.BOOTING, detail="waiting for Ready")
+    intent = attempt.state is AttemptState.INTENT
+    match world.operations.get(attempt.operation):
         case OperationState.FAILED:
-            return Progress(state=ProgressState.FAILED, reason="reboot-failed", detail="the provider says it failed")
-        case OperationState.NOT_FOUND if attempt.state is AttemptState.INTENT:
-            return Progress(state=ProgressState.TODO, reason="reboot-due", detail="the provider never got the call")
-        case OperationState.UNKNOWABLE if attempt.state is AttemptState.INTENT:
-            return Progress(
-                state=ProgressState.FAILED, reason="outcome-unknown", detail="nobody knows whether the call was made"
-            )
-    return Progress(state=ProgressState.RUNNING, reason="rebooting", detail="waiting for another boot id")
+            detail = "the provider says that it failed"
+            return Progress(state=ProgressState.FAILED, reason=Reason.REBOOT_FAILED, detail=detail)
+        case OperationState.NOT_FOUND if intent:
+            detail = "the provider never got the call"
+            return Progress(state=ProgressState.TODO, reason=Reason.REBOOT_DUE, detail=detail)
+        case OperationState.UNKNOWABLE if intent:
+            detail = "nobody can tell whether the call was made"
+            return Progress(state=ProgressState.FAILED, reason=Reason.OUTCOME_UNKNOWN, detail=detail)
+    return Progress(state=ProgressState.RUNNING, reason=Reason.REBOOTING, detail="waiting for another boot id")
 
 
 async def run(ctx: Context) -> Outcome:
     """Ask the provider for a reboot under the attempt's operation id."""
-    await ctx.machines.reboot(ctx.node, ctx.attempt.operation, ctx.step.params.provider)
-    return Outcome(state=AttemptState.RUNNING, reason="rebooting", detail=f"provider {ctx.step.params.provider}")
+    provider = ctx.due.params.provider
+    await ctx.machines.reboot(ctx.node, ctx.attempt.operation, provider)
+    return Outcome(state=AttemptState.RUNNING, reason=Reason.REBOOTING, detail=f"provider {provider}")
+
+
+async def look(ask: Inquiry) -> OperationState:
+    """Return what the provider knows of the operation."""
+    if ask.node is None:
+        return OperationState.UNKNOWABLE
+    return await ask.machines.lookup(ask.node, ask.attempt.operation, ask.due.params.provider)
 
 
 ACTION = Action(
@@ -76,11 +84,14 @@ ACTION = Action(
         name="reboot",
         phase=Phase.CURE,
         disruptive=True,
-        once=True,
+        empties=Empties.NODE,
+        repeat=Repeat.ONCE,
+        needs=frozenset({Need.OPERATIONS}),
         deadline=timedelta(minutes=20),
         params=Params,
         progress=progress,
     ),
     rbac=(Rule(group="batch", resources=("jobs",), verbs=("get", "create")),),
     run=run,
+    look=look,
 )

@@ -14,9 +14,12 @@ from datetime import timedelta
 from gpuheal_responder.actions.action import Action, Context, Outcome
 from gpuheal_responder.actions.contain import RBAC, contain
 from gpuheal_responder.core.case import Case
-from gpuheal_responder.core.node import Taint
-from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
-from gpuheal_responder.core.undo import TAINT_KEY
+from gpuheal_responder.core.life import contained
+from gpuheal_responder.core.node import Node, Taint
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import ActionSpec, Due, Progress, ProgressState
+from gpuheal_responder.core.undo import TAINT_KEY, has_cordon
 from gpuheal_responder.core.world import World
 
 UNHEALTHY = Taint(key=TAINT_KEY, value="true", effect="NoSchedule")
@@ -29,17 +32,22 @@ class Params:
     cordon: bool = True
 
 
-def progress(_step: Step, case: Case, world: World) -> Progress:
-    """Done when the node carries this case's undo record; the PATCH that wrote it wrote the taint."""
-    undo = world.node.undo if world.node else None
-    if undo is not None and undo.case == case.name:
-        return Progress(state=ProgressState.DONE, reason="marked")
-    return Progress(state=ProgressState.TODO, reason="not-marked")
+def progress(_due: Due, case: Case, world: World) -> Progress:
+    """Done when the node carries this case's undo record and all the marks that it tells of."""
+    if not contained(case, world.node):
+        return Progress(state=ProgressState.TODO, reason=Reason.NOT_MARKED)
+    if world.node is not None and _lifted(world.node):
+        return Progress(state=ProgressState.TODO, reason=Reason.MARKS_LIFTED)
+    return Progress(state=ProgressState.DONE, reason=Reason.MARKED)
+
+
+def _lifted(node: Node) -> bool:
+    return node.record is not None and has_cordon(node.record) and not node.unschedulable
 
 
 async def run(ctx: Context) -> Outcome:
     """Mark the node."""
-    return await contain(ctx, taints=(UNHEALTHY,), cordon=ctx.step.params.cordon)
+    return await contain(ctx, taints=(UNHEALTHY,), cordon=ctx.due.params.cordon)
 
 
 ACTION = Action(

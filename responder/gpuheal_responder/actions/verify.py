@@ -14,11 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gpuheal_responder.actions.action import Action, look_only
+from gpuheal_responder.actions.action import Action, ended, look_only
 from gpuheal_responder.core import evidence as ev
-from gpuheal_responder.core.case import AttemptState, Case
+from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.life import proof_since
-from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import ActionSpec, Due, Progress, ProgressState
 from gpuheal_responder.core.world import World
 
 
@@ -33,34 +35,27 @@ class Params:
             raise ValueError(f"evaluations must be from 2 to 100, got {self.evaluations}")
 
 
-def progress(step: Step, case: Case, world: World) -> Progress:
+def progress(due: Due, case: Case, world: World) -> Progress:
     """Done when proven; failed when a fault is seen after the last cure, or at the deadline with what is missing."""
-    attempt = case.latest(step.key)
+    attempt = case.latest(due.step.key)
     if attempt is None:
-        return Progress(state=ProgressState.TODO, reason="verify-due")
+        return Progress(state=ProgressState.TODO, reason=Reason.VERIFY_DUE)
     if not attempt.open:
-        done = attempt.state is AttemptState.SUCCEEDED
-        state = ProgressState.DONE if done else ProgressState.FAILED
-        return Progress(state=state, reason=attempt.reason, detail=attempt.detail)
-    since = proof_since(case, step.key)
-    again = ev.relapse(world, since)
-    if again is not None:
-        detail = f"{again.witness_class.value} saw {again.fault} at {again.last_seen_at.isoformat()}"
-        return Progress(state=ProgressState.FAILED, reason="fault-again", detail=detail)
-    if world.node is None:
-        return Progress(state=ProgressState.RUNNING, reason="verifying", detail="the node is not there")
-    missing = ev.missing_proof(
-        node=world.node,
-        gpus=case.gpus,
-        evidence=world.evidence,
-        since=since,
-        evaluations=step.params.evaluations,
-    )
-    if not missing:
-        return Progress(state=ProgressState.DONE, reason="proven")
-    if world.now - attempt.started_at >= step.deadline:
-        return Progress(state=ProgressState.FAILED, reason="verify-deadline", detail="; ".join(missing[:4]))
-    return Progress(state=ProgressState.RUNNING, reason="verifying", detail="; ".join(missing[:4]))
+        return ended(attempt)
+    since = proof_since(case, due.step.key)
+    again = ev.relapses(world, since)
+    if again:
+        return Progress(
+            state=ProgressState.FAILED, reason=Reason.FAULT_AGAIN, detail=ev.said(again), blamed=ev.gpus_of(again)
+        )
+    lacking = ev.unproven(case, world, since=since, evaluations=due.params.evaluations)
+    if not lacking:
+        return Progress(state=ProgressState.DONE, reason=Reason.PROVEN)
+    detail = "; ".join(text for _, text in lacking[:4])
+    if world.now - attempt.started_at >= due.deadline:
+        blamed = tuple(gpu for gpu, _ in lacking if gpu)
+        return Progress(state=ProgressState.FAILED, reason=Reason.VERIFY_DEADLINE, detail=detail, blamed=blamed)
+    return Progress(state=ProgressState.RUNNING, reason=Reason.VERIFYING, detail=detail)
 
 
 ACTION = Action(

@@ -54,7 +54,9 @@ def _explain(args: argparse.Namespace, policies: Sequence[Policy], known: frozen
     from gpuheal_responder.config.reader import load_yaml
     from gpuheal_responder.core.decide import decide
     from gpuheal_responder.core.life import settle
-    from gpuheal_responder.shell.record import load_world
+    from gpuheal_responder.core.opening import Ignore, opening
+    from gpuheal_responder.core.world import Need
+    from gpuheal_responder.shell.record import load_case, load_world
 
     world = load_world(load_yaml(args.world), str(args.world))
     world, letters = with_alerts(world, read_alerts(args.alert, world.now), args.cluster, known)
@@ -62,72 +64,71 @@ def _explain(args: argparse.Namespace, policies: Sequence[Policy], known: frozen
     for fault in world.faults:
         where = f" on {fault.target.gpu_uuid}" if fault.target.gpu_uuid else ""
         yield f"fault    {fault.slug}{where} since {fault.since.isoformat(timespec='seconds')}"
-    subject = _subject(args, policies, world)
-    if subject is None:
-        yield "verdict  none: no policy answers for these faults on this node"
-        return
-    case, policy = settle(*subject, world), subject[1]
-    yield f"case     {case.name} under policy {policy.name} ({policy.mode})"
-    yield from _said(decide(case, policy, world), case, policy, world)
-
-
-def _subject(args: argparse.Namespace, policies: Sequence[Policy], world: World) -> tuple[Case, Policy] | None:
-    """The given case, or the one that would be opened, with its policy."""
-    from gpuheal_responder.config.reader import load_yaml
-    from gpuheal_responder.core.opening import open_case
-    from gpuheal_responder.core.policy import match
-    from gpuheal_responder.shell.record import load_case
-
+    given = {Need.PODS} if world.pods is not None else set()
+    world = replace(world, seen=world.seen | given | {Need.LOCK, Need.OPERATIONS})
+    case: Case
+    policy: Policy | None
     if args.case is not None:
         case = load_case(load_yaml(args.case), str(args.case))
         policy = next((p for p in policies if p.name == case.policy), None)
-        return (case, policy) if policy is not None else None
-    node = world.node
-    if node is None:
-        raise ConfigError(str(args.world), "node", "missing: without a case there must be a node")
-    policy = match(policies, world.faults, node)
-    if policy is None:
-        return None
-    gpus = sorted({i.gpu_uuid for i in world.evidence.identities}) if world.evidence is not None else ()
-    name = f"{node.name}-1"
-    return open_case(name=name, node=node, faults=world.faults, policy=policy, gpus=gpus, now=world.now), policy
+    else:
+        if world.node is None:
+            raise ConfigError(str(args.world), "node", "missing: without a case there must be a node")
+        found = opening(world, policies)
+        if isinstance(found, Ignore):
+            yield f"verdict  none: {found.reason}: {found.message}"
+            return
+        case, policy = found.case, found.policy
+    if policy is not None:
+        world = replace(world, faults=tuple(f for f in world.faults if world.node and policy.matches(f, world.node)))
+        yield f"case     {case.name} under policy {policy.name} ({policy.mode})"
+    case = settle(case, policy, world)
+    yield from _said(decide(case, policy, world), case, policy, world)
 
 
-def _said(verdict: Verdict, case: Case, policy: Policy, world: World) -> Iterator[str]:
-    """The verdict, then each guard family's answer about the step that is due."""
-    from gpuheal_responder.core.guards import FAMILIES
+def _said(verdict: Verdict, case: Case, policy: Policy | None, world: World) -> Iterator[str]:
+    """The verdict, then what each guard that is asked about the step says."""
+    from gpuheal_responder.core.guards import GUARDS
     from gpuheal_responder.core.guards.question import Question
     from gpuheal_responder.core.plan import Next, plan
-    from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Wait
+    from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Wait, due_of
 
+    due = due_of(verdict)
+    step = f": {due.key}" if due is not None else ""
     match verdict:
         case Act():
-            yield f"verdict  act: {verdict.step.key} ({verdict.reason})"
+            yield f"verdict  act{step} ({verdict.reason})"
+        case Inspect():
+            yield f"verdict  look closer{step}: the world has to say {', '.join(sorted(verdict.needs))} (key `seen`)"
         case Wait():
-            yield f"verdict  wait: {verdict.step.key} ({verdict.reason}) {verdict.message}".rstrip()
+            yield f"verdict  wait{step} ({verdict.reason}) {verdict.message}".rstrip()
         case Hold():
-            yield f"verdict  hold: {verdict.step.key} ({verdict.reason})"
+            yield f"verdict  hold{step} ({verdict.reason}) {verdict.refusals[0].message}".rstrip()
         case Escalate():
             yield f"verdict  escalate: {verdict.reason}: {verdict.message}"
         case Done():
             yield f"verdict  done: {verdict.result} ({verdict.reason}) {verdict.message}".rstrip()
-    if isinstance(verdict, Done | Escalate):
+    if due is None or policy is None:
         return
     stage = plan(case, policy, world)
     if not isinstance(stage, Next):
         return
-    question = Question(case=case, policy=policy, step=stage.step, world=world)
-    for family in FAMILIES:
-        name = family.__module__.rpartition(".")[2]
-        refusals = tuple(family(question))
-        if not refusals:
-            yield f"guard    {name}: lets it"
+    question = Question(case=case, policy=policy, due=stage.due, world=world, before=stage.before)
+    for guard in (g for g in GUARDS if question.moment in g.moments):
+        refusals = tuple(guard.ask(question)) if guard.needs <= world.seen else ()
+        name = f"{guard.family}: {guard.name}"
+        if not guard.needs <= world.seen:
+            yield f"guard    {name}: has to look closer ({', '.join(sorted(guard.needs - world.seen))})"
+        elif not refusals:
+            yield f"guard    {name}: yes"
         for refusal in refusals:
             yield f"guard    {name}: {refusal.reason}: {refusal.message}"
 
 
 def _replay(file: Path, policies: Sequence[Policy]) -> Iterator[str]:
+    from gpuheal_responder import __version__
     from gpuheal_responder.config.reader import load_yaml
+    from gpuheal_responder.core.policy import digest
     from gpuheal_responder.shell.record import dump_verdict, replay
 
     record = load_yaml(file)
@@ -136,6 +137,10 @@ def _replay(file: Path, policies: Sequence[Policy]) -> Iterator[str]:
     policy = next((p for p in policies if p.name == record.get("policy")), None)
     if policy is None:
         raise ConfigError(str(file), "policy", f"no policy is called {record.get('policy')!r}")
+    if record.get("policyDigest") not in {None, "", digest(policy)}:
+        yield f"note     policy {policy.name} has changed since"
+    if record.get("version") not in {None, __version__}:
+        yield f"note     decided by version {record['version']}, this is {__version__}"
     now = dump_verdict(replay(record, policy, str(file)))
     yield f"recorded {_brief(record['verdict'])}"
     yield f"replayed {_brief(now)}"

@@ -76,7 +76,7 @@ def chosen(nodes: Mapping[str, Node], case: str | None) -> Sequence[str]:
 
 
 def _case_of(node: Node) -> str:
-    return node.undo.case if node.undo is not None else ""
+    return node.record.case if node.record is not None else ""
 
 
 async def revert(cluster: Cluster, nodes: Sequence[str]) -> Mapping[str, str]:
@@ -95,12 +95,15 @@ async def revert(cluster: Cluster, nodes: Sequence[str]) -> Mapping[str, str]:
 
 
 async def _node(cluster: Cluster, name: str) -> str:
+    from gpuheal_responder.core.node import Unreadable
+
     node = await cluster.node(name)
     if node is None:
         return f"{name}: gone"
-    record = node.undo
+    record = node.record
     if record is None:
-        return f"{name}: NOT REVERTED: its undo record was not written by this version"
+        why = node.undo.problem if isinstance(node.undo, Unreadable) else "it is not there any more"
+        return f"{name}: NOT REVERTED: its undo record cannot be read: {why}"
     await _again(lambda: _undo(cluster, name))
     await cluster.unlock(name)
     return f"{name}: {_undone(record, node)} (case {record.case})"
@@ -127,9 +130,12 @@ async def _undo(cluster: Cluster, name: str) -> None:
 
 
 def _undone(record: UndoRecord, node: Node) -> str:
-    done = [f"taint {taint.key} removed" for taint in record.taints]
-    if record.cordoned:
-        done.append("uncordoned" if node.unschedulable else "was uncordoned already")
-    before = {c.type for c in record.conditions_before}
-    done += [f"condition {kind} {'set back' if kind in before else 'removed'}" for kind in record.conditions]
+    from gpuheal_responder.core.undo import has_cordon, reverse, taints_of
+
+    back = reverse(node, record)
+    done = [f"taint {taint.key} removed" for taint in taints_of(record)]
+    if has_cordon(record):
+        done.append("uncordoned" if back.lift_cordon else "was uncordoned already")
+    done += [f"condition {c.type} set back" for c in back.put]
+    done += [f"condition {kind} removed" for kind in back.remove]
     return ", ".join(done) or "undo record removed"

@@ -14,8 +14,9 @@ from typing import Any, get_type_hints
 
 from gpuheal_responder.core.duration import format_duration, parse_duration
 from gpuheal_responder.core.mode import Mode
+from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Limits, Policy, Requirement
-from gpuheal_responder.core.step import ActionSpec, Phase, Step
+from gpuheal_responder.core.step import ActionSpec, Empties, Step
 from gpuheal_responder.errors import ConfigError
 
 
@@ -171,7 +172,7 @@ def _steps(reader: _Reader, value: object, path: str, actions: Mapping[str, Acti
             raise reader.error(where, f"unknown action {name!r}", f"known: {', '.join(sorted(actions))}")
         counts[name] = counts.get(name, 0) + 1
         step = _step(reader, actions[name], raw, f"{where}.{name}", counts[name])
-        if steps and step.spec.phase < steps[-1].spec.phase:
+        if steps and step.spec.phase.rank < steps[-1].spec.phase.rank:
             raise reader.error(
                 where, f"{name} cannot come after {steps[-1].action}", "order: contain, empty, cure, prove"
             )
@@ -184,8 +185,9 @@ def _steps(reader: _Reader, value: object, path: str, actions: Mapping[str, Acti
 
 def _complete(reader: _Reader, steps: Sequence[Step], path: str) -> None:
     phases = {s.spec.phase for s in steps}
-    if Phase.CURE in phases and Phase.EMPTY not in phases:
-        raise reader.error(path, "a cure needs drain before it")
+    emptying = next((s for s in steps if s.spec.empties is not Empties.NONE), None)
+    if emptying is not None and Phase.EMPTY not in phases:
+        raise reader.error(path, f"{emptying.action} needs drain before it")
     if Phase.RETURN in phases and Phase.PROVE not in phases:
         raise reader.error(path, "restore needs verify before it", "a node is given back only on proof")
     if not steps[0].spec.marks:

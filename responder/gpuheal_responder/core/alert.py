@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -93,7 +93,7 @@ class Suppression:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A fault that at least one Alertmanager peer reports at this moment."""
+    """A fault that at least one Alertmanager peer reports at this moment; silences are matched with its `labels`."""
 
     slug: str
     target: Target
@@ -102,6 +102,7 @@ class Fault:
     alertname: str = ""
     xid: str | None = None
     suppressions: tuple[Suppression, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Scope(StrEnum):

@@ -94,6 +94,16 @@ class Ledger:
         """Return how the node counts now, or None for a node that is not counted."""
         return self._standing.get(node)
 
+    def size(self, pool: str) -> int:
+        """Return how many nodes the pool has."""
+        count = self._counts.get((pool, POOL, pool))
+        return count.nodes if count is not None else 0
+
+    def domains_of(self, node: str) -> Mapping[str, str]:
+        """Return the node's value in every dimension, or nothing for a node that is not counted."""
+        found = self._standing.get(node)
+        return found.domains if found is not None else {}
+
     def _add(self, standing: Standing, sign: int) -> None:
         pool = standing.domains.get(POOL, UNKNOWN)
         for dimension, value in standing.domains.items():

@@ -1,16 +1,18 @@
-"""A case: our handling of one node's faults.
+"""A case: our handling of one node's faults, from the first alert to the proof that the node is well.
 
-A case belongs to a node, not to a GPU: cordon, drain and reboot act on nodes, so two faulty GPUs of one node are one
-case with two faults, and one undo record.
+A case belongs to a node: there is one drain and one undo record, whatever the number of faulty GPUs. Inside it every
+faulty GPU has a track of its own up the ladder (see core.plan); attempts and approvals therefore name their target.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from gpuheal_responder.core.alert import Fault
+from gpuheal_responder.core.phase import Phase
 
 
 class AttemptState(StrEnum):
@@ -24,28 +26,45 @@ class AttemptState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One attempt at one step of a case, with what the node was when it began."""
+    """One attempt at one step on one target (a GPU's UUID, or empty for the node), with what the node was at its start.
+
+    `foreign` marks what others did to the machine while the case was open, such as a reboot. `blamed` names the GPUs
+    that a failed proof is about.
+    """
 
     step: str
     action: str
+    phase: Phase
     operation: str
     state: AttemptState
     started_at: datetime
+    target: str = ""
     ended_at: datetime | None = None
     reason: str = ""
     detail: str = ""
     boot_id: str = ""
-    cure: bool = False
+    blamed: tuple[str, ...] = ()
+    foreign: bool = False
 
     @property
     def open(self) -> bool:
         """True while the attempt has no end."""
         return self.state in {AttemptState.INTENT, AttemptState.RUNNING}
 
+    @property
+    def cure(self) -> bool:
+        """True for an attempt at a cure, ours or another's."""
+        return self.phase is Phase.CURE
+
+    @property
+    def key(self) -> str:
+        """The key of the step and target: `reboot`, or `gpu_reset/GPU-1b2c…`."""
+        return f"{self.step}/{self.target}" if self.target else self.step
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """A person's yes to one step on one evidence, until it expires."""
+    """A person's yes to one step (its key, target included) on one evidence, until it expires."""
 
     step: str
     evidence: str
@@ -63,9 +82,21 @@ class Result(StrEnum):
     REVERTED = "reverted"
 
 
+SETTLING = frozenset({Result.RESTORED, Result.TAKEN_OVER, Result.REVERTED})
+"""Endings by proof or by a person: only these settle evidence. A message that stopped coming does not."""
+TAKEN = frozenset({Result.TAKEN_OVER, Result.REVERTED})
+"""Endings by a person, whose will stands until newer evidence."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Our handling of one node's faults, from the first alert to the proof that the node is well."""
+    """Our handling of one node's faults.
+
+    `gpus` are the GPUs that must be proven well before the node is given back, `gpu_slots` their places. `boot_id` is
+    the boot that we last knew of, `gpu_capacity` what the node counted when the case was opened. `quiet_since` is when
+    the faults were first seen to be witnessed by nobody; `settled_at` when the node was given back: evidence counts as
+    settled until then.
+    """
 
     name: str
     node: str
@@ -74,14 +105,20 @@ class Case:
     faults: tuple[Fault, ...] = ()
     node_uid: str = ""
     system_uuid: str = ""
+    boot_id: str = ""
     gpus: tuple[str, ...] = ()
+    gpu_slots: Mapping[str, str] = field(default_factory=dict)
+    gpu_capacity: int = 0
     gangs: tuple[str, ...] = ()
+    domains: Mapping[str, str] = field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
     approvals: tuple[Approval, ...] = ()
+    quiet_since: datetime | None = None
     escalated: str = ""
     closed_at: datetime | None = None
+    settled_at: datetime | None = None
     result: Result | None = None
 
-    def latest(self, step: str) -> Attempt | None:
-        """Return the newest attempt at `step`, or None."""
-        return next((a for a in reversed(self.attempts) if a.step == step), None)
+    def latest(self, step: str, target: str = "") -> Attempt | None:
+        """Return the newest attempt at `step` on `target`, or None."""
+        return next((a for a in reversed(self.attempts) if a.step == step and a.target == target), None)

@@ -5,69 +5,144 @@ from __future__ import annotations
 from datetime import timedelta
 
 from gpuheal_responder.core import guards
-from gpuheal_responder.core.case import Case, Result
+from gpuheal_responder.core.case import Attempt, AttemptState, Case, Result
+from gpuheal_responder.core.guards import history
+from gpuheal_responder.core.guards.permission import APPROVALS
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.plan import Finished, Idle, Next, Spent, plan
+from gpuheal_responder.core.life import absent, contained, taken_back
+from gpuheal_responder.core.node import Unreadable
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.plan import Closer, Finished, Idle, Next, Spent, plan
 from gpuheal_responder.core.policy import Policy
-from gpuheal_responder.core.step import ProgressState
-from gpuheal_responder.core.undo import intact
-from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import Due, ProgressState, Repeat
+from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Refusal, Verdict, Wait
 from gpuheal_responder.core.world import World
 
 LOOK_AGAIN = timedelta(seconds=30)
+QUIET = timedelta(seconds=10)
+"""A fault must be seen to be gone by two looks that are at least so far apart."""
 
 
-def decide(case: Case, policy: Policy, world: World) -> Verdict:
-    """Return what to do now about a case: act, wait, hold, escalate, or be done.
+def decide(case: Case, policy: Policy | None, world: World) -> Verdict:
+    """Return what to do now about a case: act, look closer, wait, hold, escalate, or be done.
 
-    Endings are looked for first, then the step that is due, then all guards are asked about it.
+    Endings are looked for first, then the step that is due, then all guards are asked about it. Without a policy (it
+    was renamed or removed) nothing is done, and people are told.
     """
-    over = _over(case, world)
+    over = _over(case, policy, world)
     if over is not None:
         return over
+    stuck = _stuck(case, policy, world)
+    if stuck is not None or policy is None:
+        return stuck or _missing(case)
     if case.escalated:
         return Escalate(reason=case.escalated, message="waiting for people; the node stays contained")
     stage = plan(case, policy, world)
     match stage:
         case Finished():
-            return Done(result=Result.RESTORED, reason="restored")
+            return Done(result=Result.RESTORED, reason=Reason.RESTORED)
         case Spent():
             return Escalate(reason=stage.reason, message=stage.message)
         case Idle():
-            return Wait(step=stage.step, until=world.now + LOOK_AGAIN, reason=stage.reason, message=stage.message)
+            return Wait(due=stage.due, until=world.now + LOOK_AGAIN, reason=stage.reason, message=stage.message)
+        case Closer():
+            return Inspect(due=stage.due, needs=stage.needs)
         case Next():
             return _next(case, policy, world, stage)
 
 
 def _next(case: Case, policy: Policy, world: World, stage: Next) -> Verdict:
-    step, progress = stage.step, stage.progress
-    refusals = guards.check(Question(case=case, policy=policy, step=step, world=world))
-    repeats = step.spec.effect and not step.spec.once
+    due, progress = stage.due, stage.progress
+    question = Question(case=case, policy=policy, due=due, world=world, before=stage.before)
+    refusals, needs = guards.check(question)
+    repeats = due.spec.effect and due.spec.repeat is Repeat.SAFE
     if progress.state is ProgressState.RUNNING and not repeats:
-        return Wait(step=step, until=world.now + LOOK_AGAIN, reason=progress.reason, message=progress.detail)
-    spent = next((r for r in refusals if r.reason == "attempts-spent"), None)
+        return Wait(due=due, until=world.now + LOOK_AGAIN, reason=progress.reason, message=progress.detail)
+    spent = next((r for r in refusals if r.reason == Reason.ATTEMPTS_SPENT), None)
     if spent is not None:
         return Escalate(reason=spent.reason, message=spent.message)
+    if due.spec.phase is Phase.EMPTY:
+        needs |= due.spec.needs - world.seen
+    if needs and all(r.reason in APPROVALS for r in refusals):
+        return Inspect(due=due, needs=needs)  # nobody is asked for a yes to what need not be done
     if refusals:
-        return Hold(step=step, refusals=refusals)
-    return Act(step=step, reason=progress.reason)
+        about_cure = stage.before is not None and all(r.guard == history.GUARD for r in refusals)
+        return Hold(due=stage.before if about_cure else due, refusals=refusals)
+    return Act(due=due, reason=progress.reason)
 
 
-def _over(case: Case, world: World) -> Done | None:
+def _stuck(case: Case, policy: Policy | None, world: World) -> Hold | None:
+    """Return a hold for what no step can be named: marks that cannot be read, or a step that the policy lost."""
+    node = world.node
+    if node is not None and isinstance(node.undo, Unreadable):
+        return _hold(Reason.UNDO_UNREADABLE, f"the undo record of {node.name} cannot be read: {node.undo.problem}")
+    if policy is None:
+        return None
+    keys = {s.key for s in policy.steps}
+    lost = next((a for a in case.attempts if a.open and a.step and a.step not in keys), None)
+    if lost is not None:
+        return _hold(Reason.STEP_MISSING, f"step {lost.key} is under way, and policy {policy.name} has it no more")
+    return None
+
+
+def _missing(case: Case) -> Hold:
+    return _hold(Reason.POLICY_MISSING, f"policy {case.policy} does not exist any more; nothing is done")
+
+
+def _hold(reason: Reason, message: str) -> Hold:
+    return Hold(due=None, refusals=(Refusal(guard="case", reason=reason, message=message),))
+
+
+def _over(case: Case, policy: Policy | None, world: World) -> Verdict | None:
+    if absent(case, world):
+        return _absent(case, policy, world)
+    node = world.node
+    assert node is not None
+    if isinstance(node.undo, Unreadable):
+        return None
+    if taken_back(case, node):
+        return Done(
+            result=Result.TAKEN_OVER, reason=Reason.TAKEN_OVER, message="a person lifted our taint or the cordon"
+        )
+    marked = any(a.phase is Phase.CONTAIN and a.state is AttemptState.SUCCEEDED for a in case.attempts)
+    if marked and node.undo is None:
+        if any(a.phase is Phase.RETURN for a in case.attempts):
+            return Done(result=Result.RESTORED, reason=Reason.RESTORED)
+        return Done(result=Result.REVERTED, reason=Reason.REVERTED, message="our marks were taken off the node")
+    quiet = case.quiet_since is not None and world.now - case.quiet_since >= QUIET
+    if not marked and not contained(case, node) and quiet:
+        return Done(
+            result=Result.CLEARED, reason=Reason.CLEARED, message="the fault went away before anything was done"
+        )
+    return None
+
+
+def _absent(case: Case, policy: Policy | None, world: World) -> Verdict:
+    """Return what becomes of a case whose machine is not there: gone, unless an operation of ours survives the node."""
+    survivor = _survivor(case, policy)
+    if survivor is not None:
+        due, attempt = survivor
+        if attempt.open and due.spec.needs - world.seen:
+            return Inspect(due=due, needs=due.spec.needs - world.seen)
+        progress = due.spec.progress(due, case, world)
+        if attempt.open and progress.state is ProgressState.RUNNING:
+            return Wait(due=due, until=world.now + LOOK_AGAIN, reason=progress.reason, message=progress.detail)
+        if progress.state is ProgressState.FAILED:
+            return Escalate(reason=progress.reason, message=progress.detail)
     node = world.node
     if node is None:
-        return Done(result=Result.GONE, reason="node-gone", message=f"{case.node} does not exist any more")
+        return Done(result=Result.GONE, reason=Reason.NODE_GONE, message=f"{case.node} does not exist any more")
     if case.system_uuid and node.system_uuid and node.system_uuid != case.system_uuid:
-        return Done(result=Result.GONE, reason="machine-replaced", message="another machine has this name now")
-    if case.node_uid and node.uid != case.node_uid:
-        return Done(result=Result.GONE, reason="node-recreated", message="the Node object was made anew")
-    contained = any(a.action in {"taint", "cordon"} and not a.open for a in case.attempts)
-    if node.undo is not None and node.undo.case == case.name and not intact(node):
-        return Done(result=Result.TAKEN_OVER, reason="taken-over", message="a person lifted our taint or cordon")
-    if contained and node.undo is None:
-        if any(a.action == "restore" for a in case.attempts):
-            return Done(result=Result.RESTORED, reason="restored")
-        return Done(result=Result.REVERTED, reason="reverted", message="our marks were taken off the node")
-    if not contained and node.undo is None and not world.faults and world.peers_answering:
-        return Done(result=Result.CLEARED, reason="cleared", message="the alert went away before anything was done")
-    return None
+        return Done(result=Result.GONE, reason=Reason.MACHINE_REPLACED, message="another machine has this name now")
+    return Done(result=Result.GONE, reason=Reason.NODE_RECREATED, message="the Node object was deleted and recreated")
+
+
+def _survivor(case: Case, policy: Policy | None) -> tuple[Due, Attempt] | None:
+    """Return the newest cure of ours if it is one that goes on without the node."""
+    steps = {s.key: s for s in policy.steps} if policy is not None else {}
+    cures = [a for a in case.attempts if a.cure and not a.foreign]
+    if not cures or cures[-1].step not in steps:
+        return None
+    step = steps[cures[-1].step]
+    return (Due(step=step, target=cures[-1].target), cures[-1]) if step.spec.survives_node else None

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from gpuheal_responder.core.alert import Fault
 from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.duration import format_duration
+from gpuheal_responder.core.history import History, TakenFault
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.sighting import Confidence, Evidence, Strength, Witness, WitnessClass
 from gpuheal_responder.core.world import World
 
 FRESH = timedelta(minutes=2)
+OK, FAULTY = 0, 3
+"""States of a GPU (see HealthSample): well, and the first that is bad."""
 _STRONG = frozenset({WitnessClass.KERNEL, WitnessClass.NVML, WitnessClass.DCGM})
 """Classes that count as strong where the rules do not say."""
 
@@ -56,26 +60,75 @@ def newest(faults: Iterable[Fault], evidence: Evidence | None) -> datetime | Non
     return max((w.last_seen_at for f in faults for w in witnesses_of(f, evidence)), default=None)
 
 
-def news(faults: Iterable[Fault], evidence: Evidence | None) -> datetime | None:
-    """Return when something last happened about the faults: a line of the kernel, or the beginning of an alert.
+def news(faults: Iterable[Fault], evidence: Evidence | None, history: History) -> bool:
+    """Return whether something has happened since a person took the machine back.
 
-    A level that merely goes on (NVML still misses the GPU) is no news, however fresh its sample.
+    News is a line of the kernel, or a fault that did not stand then. A level that merely goes on is none, nor is the
+    same alert that merely begins anew: a restarted Prometheus gives every alert a new beginning.
     """
-    found = list(faults)
-    lines = [w.last_seen_at for f in found for w in witnesses_of(f, evidence) if w.witness_class is WitnessClass.KERNEL]
-    return max([*lines, *(f.since for f in found)], default=None)
+    taken_at = history.taken_at
+    if taken_at is None:
+        return True
+    for fault in faults:
+        if TakenFault(slug=fault.slug, gpu_uuid=fault.target.gpu_uuid) not in history.taken and fault.since > taken_at:
+            return True
+        lines = (w for w in witnesses_of(fault, evidence) if w.witness_class is WitnessClass.KERNEL)
+        if any(w.last_seen_at > taken_at for w in lines):
+            return True
+    return False
 
 
-def relapse(world: World, since: datetime) -> Witness | None:
-    """Return a witness that saw a still-alerting fault of this node after `since`, or None.
+def relapses(world: World, since: datetime) -> tuple[Witness, ...]:
+    """Return the witnesses that saw a still-alerting fault of this node after `since`, newest first.
 
     While the pipeline is frozen nothing counts: a Prometheus that has just started evaluates samples of before the
     cure.
     """
     if world.controls.frozen:
-        return None
-    seen = (w for f in world.faults for w in witnesses_of(f, world.evidence) if w.last_seen_at > since)
-    return max(seen, key=lambda w: w.last_seen_at, default=None)
+        return ()
+    seen = {w: None for f in world.faults for w in witnesses_of(f, world.evidence) if w.last_seen_at > since}
+    return tuple(sorted(seen, key=lambda w: w.last_seen_at, reverse=True))
+
+
+def said(witnesses: Sequence[Witness]) -> str:
+    """Return in words who saw what last."""
+    newest_one = witnesses[0]
+    return f"{newest_one.witness_class.value} saw {newest_one.fault} at {newest_one.last_seen_at.isoformat()}"
+
+
+def gpus_of(witnesses: Iterable[Witness]) -> tuple[str, ...]:
+    """Return the GPUs that the witnesses name."""
+    return tuple(sorted({w.gpu_uuid for w in witnesses if w.gpu_uuid}))
+
+
+def unwitnessed(case: Case, world: World) -> bool:
+    """Return whether nobody witnesses the case's faults, and that can be seen: a silent source is no all-clear.
+
+    An Alertmanager must answer without the alert, Prometheus' answer must be of now and no witness in it, and no GPU of
+    the faults may be known and yet without a fresh state, or in a bad one.
+    """
+    evidence = world.evidence
+    if world.faults or world.controls.frozen or world.peers_answering < 1 or evidence is None:
+        return False
+    if abs(world.now - evidence.at) > FRESH or any(witnesses_of(f, evidence) for f in case.faults):
+        return False
+    samples = {h.gpu_uuid: h.samples for h in evidence.health}
+    known = {i.gpu_uuid for i in evidence.identities} | samples.keys()
+    for gpu in {f.target.gpu_uuid for f in case.faults if f.target.gpu_uuid} & known:
+        last = samples.get(gpu, ())[-1:]
+        if not last or evidence.at - last[0].at > FRESH or last[0].state >= FAULTY:
+            return False
+    return bool(known) or not any(f.target.gpu_uuid for f in case.faults)
+
+
+def exchanged(case: Case, evidence: Evidence | None) -> frozenset[str]:
+    """Return the GPUs whose slot holds another one now: that one has fresh states, and they have none any more."""
+    if evidence is None:
+        return frozenset()
+    fresh = {h.gpu_uuid for h in evidence.health if h.samples and evidence.at - h.samples[-1].at <= FRESH}
+    slots = {**case.gpu_slots, **{i.gpu_uuid: i.slot for i in evidence.identities if i.slot}}
+    filled = {slot for gpu, slot in slots.items() if gpu in fresh}
+    return frozenset(gpu for gpu, slot in slots.items() if gpu not in fresh and slot in filled)
 
 
 def digest(case: Case, step: str, world: World) -> str:
@@ -91,29 +144,51 @@ def digest(case: Case, step: str, world: World) -> str:
 
 
 def missing_proof(
-    *, node: Node, gpus: Sequence[str], evidence: Evidence | None, since: datetime, evaluations: int
+    *,
+    node: Node,
+    gpus: Sequence[str],
+    evidence: Evidence | None,
+    since: datetime,
+    evaluations: int,
+    capacity: int = 0,
 ) -> tuple[str, ...]:
     """Return what is still missing to a positive proof of health since `since`; empty means proven.
 
-    Proof is: the node is Ready, all its GPUs are allocatable, and for every GPU known at the start the newest
-    `evaluations` rule evaluations after `since` exist, are fresh and say ok.
+    Proof is: the node is Ready, all GPUs that it counts (or did, `capacity`) are allocatable, and for every one of
+    `gpus` the newest `evaluations` rule evaluations after `since` exist, are fresh and say ok. A node whose GPUs are
+    handed out by DRA counts none.
     """
-    missing: list[str] = []
+    return tuple(text for _, text in _missing(node, gpus, evidence, since, evaluations, capacity))
+
+
+def unproven(case: Case, world: World, *, since: datetime, evaluations: int) -> tuple[tuple[str, str], ...]:
+    """Return what a proof of this case's node lacks: pairs of the GPU (empty for the node) and what, in words."""
+    if world.node is None:
+        return (("", "the node is not there"),)
+    gone = exchanged(case, world.evidence)
+    gpus = [gpu for gpu in case.gpus if gpu not in gone]
+    return tuple(_missing(world.node, gpus, world.evidence, since, evaluations, case.gpu_capacity))
+
+
+def _missing(
+    node: Node, gpus: Sequence[str], evidence: Evidence | None, since: datetime, evaluations: int, capacity: int
+) -> Iterator[tuple[str, str]]:
     if not node.ready:
-        missing.append("node is not Ready")
-    if node.gpu_allocatable < max(node.gpu_capacity, len(gpus)):
-        missing.append(f"{node.gpu_allocatable} of {max(node.gpu_capacity, len(gpus))} GPUs are allocatable")
+        yield "", "node is not Ready"
+    counted = max(node.gpu_capacity, capacity)
+    if node.gpu_allocatable < counted:
+        yield "", f"{node.gpu_allocatable} of {counted} GPUs are allocatable"
     if evidence is None:
-        return (*missing, "no evidence could be read")
+        yield "", "no evidence could be read"
+        return
     samples = {h.gpu_uuid: h.samples for h in evidence.health}
     for gpu in gpus or tuple(samples):
         recent = [s for s in samples.get(gpu, ()) if s.at > since][-evaluations:]
         if len(recent) < evaluations:
-            missing.append(f"{gpu}: {len(recent)} of {evaluations} evaluations since the last action")
+            yield gpu, f"{gpu}: {len(recent)} of {evaluations} evaluations since the last action"
         elif evidence.at - recent[-1].at > FRESH:
-            missing.append(f"{gpu}: newest evaluation is older than {FRESH}")
-        elif any(s.state != 0 for s in recent):
-            missing.append(f"{gpu}: not ok in the last {evaluations} evaluations")
+            yield gpu, f"{gpu}: newest evaluation is older than {format_duration(FRESH)}"
+        elif any(s.state != OK for s in recent):
+            yield gpu, f"{gpu}: not ok in the last {evaluations} evaluations"
     if not gpus and not samples:
-        missing.append("no GPU of this node has a state")
-    return tuple(missing)
+        yield "", "no GPU of this node has a state"

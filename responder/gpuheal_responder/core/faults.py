@@ -32,6 +32,7 @@ WHERE = ("pool", "zone", "rack", "leaf", "fabric_domain", "driver_version")
 MOST_FAULTS = 64
 """Faults of one node at one moment; 16 GPUs with a few faults each, and a quarter of what a Remediation takes."""
 MOST_INCIDENTS = 256
+MOST_LABELS = 48
 MOST_DEAD = 1000
 MOST_SUPPRESSIONS = 32
 LONGEST_NAME = 128
@@ -94,7 +95,7 @@ class _Folding:
 
     def take(self, peer: Peer) -> None:
         """Take in all that one peer says."""
-        silences = {s.id: _author(s) for s in peer.silences}
+        silences = {s.id: author(s) for s in peer.silences}
         for alert in peer.alerts:
             if alert.labels.get("alertname") == WATCHDOG:
                 self._beat(alert, peer)
@@ -214,6 +215,17 @@ def _fault(alert: Alert, suppressions: tuple[Suppression, ...]) -> Fault:
         alertname=labels.get("alertname", ""),
         xid=labels.get("xid") or None,
         suppressions=suppressions,
+        labels=_labels(labels),
+    )
+
+
+def _labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the labels in a form and number that the store takes; too long ones can't be matched by a silence."""
+    kept = (
+        (name, value) for name, value in labels.items() if len(name) <= LONGEST_NAME and len(value) <= LONGEST_PLACE
+    )
+    return dict(
+        sorted((name, value) for name, value in kept if name.isprintable() and value.isprintable())[:MOST_LABELS]
     )
 
 
@@ -230,8 +242,10 @@ def _incident(alert: Alert, suppressions: tuple[Suppression, ...]) -> Incident:
     )
 
 
-def _author(silence: Silence) -> str:
-    return f"{silence.created_by}: {silence.comment}" if silence.comment else silence.created_by
+def author(silence: Silence) -> str:
+    """Return in one line whose silence it is, and why."""
+    said = f"{silence.created_by}: {silence.comment}" if silence.comment else silence.created_by
+    return clean(said, LONGEST_SAID)
 
 
 def _suppressions(alert: Alert, peer: str, silences: Mapping[str, str]) -> tuple[Suppression, ...]:

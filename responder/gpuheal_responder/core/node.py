@@ -28,22 +28,45 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing we changed, with what is needed to reverse it exactly; `kind` picks the reverse (see core.undo).
+
+    `name` says what of that kind (a taint's key, a condition's type), `after` what we made of it, `before` what was
+    there, None when nothing was.
+    """
+
+    kind: str
+    name: str = ""
+    after: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UndoRecord:
-    """What we found on a node and what we changed, kept in an annotation written by the same PATCH as the change."""
+    """What we found on a node and what we changed, kept in an annotation written by the same PATCH as the change.
+
+    `found_cordoned` is True when somebody else had cordoned the node before us: that cordon is not ours to lift.
+    """
 
     case: str
     owner: str
     at: datetime
     policy: str
     faults: tuple[str, ...]
-    taints: tuple[Taint, ...] = ()
-    cordoned: bool = False
-    conditions: tuple[str, ...] = ()
-    conditions_before: tuple[Condition, ...] = ()
+    changes: tuple[Change, ...] = ()
+    found_cordoned: bool = False
     system_uuid: str = ""
     node_uid: str = ""
     boot_id: str = ""
     gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """An undo record that this version cannot read: something of ours is on the node, and we do not know what."""
+
+    problem: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +87,17 @@ class Node:
     provider_id: str = ""
     gpu_capacity: int = 0
     gpu_allocatable: int = 0
-    undo: UndoRecord | None = None
+    undo: UndoRecord | Unreadable | None = None
+
+    @property
+    def record(self) -> UndoRecord | None:
+        """The undo record if there is one that can be read."""
+        return self.undo if isinstance(self.undo, UndoRecord) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """A pod on the node of a case."""
+    """A pod on the node of a case; `holds` are the UUIDs of its GPUs, None while nobody could tell which they are."""
 
     namespace: str
     name: str
@@ -83,6 +111,7 @@ class Pod:
     mirror: bool = False
     protected: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    holds: tuple[str, ...] | None = None
 
     @property
     def ref(self) -> str:
@@ -93,3 +122,7 @@ class Pod:
     def evictable(self) -> bool:
         """True for pods that a drain removes: not of a DaemonSet, not a mirror pod, not finished."""
         return not self.mirror and self.owner_kind != "DaemonSet" and self.phase not in {"Succeeded", "Failed"}
+
+    def uses(self, gpu: str) -> bool:
+        """Return whether the pod may hold this GPU: one that has GPUs nobody can name counts as a holder of each."""
+        return gpu in self.holds if self.holds is not None else self.gpus > 0

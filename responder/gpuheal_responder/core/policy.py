@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,7 +10,8 @@ from datetime import timedelta
 from gpuheal_responder.core.alert import Fault
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.node import Node
-from gpuheal_responder.core.step import Phase, Step
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.step import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,13 @@ class Policy:
     def of(self, *phases: Phase) -> tuple[Step, ...]:
         """Return the steps of these phases, in order."""
         return tuple(s for s in self.steps if s.spec.phase in phases)
+
+
+def digest(policy: Policy) -> str:
+    """Return a short hash of all that the policy says; equal policies of equal meaning have equal digests."""
+    steps = [(s.key, s.spec.name, repr(s.params), s.deadline) for s in policy.steps]
+    said = (policy.name, policy.mode.value, policy.faults, policy.nodes, steps, policy.limits)
+    return hashlib.sha256(repr(said).encode()).hexdigest()[:12]
 
 
 def match(policies: Sequence[Policy], faults: Sequence[Fault], node: Node) -> Policy | None:

@@ -57,10 +57,16 @@ class Witness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """A source (`exporter`, `dcgm`) that knows this GPU to sit in this node."""
+    """A source (`exporter`, `dcgm`) that knows this GPU to sit in this node.
+
+    `slot` is its place there (the PCI bus id, which stays when the GPU is exchanged), `serial` the board's; both empty
+    when the source does not tell.
+    """
 
     gpu_uuid: str
     source: str
+    serial: str = ""
+    slot: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

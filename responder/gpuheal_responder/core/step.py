@@ -1,26 +1,48 @@
-"""A step of a policy, the action it stands for, and how far it is."""
+"""A step of a policy, the action it stands for, what it is due on, and how far it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import Any
 
 from gpuheal_responder.core.case import Case
-from gpuheal_responder.core.world import World
+from gpuheal_responder.core.node import Change, Node
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.world import Need, World
+
+WHOLE_NODE = ""
+"""Target of a step that acts on the node."""
 
 
-class Phase(IntEnum):
-    """Order of the steps of a case: contain, empty, cure, prove, watch, give back."""
+class Scope(StrEnum):
+    """What one performance of an action acts on: one GPU, the node, or a failure domain."""
 
-    CONTAIN = 0
-    EMPTY = 1
-    CURE = 2
-    PROVE = 3
-    WATCH = 4
-    RETURN = 5
+    GPU = "gpu"
+    NODE = "node"
+    DOMAIN = "domain"
+
+    @property
+    def rank(self) -> int:
+        """Position from 0 (gpu) to 2 (domain): the wider scope serves all narrower ones."""
+        return list(Scope).index(self)
+
+
+class Empties(StrEnum):
+    """Who has to be gone before an action may begin: nobody, the pods that hold this GPU, or all pods of the node."""
+
+    NONE = "none"
+    GPU = "gpu"
+    NODE = "node"
+
+
+class Repeat(StrEnum):
+    """Whether a call may be made again when its outcome is unknown, or the other side must be asked first."""
+
+    SAFE = "safe"
+    ONCE = "once"
 
 
 class ProgressState(StrEnum):
@@ -34,20 +56,25 @@ class ProgressState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a step is and why; `detail` names what is still missing, or who blocks it."""
+    """How far a step is and why; `detail` names what is still missing, or who blocks it.
+
+    `blamed` names the GPUs that a failed proof is about; empty means that it cannot tell.
+    """
 
     state: ProgressState
     reason: str
     detail: str = ""
+    blamed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionSpec:
-    """The pure half of an action: its name, its place in the ladder, its parameters and how its progress is read.
+    """The pure half of an action: its name, its place in the ladder, what it needs and how its progress is read.
 
-    `disruptive` marks what can end a process or re-admit a device. `once` marks calls that must not be repeated without
-    asking the other side first. `effect` is False for steps that only wait and look. `marks` is True for steps that put
-    the undo record on the node.
+    `disruptive` marks what can end a process or re-admit a device. `effect` is False for steps that only wait and look.
+    `marks` is True for steps that put the undo record on the node, `announces` says which further changes the undo
+    record must hold before the step makes them. `survives_node` is True when the Node object may vanish while the
+    operation goes on. `needs` is what has to be read closely before the step's progress can be judged.
     """
 
     name: str
@@ -55,10 +82,15 @@ class ActionSpec:
     disruptive: bool
     deadline: timedelta
     params: type
-    progress: Callable[[Step, Case, World], Progress]
-    once: bool = False
+    progress: Callable[[Due, Case, World], Progress]
+    scope: Scope = Scope.NODE
+    empties: Empties = Empties.NONE
+    repeat: Repeat = Repeat.SAFE
+    survives_node: bool = False
     effect: bool = True
     marks: bool = False
+    announces: Callable[[Case, Node], tuple[Change, ...]] | None = None
+    needs: frozenset[Need] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,3 +106,36 @@ class Step:
     def action(self) -> str:
         """Name of the action."""
         return self.spec.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A step on its target: a GPU's UUID, or the whole node."""
+
+    step: Step
+    target: str = WHOLE_NODE
+
+    @property
+    def key(self) -> str:
+        """What approvals and people name it by: `reboot`, or `gpu_reset/GPU-1b2c…`."""
+        return f"{self.step.key}/{self.target}" if self.target else self.step.key
+
+    @property
+    def spec(self) -> ActionSpec:
+        """The action's pure half."""
+        return self.step.spec
+
+    @property
+    def action(self) -> str:
+        """Name of the action."""
+        return self.step.spec.name
+
+    @property
+    def params(self) -> Any:
+        """The step's parameters."""
+        return self.step.params
+
+    @property
+    def deadline(self) -> timedelta:
+        """How long the step may take."""
+        return self.step.deadline

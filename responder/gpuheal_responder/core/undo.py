@@ -1,19 +1,26 @@
-"""The undo record: what we found and changed on a node, as the text of one annotation, and what undoing it means."""
+"""The undo record: what we found and changed on a node, as the text of one annotation, and what undoing it means.
+
+Every kind of change has one exact reverse here. A record that another version wrote, that holds a kind of change this
+version does not know, or that somebody damaged, is `Unreadable`: never taken for none, and never undone by guessing.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from gpuheal_responder.core.node import Condition, Node, Taint, UndoRecord
+from gpuheal_responder.core.node import Change, Condition, Node, Taint, UndoRecord, Unreadable
 
 UNDO_ANNOTATION = "gpu.health/undo"
 HOLD_ANNOTATION = "gpu.health/hold"
 TAINT_KEY = "gpu.health/unhealthy"
-VERSION = 1
+VERSION = 2
+TAINT, CORDON, CONDITION = "taint", "cordon", "condition"
+LONGEST_KEPT = 512
+"""Of a record that cannot be read, so many characters are kept to show people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +30,86 @@ class Marks:
     taints: tuple[Taint, ...]
     unschedulable: bool | None
     undo: UndoRecord | None
+
+
+@dataclass(slots=True)
+class Reversal:
+    """What undoing a record means for the node as it is: taints to keep, a cordon to lift, conditions to set back."""
+
+    taints: tuple[Taint, ...]
+    lift_cordon: bool = False
+    put: list[Condition] = field(default_factory=list)
+    remove: list[str] = field(default_factory=list)
+
+
+def tainted(taint: Taint) -> Change:
+    """Return the change of having put this taint on a node."""
+    return Change(kind=TAINT, name=taint.key, after={"value": taint.value, "effect": taint.effect})
+
+
+def cordoned() -> Change:
+    """Return the change of having cordoned a node."""
+    return Change(kind=CORDON)
+
+
+def conditioned(kind: str, before: Condition | None) -> Change:
+    """Return the change of having published a condition of this type over what was there before."""
+    was = None if before is None else {"status": before.status, "reason": before.reason, "message": before.message}
+    return Change(kind=CONDITION, name=kind, before=was)
+
+
+def taints_of(record: UndoRecord) -> tuple[Taint, ...]:
+    """Return the taints that the record says are ours."""
+    return tuple(_taint(c) for c in record.changes if c.kind == TAINT)
+
+
+def conditions_of(record: UndoRecord) -> tuple[str, ...]:
+    """Return the types of conditions that the record announces."""
+    return tuple(c.name for c in record.changes if c.kind == CONDITION)
+
+
+def has_cordon(record: UndoRecord) -> bool:
+    """Return whether the record says that the cordon is ours."""
+    return any(c.kind == CORDON for c in record.changes)
+
+
+def _taint(change: Change) -> Taint:
+    return Taint(key=change.name, value=change.after.get("value", ""), effect=change.after.get("effect", ""))
+
+
+def _untaint(node: Node, change: Change, into: Reversal) -> None:
+    del node
+    into.taints = tuple(t for t in into.taints if not same_taint(t, _taint(change)))
+
+
+def _uncordon(node: Node, change: Change, into: Reversal) -> None:
+    del change
+    into.lift_cordon = node.unschedulable
+
+
+def _uncondition(node: Node, change: Change, into: Reversal) -> None:
+    del node
+    if change.before is None:
+        into.remove.append(change.name)
+    else:
+        into.put.append(Condition(type=change.name, **{k: change.before.get(k, "") for k in _CONDITION_KEYS}))
+
+
+_CONDITION_KEYS = ("status", "reason", "message")
+REVERSES: Mapping[str, Callable[[Node, Change, Reversal], None]] = {
+    TAINT: _untaint,
+    CORDON: _uncordon,
+    CONDITION: _uncondition,
+}
+"""The exact reverse of every kind of change; a new kind is a line here."""
+
+
+def reverse(node: Node, record: UndoRecord) -> Reversal:
+    """Return what undoing the record means, newest change first."""
+    into = Reversal(taints=node.taints)
+    for change in reversed(record.changes):
+        REVERSES[change.kind](node, change, into)
+    return into
 
 
 def dump(record: UndoRecord) -> str:
@@ -35,13 +122,8 @@ def dump(record: UndoRecord) -> str:
             "at": record.at.isoformat(),
             "policy": record.policy,
             "faults": list(record.faults),
-            "taints": [_taint(t) for t in record.taints],
-            "cordoned": record.cordoned,
-            "conditions": list(record.conditions),
-            "conditionsBefore": [
-                {"type": c.type, "status": c.status, "reason": c.reason, "message": c.message}
-                for c in record.conditions_before
-            ],
+            "changes": [_dump_change(c) for c in record.changes],
+            "foundCordoned": record.found_cordoned,
             "systemUUID": record.system_uuid,
             "nodeUID": record.node_uid,
             "bootID": record.boot_id,
@@ -51,37 +133,68 @@ def dump(record: UndoRecord) -> str:
     )
 
 
-def load(text: str) -> UndoRecord | None:
-    """Return the record of an annotation's text, or None when it is not one that this version wrote."""
+def _dump_change(change: Change) -> dict[str, Any]:
+    found: dict[str, Any] = {"kind": change.kind}
+    if change.name:
+        found["name"] = change.name
+    if change.after:
+        found["after"] = dict(change.after)
+    if change.before is not None:
+        found["before"] = dict(change.before)
+    return found
+
+
+def load(text: str) -> UndoRecord | Unreadable:
+    """Return the record of an annotation's text; records of version 1 are read as well."""
     try:
         raw = json.loads(text)
-        if raw["version"] != VERSION:
-            return None
-        return UndoRecord(
+        version = raw["version"]
+        if version not in {1, VERSION}:
+            return _unreadable(text, f"written by version {version!r}, this is version {VERSION}")
+        record = UndoRecord(
             case=str(raw["case"]),
             owner=str(raw["owner"]),
             at=datetime.fromisoformat(raw["at"]),
             policy=str(raw["policy"]),
             faults=tuple(map(str, raw["faults"])),
-            taints=tuple(_parse_taint(t) for t in raw["taints"]),
-            cordoned=bool(raw["cordoned"]),
-            conditions=tuple(map(str, raw["conditions"])),
-            conditions_before=tuple(Condition(**c) for c in raw["conditionsBefore"]),
+            changes=_changes_v1(raw) if version == 1 else tuple(_load_change(c) for c in raw["changes"]),
+            found_cordoned=bool(raw.get("foundCordoned", False)),
             system_uuid=str(raw["systemUUID"]),
             node_uid=str(raw["nodeUID"]),
             boot_id=str(raw["bootID"]),
             gpus=tuple(map(str, raw["gpus"])),
         )
-    except (ValueError, KeyError, TypeError):
-        return None
+        if record.at.tzinfo is None:
+            return _unreadable(text, "its time has no zone")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        return _unreadable(text, f"{type(problem).__name__}: {problem}")
+    unknown = sorted({c.kind for c in record.changes} - REVERSES.keys())
+    return _unreadable(text, f"it holds changes of unknown kind: {', '.join(unknown)}") if unknown else record
 
 
-def _taint(taint: Taint) -> Mapping[str, str]:
-    return {"key": taint.key, "value": taint.value, "effect": taint.effect}
+def _unreadable(text: str, problem: str) -> Unreadable:
+    return Unreadable(problem=problem[:LONGEST_KEPT], text=text[:LONGEST_KEPT])
 
 
-def _parse_taint(raw: Mapping[str, Any]) -> Taint:
-    return Taint(key=str(raw["key"]), value=str(raw["value"]), effect=str(raw["effect"]))
+def _load_change(raw: Mapping[str, Any]) -> Change:
+    before = raw.get("before")
+    return Change(
+        kind=str(raw["kind"]),
+        name=str(raw.get("name", "")),
+        after=_texts(raw.get("after", {})),
+        before=None if before is None else _texts(before),
+    )
+
+
+def _texts(raw: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in raw.items()}
+
+
+def _changes_v1(raw: Mapping[str, Any]) -> tuple[Change, ...]:
+    before = {c["type"]: Condition(**c) for c in raw["conditionsBefore"]}
+    taints = [tainted(Taint(key=str(t["key"]), value=str(t["value"]), effect=str(t["effect"]))) for t in raw["taints"]]
+    marks = [cordoned()] if raw["cordoned"] else []
+    return (*taints, *marks, *(conditioned(str(kind), before.get(kind)) for kind in raw["conditions"]))
 
 
 def same_taint(first: Taint, second: Taint) -> bool:
@@ -91,8 +204,9 @@ def same_taint(first: Taint, second: Taint) -> bool:
 
 def mark(node: Node, record: UndoRecord) -> Marks:
     """Return the marks that add the record's taints and cordon to what is on the node now."""
-    kept = tuple(t for t in node.taints if not any(same_taint(t, ours) for ours in record.taints))
-    return Marks(taints=(*kept, *record.taints), unschedulable=True if record.cordoned else None, undo=record)
+    ours = taints_of(record)
+    kept = tuple(t for t in node.taints if not any(same_taint(t, one) for one in ours))
+    return Marks(taints=(*kept, *ours), unschedulable=True if has_cordon(record) else None, undo=record)
 
 
 def release(node: Node) -> Marks:
@@ -100,18 +214,30 @@ def release(node: Node) -> Marks:
 
     A cordon that a person has meanwhile lifted, or one that was there before us, is left alone.
     """
-    record = node.undo
+    record = node.record
     if record is None:
         return Marks(taints=node.taints, unschedulable=None, undo=None)
-    kept = tuple(t for t in node.taints if not any(same_taint(t, ours) for ours in record.taints))
-    lift = record.cordoned and node.unschedulable
-    return Marks(taints=kept, unschedulable=False if lift else None, undo=None)
+    back = reverse(node, record)
+    return Marks(taints=back.taints, unschedulable=False if back.lift_cordon else None, undo=None)
+
+
+def taint_lost(node: Node) -> bool:
+    """Return whether a taint of ours is not on the node any more."""
+    record = node.record
+    return record is not None and not all(any(same_taint(t, ours) for t in node.taints) for ours in taints_of(record))
+
+
+def cordon_lost(node: Node) -> bool:
+    """Return whether the cordon we made, or the one we found, has been lifted."""
+    record = node.record
+    return record is not None and (has_cordon(record) or record.found_cordoned) and not node.unschedulable
 
 
 def intact(node: Node) -> bool:
-    """Return whether everything the record says we put on the node's spec is still there."""
-    record = node.undo
-    if record is None:
-        return False
-    tainted = all(any(same_taint(t, ours) for t in node.taints) for ours in record.taints)
-    return tainted and (node.unschedulable or not record.cordoned)
+    """Return whether everything the record says about the node's spec is still so."""
+    return node.record is not None and not taint_lost(node) and not cordon_lost(node)
+
+
+def without(record: UndoRecord, kind: str) -> UndoRecord:
+    """Return the record less all changes of one kind."""
+    return replace(record, changes=tuple(c for c in record.changes if c.kind != kind))

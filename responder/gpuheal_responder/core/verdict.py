@@ -1,4 +1,4 @@
-"""What a decision can be; every one carries its reason as a slug."""
+"""What a decision can be; every one carries its reason as a slug of core.reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gpuheal_responder.core.case import Result
-from gpuheal_responder.core.step import Step
+from gpuheal_responder.core.step import Due
+from gpuheal_responder.core.world import Need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +26,30 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """Perform this step now."""
+    """Perform this step on its target now."""
 
-    step: Step
+    due: Due
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspect:
+    """The decision needs a closer look at the node: read these and decide again."""
+
+    due: Due
+    needs: frozenset[Need]
+
+    @property
+    def reason(self) -> str:
+        """What is to be read."""
+        return "looking-closer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     """A step is under way or the time has not come; look again at `until` at the latest."""
 
-    step: Step
+    due: Due
     until: datetime
     reason: str
     message: str
@@ -43,9 +57,9 @@ class Wait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """The step must not be performed now; the first refusal is the one to tell."""
+    """Nothing must be done now; the first refusal is the one to tell. `due` is None when no step can be named."""
 
-    step: Step
+    due: Due | None
     refusals: tuple[Refusal, ...]
 
     @property
@@ -56,7 +70,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Escalate:
-    """People must look; the node stays contained."""
+    """People have to take a look; the node stays contained."""
 
     reason: str
     message: str
@@ -71,4 +85,9 @@ class Done:
     message: str = ""
 
 
-Verdict = Act | Wait | Hold | Escalate | Done
+Verdict = Act | Inspect | Wait | Hold | Escalate | Done
+
+
+def due_of(verdict: Verdict) -> Due | None:
+    """Return the step that the verdict is about, if it is about one."""
+    return None if isinstance(verdict, Escalate | Done) else verdict.due

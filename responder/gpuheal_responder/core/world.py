@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from gpuheal_responder.core.alert import Fault
+from gpuheal_responder.core.alert import Fault, Suppression
+from gpuheal_responder.core.history import NOTHING, History
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.node import Node, Pod
 from gpuheal_responder.core.sighting import Evidence
 
 
 class OperationState(StrEnum):
-    """What a machine provider knows of an operation we asked for."""
+    """What the other side knows of an operation we asked for."""
 
     NOT_FOUND = "not-found"
     ACCEPTED = "accepted"
     FAILED = "failed"
     UNKNOWABLE = "unknowable"
+
+
+class Need(StrEnum):
+    """What is read of one node only when a decision asks for it."""
+
+    PODS = "pods"
+    LOCK = "lock"
+    OPERATIONS = "operations"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +50,17 @@ class DomainCount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PastAttempt:
-    """An attempt of an earlier case on the same machine."""
+class GroupIncident:
+    """Something that befell many nodes at once, this one among them: not a fault of a node, so no ladder is climbed.
 
-    action: str
-    ended_at: datetime
+    `where` names the pool, rack, domain or version, `what` the fault or signal, `nodes` how many show it.
+    """
+
+    kind: str
+    where: str
+    what: str
+    since: datetime
+    nodes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,28 +73,39 @@ class NodeLock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Controls:
-    """What people and the pipeline's state allow at this moment; `mode` caps every policy."""
+    """What people and the pipeline's state allow at this moment; `mode` caps every policy.
+
+    `released` names domains (`rack/r1`) whose incident a person has looked at: their nodes are healed again.
+    """
 
     paused: str = ""
     mode: Mode = Mode.ENFORCE
     frozen: str = ""
     gangs_in_flight: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Everything one decision may look at, observed at `now` for one node."""
+    """Everything one decision may look at, observed at `now` for one node.
+
+    `seen` says which needs have been read: a part that is None all the same could not be. `silences` are those of
+    people that match the case, whether an alert hangs on them or not. `history` is what the machine has been through,
+    `incidents` what it is part of.
+    """
 
     now: datetime
     node: Node | None
     faults: tuple[Fault, ...] = ()
     peers_answering: int = 0
     peers_silent: tuple[str, ...] = ()
+    silences: tuple[Suppression, ...] = ()
     evidence: Evidence | None = None
+    seen: frozenset[Need] = frozenset()
     pods: tuple[Pod, ...] | None = None
-    operation: OperationState | None = None
+    operations: Mapping[str, OperationState] = field(default_factory=dict)
     domains: tuple[DomainCount, ...] = ()
-    history: tuple[PastAttempt, ...] = ()
-    watermark: datetime | None = None
+    incidents: tuple[GroupIncident, ...] = ()
+    history: History = NOTHING
     lock: NodeLock | None = None
     controls: Controls = Controls()

@@ -21,6 +21,7 @@ from gpuheal_responder.shell.kube.api import Api, connect
 from gpuheal_responder.shell.kube.cluster import ClusterSettings, KubeCluster
 from gpuheal_responder.shell.kube.controls import KubeControls
 from gpuheal_responder.shell.kube.election import Election
+from gpuheal_responder.shell.kube.histories import KubeHistories
 from gpuheal_responder.shell.kube.jobs import KubeJobs
 from gpuheal_responder.shell.kube.mirror import WatchSettings
 from gpuheal_responder.shell.kube.remediations import KubeRemediations
@@ -106,6 +107,7 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
     watching = WatchSettings(page=settings.kubernetes.page_size)
     cluster, remediations = KubeCluster(api, clock, ClusterSettings(watch=watching)), KubeRemediations(api, watching)
     telemetry.count_unreadable(remediations.strange)
+    histories = KubeHistories(api, clock, settings.namespace, watching)
     alerts = AlertmanagerAlerts(settings.alertmanagers, on_problem=telemetry.config_error, clock=clock)
     evidence = PrometheusEvidence(
         settings.prometheus,
@@ -139,6 +141,7 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         ports=Ports(
             cluster=cluster,
             remediations=remediations,
+            histories=histories,
             machines=machines or machines_of(settings, Tools(jobs=KubeJobs(api), clock=clock)),
             alerts=alerts,
             evidence=evidence,
@@ -154,6 +157,6 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         may_act=lambda: election.is_leader,
         services=(
             *(Closing(source.close) for source in (api, alerts, evidence)),
-            *(Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, election),
+            *(Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, histories, election),
         ),
     )

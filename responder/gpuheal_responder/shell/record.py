@@ -19,15 +19,30 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
+from gpuheal_responder import __version__
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.duration import format_duration, parse_duration
-from gpuheal_responder.core.policy import Policy
-from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
+from gpuheal_responder.core.history import History
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.policy import Policy, digest
+from gpuheal_responder.core.state import state_of
+from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Verdict, Wait
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ConfigError
 
 T = TypeVar("T")
+PHASES_OF_FIRST_VERSION: Mapping[object, Phase] = {
+    "taint": Phase.CONTAIN,
+    "cordon": Phase.CONTAIN,
+    "condition": Phase.CONTAIN,
+    "drain": Phase.EMPTY,
+    "reboot": Phase.CURE,
+    "verify": Phase.PROVE,
+    "probation": Phase.WATCH,
+    "restore": Phase.RETURN,
+}
+"""Every action there was when attempts did not tell their phase."""
 _INITIALISMS = frozenset({"id", "uid", "uuid"})
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -48,6 +63,30 @@ def load_case(data: object, file: str = "case") -> Case:
     return load_plain(data, Case, file)
 
 
+def upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a case of the first version in today's form: its attempts did not say their phase, only their action."""
+    if not isinstance(data.get("attempts"), list):
+        return dict(data)
+    return {**data, "attempts": [_attempt_upgraded(a) for a in data["attempts"]]}
+
+
+def _attempt_upgraded(attempt: object) -> object:
+    if not isinstance(attempt, dict) or "phase" in attempt:
+        return attempt
+    phase = PHASES_OF_FIRST_VERSION.get(attempt.get("action"))
+    return attempt if phase is None else {**attempt, "phase": phase.value}
+
+
+def dump_history(history: History) -> dict[str, Any]:
+    """Return a machine's history as plain data."""
+    return dump_plain(history)
+
+
+def load_history(data: object, file: str = "history") -> History:
+    """Return the history that plain data describes; ConfigError names `file` and the path of the first mistake."""
+    return load_plain(data, History, file)
+
+
 def dump_world(world: World) -> dict[str, Any]:
     """Return the world as plain data."""
     return dump_plain(world)
@@ -62,25 +101,40 @@ def dump_verdict(verdict: Verdict) -> dict[str, Any]:
     """Return the verdict as plain data; steps are named by their key."""
     match verdict:
         case Act():
-            return {"verdict": "act", "step": verdict.step.key, "reason": verdict.reason}
+            return {"verdict": "act", "step": verdict.due.key, "reason": str(verdict.reason)}
+        case Inspect():
+            needs = sorted(verdict.needs)
+            return {"verdict": "inspect", "step": verdict.due.key, "reason": str(verdict.reason), "needs": needs}
         case Wait():
-            found = {"verdict": "wait", "step": verdict.step.key, "reason": verdict.reason, "message": verdict.message}
+            found = {
+                "verdict": "wait",
+                "step": verdict.due.key,
+                "reason": str(verdict.reason),
+                "message": verdict.message,
+            }
             return {**_present(found), "until": dump_time(verdict.until)}
         case Hold():
             refusals = [dump_plain(r) for r in verdict.refusals]
-            return {"verdict": "hold", "step": verdict.step.key, "reason": verdict.reason, "refusals": refusals}
+            found = {"verdict": "hold", "step": verdict.due.key if verdict.due is not None else ""}
+            return {**_present(found), "reason": str(verdict.reason), "refusals": refusals}
         case Escalate():
-            return _present({"verdict": "escalate", "reason": verdict.reason, "message": verdict.message})
+            return _present({"verdict": "escalate", "reason": str(verdict.reason), "message": verdict.message})
         case Done():
-            found = {"verdict": "done", "reason": verdict.reason, "message": verdict.message}
+            found = {"verdict": "done", "reason": str(verdict.reason), "message": verdict.message}
             return {**_present(found), "result": verdict.result.value}
 
 
-def decision(at: datetime, verdict: Verdict, world: World, case: Case) -> dict[str, Any]:
-    """Return the record of one decision: when, what, and everything it looked at except the policy, which it names."""
+def decision(at: datetime, verdict: Verdict, world: World, case: Case, policy: Policy | None) -> dict[str, Any]:
+    """Return the record of one decision: when, what, and everything it looked at except the policy, which it names.
+
+    The policy's digest and our version tell a later reader whether they would decide by the same rules.
+    """
     return {
         "at": dump_time(at),
+        "version": __version__,
         "policy": case.policy,
+        "policyDigest": digest(policy) if policy is not None else "",
+        "state": state_of(case, verdict).value,
         "verdict": dump_verdict(verdict),
         "case": dump_case(case),
         "world": dump_world(world),
@@ -234,20 +288,36 @@ def _structure_enum(value: object, kind: Any) -> Any:
     return kind(value)
 
 
-def _structure_mapping(_: Any) -> Callable[[object, type], dict[str, str]]:
-    def structure(value: object, _: type) -> dict[str, str]:
+def _structure_mapping(kind: Any) -> Callable[[object, type], dict[str, Any]]:
+    items = get_args(kind)[1]
+    read = _CONVERTER.get_structure_hook(items)
+
+    def structure(value: object, _: type) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError(f"expected a mapping, got {value!r}")
-        for key, item in value.items():
-            if not isinstance(key, str) or not isinstance(item, str):
-                raise ValueError(f"expected texts, got {key!r}: {item!r}")
-        return dict(value)
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"expected a text as key, got {key!r}")
+        return {key: read(item, items) for key, item in value.items()}
+
+    return structure
+
+
+def _structure_set(kind: Any) -> Callable[[object, type], frozenset[Any]]:
+    items = get_args(kind)[0]
+    read = _CONVERTER.get_structure_hook(items)
+
+    def structure(value: object, _: type) -> frozenset[Any]:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"expected a list, got {value!r}")
+        return frozenset(read(item, items) for item in value)
 
     return structure
 
 
 def _converter() -> cattrs.Converter:
     made = cattrs.Converter(detailed_validation=True)
+    made.register_unstructure_hook(str, str)  # a slug of an enumeration is stored as the plain text that it is
     made.register_unstructure_hook(datetime, dump_time)
     made.register_structure_hook(datetime, lambda value, _: load_time(value))
     made.register_unstructure_hook(timedelta, _dump_span)
@@ -260,6 +330,8 @@ def _converter() -> cattrs.Converter:
     made.register_unstructure_hook_factory(lambda t: _origin(t) is tuple, _unstructure_tuple)
     made.register_structure_hook_factory(lambda t: _origin(t) is tuple, _structure_tuple)
     made.register_structure_hook_factory(lambda t: _origin(t) is Mapping, _structure_mapping)
+    made.register_unstructure_hook_factory(lambda t: _origin(t) is frozenset, lambda _: sorted)
+    made.register_structure_hook_factory(lambda t: _origin(t) is frozenset, _structure_set)
     made.register_unstructure_hook_factory(lambda t: isinstance(t, type) and is_dataclass(t), _unstructure_dataclass)
     made.register_structure_hook_factory(lambda t: isinstance(t, type) and is_dataclass(t), _structure_dataclass)
     return made

@@ -18,9 +18,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from gpuheal_responder import __version__
-from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.case import SETTLING, Case
 from gpuheal_responder.core.faults import DeadLetter
-from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
+from gpuheal_responder.core.opening import Ignore
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.state import state_of
+from gpuheal_responder.core.verdict import Hold, Verdict, due_of
 from gpuheal_responder.ports import Clock
 from gpuheal_responder.shell.process.stall import Longest
 from gpuheal_responder.shell.record import dump_time, dump_verdict
@@ -30,11 +33,9 @@ STEP_BUCKETS = (0.1, 1, 10, 60, 300, 900, 1800, 3600, 7200)
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 10)
 ROUND_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 STALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-PENDING, OBSERVING, STALE = "pending", "observing", "stale"
-APPROVAL, OBSERVE, MARK_BUDGET = "approval-needed", "mode-observe", "mark-budget"
+STALE = "stale"
 STALE_AFTER = timedelta(hours=48)
 """As medik8s' NodeHealthCheck: a remediation older than this stands still (NodeHealthCheckOldRemediationCR alert)."""
-_STATES = {Act: "acting", Wait: "waiting", Hold: "held", Escalate: "escalated", Done: "closing"}
 
 
 class Telemetry:
@@ -150,6 +151,15 @@ class Telemetry:
         self._standing.open = tuple(open_cases)
         self._standing.closed = tuple(closed)
 
+    def passed_over(self, ignored: Sequence[Ignore], unreadable: Sequence[str]) -> None:
+        """Replace what is known of faults that open no case, and which nodes' undo records cannot be read."""
+        self._standing.ignored = tuple(ignored)
+        self._standing.unreadable = tuple(unreadable)
+
+    def ignored_faults(self) -> Sequence[Ignore]:
+        """Return the faults of the last round that opened no case, and why."""
+        return self._standing.ignored
+
     def ticked(self, seconds: float, ok: bool) -> None:
         """Record one round of the engine."""
         self._rounds.labels(str(ok).lower()).observe(seconds)
@@ -220,13 +230,15 @@ class _Standing(Collector):
         self.open: Sequence[tuple[Case, Verdict]] = ()
         self.closed: Sequence[Case] = ()
         self.dead: Sequence[str] = ()
+        self.ignored: Sequence[Ignore] = ()
+        self.unreadable: Sequence[str] = ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families; each is there even without a series."""
         state = GaugeMetricFamily(
             "gpuheal_case_state",
             "1 for the state each fault of an open case is in.",
-            labels=("target_node", "fault", "state", "step", "reason"),
+            labels=("target_node", "fault", "state", "step", "phase", "reason"),
         )
         opened = GaugeMetricFamily(
             "gpuheal_case_opened_timestamp_seconds",
@@ -235,11 +247,12 @@ class _Standing(Collector):
         )
         for case, verdict in self.open:
             opened.add_metric((case.node, case.name), case.opened_at.timestamp())
-            said = dump_verdict(verdict)
-            states = [state_of(verdict)] + [STALE] * (self._clock.now() - case.opened_at >= STALE_AFTER)
+            due = due_of(verdict)
+            step, phase = (due.key, due.spec.phase.value) if due is not None else ("", "")
+            states = [state_of(case, verdict)] + [STALE] * (self._clock.now() - case.opened_at >= STALE_AFTER)
             for fault in sorted({f.slug for f in case.faults}):
                 for word in states:
-                    state.add_metric((case.node, fault, word, said.get("step", ""), said["reason"]), 1)
+                    state.add_metric((case.node, fault, word, step, phase, verdict.reason), 1)
         cleared = GaugeMetricFamily(
             "gpuheal_fault_cleared_timestamp_seconds",
             "Until when evidence of this fault is settled by a closed case.",
@@ -255,21 +268,19 @@ class _Standing(Collector):
         spent = GaugeMetricFamily(
             "gpuheal_cordon_budget_exhausted", "1 while a faulty node waits because the budget for marks is spent."
         )
-        spent.add_metric((), float(any(MARK_BUDGET in _reasons(verdict) for _, verdict in self.open)))
-        return (state, opened, cleared, letters, spent)
-
-
-def state_of(verdict: Verdict) -> str:
-    """Return the word for what a verdict means to people.
-
-    What waits only for their approval is `pending`; what a policy merely observes is `observing`, nobody has to act.
-    """
-    reasons = _reasons(verdict)
-    if OBSERVE in reasons:
-        return OBSERVING
-    if reasons and set(reasons) == {APPROVAL}:
-        return PENDING
-    return _STATES[type(verdict)]
+        spent.add_metric((), float(any(Reason.MARK_BUDGET in _reasons(verdict) for _, verdict in self.open)))
+        ignored = GaugeMetricFamily(
+            "gpuheal_ignored_faults", "Faults that open no case at this moment, by reason.", labels=("reason",)
+        )
+        reasons = [one.reason for one in self.ignored]
+        for reason in sorted(set(reasons)):
+            ignored.add_metric((reason,), reasons.count(reason))
+        unreadable = GaugeMetricFamily(
+            "gpuheal_unreadable_undo", "1 for each node whose undo record cannot be read.", labels=("target_node",)
+        )
+        for node in self.unreadable:
+            unreadable.add_metric((node,), 1)
+        return (state, opened, cleared, letters, spent, ignored, unreadable)
 
 
 def _reasons(verdict: Verdict) -> Sequence[str]:
@@ -277,11 +288,13 @@ def _reasons(verdict: Verdict) -> Sequence[str]:
 
 
 def settled(closed: Iterable[Case]) -> Mapping[tuple[str, str, str], datetime]:
-    """Return by (node, GPU, fault) when the newest closed case that had the fault ended."""
+    """Return by (node, GPU, fault) until when evidence is settled: by proof or by a person, and by nothing else."""
     found: dict[tuple[str, str, str], datetime] = {}
     for case in closed:
-        for fault in case.faults if case.closed_at is not None else ():
+        at = case.settled_at or case.closed_at
+        if at is None or case.result not in SETTLING:
+            continue
+        for fault in case.faults:
             key = (case.node, fault.target.gpu_uuid or "", fault.slug)
-            assert case.closed_at is not None
-            found[key] = max(case.closed_at, found.get(key, case.closed_at))
+            found[key] = max(at, found.get(key, at))
     return found

@@ -19,7 +19,7 @@ from gpuheal_responder import cli
 from gpuheal_responder.config.settings import Listen
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.node import Condition, Taint, UndoRecord
-from gpuheal_responder.core.undo import HOLD_ANNOTATION, UNDO_ANNOTATION, mark
+from gpuheal_responder.core.undo import HOLD_ANNOTATION, UNDO_ANNOTATION, conditioned, cordoned, mark, tainted
 from gpuheal_responder.shell.http import server
 from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.approval import KubeHolds
@@ -93,9 +93,7 @@ async def contained(
         at=WallClock().now(),
         policy="p",
         faults=("gpu-fell-off-bus",),
-        taints=(OURS,),
-        cordoned=True,
-        conditions=("GPUHealthy",),
+        changes=(tainted(OURS), cordoned(), conditioned("GPUHealthy", None)),
     )
     marked = await cluster.mark(node, mark(node, record))
     await cluster.set_conditions(marked, [Condition(type="GPUHealthy", status="False", reason="GpuFellOffBus")], ())

@@ -14,7 +14,7 @@ from tests.integration.plane import Eventually
 
 from gpuheal_lab.controlplane.plane import ControlPlane
 from gpuheal_responder.core.node import Condition, Node, Taint, UndoRecord
-from gpuheal_responder.core.undo import TAINT_KEY, UNDO_ANNOTATION, Marks, mark, release
+from gpuheal_responder.core.undo import TAINT_KEY, UNDO_ANNOTATION, Marks, conditioned, cordoned, mark, release, tainted
 from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.shell.kube.cluster import KubeCluster
 
@@ -24,7 +24,7 @@ MakeNodes = Callable[..., list[str]]
 OURS = Taint(key=TAINT_KEY, value="true", effect="NoSchedule")
 
 
-def record_of(node: Node, *, cordoned: bool = True) -> UndoRecord:
+def record_of(node: Node, *, cordon: bool = True) -> UndoRecord:
     """The undo record of a first mark."""
     return UndoRecord(
         case=f"{node.name}-1",
@@ -32,9 +32,7 @@ def record_of(node: Node, *, cordoned: bool = True) -> UndoRecord:
         at=datetime.now(UTC),
         policy="p",
         faults=("gpu-fell-off-bus",),
-        taints=(OURS,),
-        cordoned=cordoned,
-        conditions=("GPUHealthy",),
+        changes=(tainted(OURS), *([cordoned()] if cordon else []), conditioned("GPUHealthy", None)),
         node_uid=node.uid,
         system_uuid=node.system_uuid,
         boot_id=node.boot_id,
@@ -118,7 +116,7 @@ async def test_s18_a_mark_and_its_release_leave_the_node_byte_for_byte(
     was = lasting(await asyncio.to_thread(plane.node, name))
 
     node = await fresh(cluster, name)
-    marked = await cluster.mark(node, mark(node, record_of(node, cordoned=before != "cordoned")))
+    marked = await cluster.mark(node, mark(node, record_of(node, cordon=before != "cordoned")))
     await cluster.set_conditions(marked, [Condition(type="GPUHealthy", status="False", reason="X", message="m")], ())
     raw = await asyncio.to_thread(plane.node, name)
     assert raw["spec"]["unschedulable"] is True

@@ -18,6 +18,7 @@ from gpuheal_lab.servers.process import run
 from gpuheal_responder.core.alert import Fault, Severity, Target
 from gpuheal_responder.core.case import Approval, Attempt, AttemptState, Case, Result
 from gpuheal_responder.core.node import Node, Pod
+from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.verdict import Done, Escalate
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import Permanent, Transient
@@ -45,6 +46,7 @@ CASE = Case(
         Attempt(
             step="taint",
             action="taint",
+            phase=Phase.CONTAIN,
             operation="gpu-1-1-taint-1",
             state=AttemptState.SUCCEEDED,
             started_at=NOW,
@@ -62,7 +64,7 @@ WORLD = World(now=NOW, node=Node(name="gpu-1", uid="u-1", labels={"rack": "r1"})
 def record(after_s: float = 0, case: Case = CASE, world: World = WORLD) -> dict[str, Any]:
     """A decision record, some seconds later."""
     verdict = Escalate(reason="drain-deadline", message="m")
-    return decision(NOW + timedelta(seconds=after_s), verdict, world, case)
+    return decision(NOW + timedelta(seconds=after_s), verdict, world, case, None)
 
 
 async def raw(plane: ControlPlane, name: str = CASE.name) -> dict[str, Any]:
@@ -157,7 +159,7 @@ async def test_people_see_the_case_in_columns(
     closed = replace(stored.case, closed_at=NOW, result=Result.GONE)
     verdict = Done(result=Result.GONE, reason="node-gone")
     await remediations.save(
-        Stored(case=closed, version=stored.version), decision(NOW + timedelta(minutes=2), verdict, WORLD, CASE)
+        Stored(case=closed, version=stored.version), decision(NOW + timedelta(minutes=2), verdict, WORLD, CASE, None)
     )
     status = (await raw(plane))["status"]
     assert (status["state"], status["since"]) == ("gone", "2026-01-31T12:02:00Z")

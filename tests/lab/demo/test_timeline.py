@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from gpuheal_lab.demo.timeline import Timeline
 from gpuheal_responder.actions import SPECS
 from gpuheal_responder.core.case import Attempt, AttemptState, Case
-from gpuheal_responder.core.step import Step
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.step import Due, Step
 from gpuheal_responder.core.verdict import Hold, Refusal
 
 AT = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
@@ -25,6 +26,7 @@ def attempt(state: AttemptState, reason: str = "", detail: str = "") -> Attempt:
     return Attempt(
         step="drain",
         action="drain",
+        phase=Phase.EMPTY,
         operation="c-drain-1",
         state=state,
         started_at=AT + SECOND,
@@ -59,9 +61,9 @@ def test_what_holds_a_step_is_told_once() -> None:
     silenced = Refusal(guard="signal", reason="alert-silenced", message="silenced by ann")
     paused = Refusal(guard="permission", reason="paused", message="rack work")
     for refusals in ((silenced, paused), (silenced, paused), (paused,)):
-        timeline.held(Hold(step=step, refusals=refusals))
+        timeline.held(Hold(due=Due(step=step), refusals=refusals))
     timeline.held(None)
-    timeline.held(Hold(step=step, refusals=(paused,)))
+    timeline.held(Hold(due=Due(step=step), refusals=(paused,)))
     assert ["ann" in said[0], "rack work" in said[1], "paused" in said[2], "paused" in said[3]] == [True] * 4
     assert len(said) == 4
 

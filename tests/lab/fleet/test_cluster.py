@@ -14,7 +14,7 @@ from gpuheal_lab.fleet.machine import fell_off_bus
 from gpuheal_lab.fleet.objects import Json, differences, essence
 from gpuheal_lab.fleet.spec import fleet
 from gpuheal_responder.core.node import Condition, Taint, UndoRecord
-from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, mark, release
+from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, cordoned, mark, release, tainted
 from gpuheal_responder.core.world import NodeLock
 from gpuheal_responder.errors import ObserveError, Permanent, Transient
 from gpuheal_responder.ports import EvictionResult, Note
@@ -28,15 +28,14 @@ def simulation(nodes: int = 3) -> Simulation:
     return Simulation(fleet(nodes, 8))
 
 
-def undo_record(sim: Simulation, *, cordoned: bool = True) -> UndoRecord:
+def undo_record(sim: Simulation, *, cordon: bool = True) -> UndoRecord:
     return UndoRecord(
         case="case-1",
         owner="gpuheal",
         at=sim.now(),
         policy="p",
         faults=("gpu-fell-off-bus",),
-        taints=(OURS,),
-        cordoned=cordoned,
+        changes=(tainted(OURS), *([cordoned()] if cordon else [])),
     )
 
 
@@ -165,7 +164,7 @@ async def test_replacement_never_lands_on_a_tainted_node() -> None:
     sim.workloads.deployment("web", replicas=1, gpus=8, nodes=(ONE,))
     node = await sim.cluster.node(ONE)
     assert node is not None
-    taints = Marks(taints=(OURS,), unschedulable=None, undo=undo_record(sim, cordoned=False))
+    taints = Marks(taints=(OURS,), unschedulable=None, undo=undo_record(sim, cordon=False))
     await sim.cluster.mark(node, taints)
     (pod,) = await sim.cluster.pods_on(ONE)
     await sim.cluster.evict(pod)

@@ -9,12 +9,18 @@ import pytest
 from gpuheal_lab.fleet.cluster import Simulation
 from gpuheal_lab.fleet.spec import fleet
 from gpuheal_responder.core.case import Attempt, AttemptState, Case
+from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.errors import Permanent, Transient
 
 
 def made(sim: Simulation) -> Case:
     attempt = Attempt(
-        step="taint", action="taint", operation="c-taint-1", state=AttemptState.SUCCEEDED, started_at=sim.now()
+        step="taint",
+        action="taint",
+        phase=Phase.CONTAIN,
+        operation="c-taint-1",
+        state=AttemptState.SUCCEEDED,
+        started_at=sim.now(),
     )
     return Case(name="c", node="gpu-node-001", opened_at=sim.now(), policy="p", gpus=("GPU-1",), attempts=(attempt,))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import yaml
 
 from gpuheal_responder import cli
 from gpuheal_responder.core.decide import decide
+from gpuheal_responder.core.life import stamp
+from gpuheal_responder.core.world import Need
 from gpuheal_responder.shell.policies import read_policies
 from gpuheal_responder.shell.record import decision, load_case, load_world
 
@@ -23,8 +27,10 @@ UNDO = {
     "at": "2026-03-01T11:58:10Z",
     "policy": "training",
     "faults": ["gpu-fell-off-bus"],
-    "taints": [{"key": "gpu.health/unhealthy", "value": "true"}],
-    "cordoned": True,
+    "changes": [
+        {"kind": "taint", "name": "gpu.health/unhealthy", "after": {"value": "true", "effect": "NoSchedule"}},
+        {"kind": "cordon"},
+    ],
     "gpus": ["GPU-7d1e"],
 }
 CASE = {
@@ -38,6 +44,7 @@ CASE = {
         {
             "step": step,
             "action": step,
+            "phase": "contain",
             "operation": f"gpu-17-1-{step}-1",
             "state": "succeeded",
             "startedAt": "2026-03-01T11:58:10Z",
@@ -74,39 +81,45 @@ def silenced(folder: Path) -> Path:
 def contained(folder: Path) -> tuple[Path, Path]:
     """Write the world and the case a moment after containment."""
     node = {**yaml.safe_load(WORLD.read_text())["node"], "unschedulable": True, "undo": UNDO}
-    node["taints"] = UNDO["taints"]
+    node["taints"] = [{"key": "gpu.health/unhealthy", "value": "true"}]
     (folder / "case.yaml").write_text(yaml.safe_dump(CASE))
     pod = {"namespace": "ml", "name": "train-0", "uid": "u-1", "ownerKind": "Job", "ownerName": "train", "gpus": 8}
     return changed(folder, WORLD, {"node": node, "pods": [pod]}), folder / "case.yaml"
 
 
 def test_a_proven_fault_is_contained(capsys: pytest.CaptureFixture[str]) -> None:
-    """The verdict and every guard family's answer, one line each."""
+    """The verdict, then a line per guard that is asked at this moment."""
     assert out(capsys, "explain", ALERT, WORLD, "--policies", POLICIES, "--cluster", "prod") == (
         "fault    gpu-fell-off-bus on GPU-7d1e since 2026-03-01T11:58:00+00:00\n"
-        "case     gpu-17-1 under policy training (propose)\n"
+        f"case     gpu-17-{stamp(datetime(2026, 3, 1, 12, tzinfo=UTC))} under policy training (propose)\n"
         "verdict  act: taint (not-marked)\n"
-        "guard    signal: lets it\n"
-        "guard    budget: lets it\n"
-        "guard    history: lets it\n"
-        "guard    workload: lets it\n"
-        "guard    permission: lets it\n"
+        "guard    signal: answered: yes\n"
+        "guard    signal: active: yes\n"
+        "guard    signal: unsuppressed: yes\n"
+        "guard    signal: unsilenced: yes\n"
+        "guard    signal: confident: yes\n"
+        "guard    signal: unsettled: yes\n"
+        "guard    budget: marks: yes\n"
+        "guard    permission: mode_allows: yes\n"
+        "guard    permission: unpaused: yes\n"
+        "guard    permission: unheld: yes\n"
+        "guard    permission: left_to_us: yes\n"
     )
 
 
 def test_a_silence_holds_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The refusing guard says which silence; the others still answer."""
     printed = out(capsys, "explain", silenced(tmp_path), WORLD, "--policies", POLICIES)
-    assert "verdict  hold: taint (alert-silenced)\n" in printed
-    assert "guard    signal: alert-silenced: silenced by silence s-1\n" in printed
-    assert printed.count("lets it") == 4
+    assert "verdict  hold: taint (alert-silenced)" in printed
+    assert "guard    signal: unsilenced: alert-silenced: silenced by silence s-1\n" in printed
+    assert printed.count(": yes") == 10
 
 
 def test_a_proposal_says_what_to_approve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In mode propose the drain waits for the command that the refusal spells out."""
     world, case = contained(tmp_path)
     printed = out(capsys, "explain", ALERT, world, "--policies", POLICIES, "--case", case)
-    assert "verdict  hold: drain (approval-needed)\n" in printed
+    assert "verdict  hold: drain (approval-needed)" in printed
     assert "a person has to approve: gpuheal approve gpu-17-1 --step drain --evidence " in printed
 
 
@@ -114,7 +127,7 @@ def test_a_foreign_cluster_is_a_dead_letter(capsys: pytest.CaptureFixture[str]) 
     """An alert of another cluster opens nothing, and says why."""
     assert out(capsys, "explain", ALERT, WORLD, "--policies", POLICIES, "--cluster", "lab") == (
         "no use   GPUFellOffBus: cluster-mismatch: cluster is 'prod', ours is 'lab'\n"
-        "verdict  none: no policy answers for these faults on this node\n"
+        "verdict  none: no-policy: no policy answers for these faults on this node\n"
     )
 
 
@@ -135,7 +148,8 @@ def test_s24_a_recorded_decision_replays_to_the_same_verdict(
     world_file, case_file = contained(tmp_path)
     world, case = load_world(yaml.safe_load(world_file.read_text())), load_case(yaml.safe_load(case_file.read_text()))
     policy = read_policies([POLICIES])[0]
-    record = decision(world.now, decide(case, policy, world), world, case)
+    world = replace(world, seen=frozenset(Need))
+    record = decision(world.now, decide(case, policy, world), world, case, policy)
     (tmp_path / "record.json").write_text(json.dumps(record))
     printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", POLICIES)
     recorded, replayed, verdict = printed.splitlines()
@@ -144,6 +158,7 @@ def test_s24_a_recorded_decision_replays_to_the_same_verdict(
     policies = yaml.safe_load(POLICIES.read_text())["policies"]
     observing = changed(tmp_path, POLICIES, {"policies": [{**policies[0], "mode": "observe"}]})
     printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", observing)
+    assert "note     policy training has changed since\n" in printed
     assert "DIFFERENT" in printed
 
 

@@ -14,7 +14,7 @@ from gpuheal_responder.commands import revert as subject
 from gpuheal_responder.commands.revert import chosen, revert
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.node import Condition, Taint, UndoRecord
-from gpuheal_responder.core.undo import UNDO_ANNOTATION, mark
+from gpuheal_responder.core.undo import UNDO_ANNOTATION, conditioned, cordoned, mark, tainted
 from gpuheal_responder.errors import Permanent
 
 ONE, TWO = "gpu-node-001", "gpu-node-002"
@@ -31,9 +31,7 @@ async def contained(sim: Simulation, node: str) -> None:
         at=sim.now(),
         policy="p",
         faults=("gpu-fell-off-bus",),
-        taints=(OURS,),
-        cordoned=not found.unschedulable,
-        conditions=("GPUHealthy",),
+        changes=(tainted(OURS), *([] if found.unschedulable else [cordoned()]), conditioned("GPUHealthy", None)),
     )
     marked = await sim.cluster.mark(found, mark(found, record))
     await sim.cluster.set_conditions(marked, [Condition(type="GPUHealthy", status="False", reason="GpuFellOffBus")], ())
@@ -101,7 +99,9 @@ async def test_a_record_of_another_version_is_left_and_told() -> None:
     sim.edit(
         ONE, lambda raw: raw["metadata"].setdefault("annotations", {}).update({UNDO_ANNOTATION: '{"version": 99}'})
     )
-    assert await everything(sim) == {ONE: f"{ONE}: NOT REVERTED: its undo record was not written by this version"}
+    assert await everything(sim) == {
+        ONE: f"{ONE}: NOT REVERTED: its undo record cannot be read: written by version 99, this is version 2"
+    }
 
 
 async def test_reverting_again_does_nothing() -> None:

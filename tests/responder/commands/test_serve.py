@@ -128,6 +128,7 @@ def write_settings(folder: Path, api: ApiServer) -> Path:
 TASKS = {
     f"follow {NODES}",
     f"follow {REMEDIATIONS}",
+    "follow /api/v1/namespaces/gpuheal/configmaps",
     "election gpuheal-responder",
     "engine",
     "dead man",

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from gpuheal_responder.actions import SPECS
 from gpuheal_responder.core.budget import FABRIC, POOL, RACK, ZONE, Ledger, Standing, disrupted, disruption_limit
 from gpuheal_responder.core.case import Attempt, AttemptState, Case
 from gpuheal_responder.core.life import disrupting
@@ -44,7 +45,7 @@ def test_the_ledger_counts_rebooting_nodes_of_each_domain_without_the_node_itsel
 
 def attempt(action: str, state: AttemptState) -> Attempt:
     """An attempt at a step."""
-    return Attempt(step=action, action=action, operation=action, state=state, started_at=NOW, cure=action == "reboot")
+    return Attempt(step=action, action=action, operation=action, state=state, started_at=NOW, phase=SPECS[action].phase)
 
 
 DONE, OPEN = AttemptState.SUCCEEDED, AttemptState.INTENT

@@ -97,12 +97,18 @@ async def test_a_person_who_takes_all_marks_off_ends_the_case() -> None:
     assert stage.only_case().result is Result.REVERTED
 
 
-async def test_a_case_whose_policy_is_gone_is_left_alone() -> None:
-    """Without its policy nobody knows what to do next, so nothing is done."""
+async def test_a_case_whose_policy_is_gone_is_held_and_told_and_still_ends() -> None:
+    """Without its policy nobody knows what to do next: nothing is done, people are told, and a person can take over."""
     stage = Stage()
-    stage.break_gpu()
+    name = stage.break_gpu()
     await stage.play(until="Act condition")
     stage.policies = ()
-    calls = len(stage.sim.gate.calls)
-    await stage.play(5)
-    assert len(stage.sim.gate.calls) == calls
+    marks = len(stage.sim.gate.made("mark"))
+    said = await stage.play(5)
+    assert said[-1] == "Hold policy-missing"
+    assert stage.heard.open_cases
+    assert any(c.detail == "GPUHealHeld" for c in stage.sim.gate.made("publish"))
+    assert len(stage.sim.gate.made("mark")) == marks
+    stage.sim.edit(name, lambda raw: raw["spec"].pop("unschedulable"))
+    assert (await stage.play(5))[-1] == "Done taken-over"
+    assert "taints" not in stage.sim.raw(name)["spec"]

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from gpuheal_responder.core.node import Condition, Node, Taint, UndoRecord
-from gpuheal_responder.core.undo import dump, intact, load, mark, release
+from gpuheal_responder.core.node import Condition, Node, Taint, UndoRecord, Unreadable
+from gpuheal_responder.core.undo import (
+    LONGEST_KEPT,
+    REVERSES,
+    conditioned,
+    cordoned,
+    dump,
+    intact,
+    load,
+    mark,
+    release,
+    reverse,
+    tainted,
+    taints_of,
+    without,
+)
+
+DATA = Path(__file__).parents[1] / "data" / "previous"
 
 OURS = Taint(key="gpu.health/unhealthy", value="true")
 THEIRS = Taint(key="team", value="a", effect="NoExecute")
@@ -18,10 +35,11 @@ RECORD = UndoRecord(
     at=datetime(2026, 1, 1, tzinfo=UTC),
     policy="p",
     faults=("gpu-fell-off-bus",),
-    taints=(OURS,),
-    cordoned=True,
-    conditions=("GPUHealthy",),
-    conditions_before=(Condition(type="GPUHealthy", status="True", reason="r", message="m"),),
+    changes=(
+        conditioned("GPUHealthy", Condition(type="GPUHealthy", status="True", reason="r", message="m")),
+        tainted(OURS),
+        cordoned(),
+    ),
     system_uuid="s",
     node_uid="u",
     boot_id="b",
@@ -41,10 +59,50 @@ def test_a_record_reads_back() -> None:
     assert load(dump(RECORD)) == RECORD
 
 
-@pytest.mark.parametrize("text", ["", "x", "[]", "{}", '{"version": 2}', '{"version": 1}', "null"])
-def test_a_text_that_is_no_record_is_none(text: str) -> None:
-    """Somebody else's annotation, or a later version's, is never half understood."""
-    assert load(text) is None
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "[]",
+        "{}",
+        '{"version": 3}',
+        '{"version": 2}',
+        '{"version": 1}',
+        "null",
+        "[" * 100_000,
+        dump(RECORD)[:100],
+        dump(RECORD).replace('"version":2', '"version":3'),
+        dump(RECORD).replace('"kind":"cordon"', '"kind":"teleport"'),
+        dump(RECORD).replace("+00:00", ""),
+        dump(RECORD).replace('"changes":[', '"changes":[7,'),
+    ],
+)
+def test_s18_a_text_that_is_no_record_is_unreadable_and_never_none(text: str) -> None:
+    """A later version's record, a damaged one, or one with a change we cannot reverse is a state of its own."""
+    found = load(text)
+    assert isinstance(found, Unreadable)
+    assert found.problem
+    assert len(found.text) <= LONGEST_KEPT
+
+
+def test_a_record_of_the_first_version_reads_as_its_changes() -> None:
+    """What version 1 wrote is undone exactly by this one: a rolling update finds its own marks again."""
+    record = load((DATA / "undo-v1.json").read_text(encoding="utf-8"))
+    assert isinstance(record, UndoRecord)
+    assert [c.kind for c in record.changes] == ["taint", "cordon", "condition"]
+    (ours,) = taints_of(record)
+    back = reverse(replace(NODE, taints=(THEIRS, ours), unschedulable=True, undo=record), record)
+    assert (back.taints, back.lift_cordon) == ((THEIRS,), True)
+    assert back.put == [Condition(type="GPUHealthy", status="True", reason="Ok", message="all well")]
+
+
+def test_every_kind_of_change_has_a_reverse() -> None:
+    """Undoing puts a node back exactly, whatever was there before and in whatever order the changes were made."""
+    assert {c.kind for c in RECORD.changes} == REVERSES.keys()
+    back = reverse(marked(), RECORD)
+    assert (back.taints, back.lift_cordon, back.remove) == ((THEIRS,), True, [])
+    assert back.put == [Condition(type="GPUHealthy", status="True", reason="r", message="m")]
 
 
 def test_marking_adds_and_keeps() -> None:
@@ -62,7 +120,7 @@ def test_release_undoes_only_ours() -> None:
 
 def test_release_leaves_a_cordon_that_was_there_before() -> None:
     """What we did not do is not undone."""
-    before = replace(marked(), undo=replace(RECORD, cordoned=False))
+    before = replace(marked(), undo=without(RECORD, "cordon"))
     assert release(before).unschedulable is None
 
 

@@ -17,8 +17,9 @@ from gpuheal_responder.core.case import Attempt, AttemptState, Case, Result
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
-from gpuheal_responder.core.step import ActionSpec, Phase, Progress, ProgressState, Step
+from gpuheal_responder.core.step import ActionSpec, Due, Progress, ProgressState, Step
 from gpuheal_responder.core.verdict import Act, Done, Hold
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ConfigError
@@ -44,7 +45,7 @@ st.register_type_strategy(str, TEXTS)
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def progress(step: Step, case: Case, world: World) -> Progress:
+def progress(step: Due, case: Case, world: World) -> Progress:
     """A step that is never done."""
     return Progress(state=ProgressState.TODO, reason=f"{step.action}-due")
 
@@ -78,7 +79,14 @@ CASE = Case(
         ),
     ),
     attempts=(
-        Attempt(step="taint", action="taint", operation="node-a-1-taint-1", state=AttemptState.INTENT, started_at=NOW),
+        Attempt(
+            step="taint",
+            action="taint",
+            phase=Phase.CONTAIN,
+            operation="node-a-1-taint-1",
+            state=AttemptState.INTENT,
+            started_at=NOW,
+        ),
     ),
 )
 
@@ -138,7 +146,11 @@ def test_defaults_and_nothing_are_left_out() -> None:
         ({"faults": [{"slug": "x"}]}, "faults[0]", "missing"),
         ({"attempts": [{**dump_case(CASE)["attempts"][0], "state": "lost"}]}, "attempts[0].state", "lost"),
         ({"attempts": [{**dump_case(CASE)["attempts"][0], "bootID": 1}]}, "attempts[0].bootID", "expected a text"),
-        ({"attempts": [{**dump_case(CASE)["attempts"][0], "cure": 1}]}, "attempts[0].cure", "expected true or false"),
+        (
+            {"attempts": [{**dump_case(CASE)["attempts"][0], "foreign": 1}]},
+            "attempts[0].foreign",
+            "expected true or false",
+        ),
         ({"attempts": ["x"]}, "attempts[0]", "expected a mapping"),
     ],
 )
@@ -178,13 +190,13 @@ def test_s24_a_decision_is_replayed_from_its_record(world: World, mode: Mode, ki
     verdict = decide(CASE, policy, world)
     assert isinstance(verdict, kind)
     path = tmp_path / "decision.yaml"
-    path.write_text(yaml.safe_dump(decision(NOW, verdict, world, CASE)), encoding="utf-8")
+    path.write_text(yaml.safe_dump(decision(NOW, verdict, world, CASE, None)), encoding="utf-8")
     assert replay(yaml.safe_load(path.read_text(encoding="utf-8")), policy) == verdict
 
 
 def test_a_record_without_its_world_cannot_be_replayed() -> None:
     """A record whose world was too large to keep says so instead of deciding on nothing."""
-    record = decision(NOW, Done(result=Result.GONE, reason="x"), World(now=NOW, node=None), CASE)
+    record = decision(NOW, Done(result=Result.GONE, reason="x"), World(now=NOW, node=None), CASE, None)
     del record["world"]
     with pytest.raises(ConfigError, match="world: missing"):
         replay({**record, "omitted": "too large"}, taint_policy(Mode.OBSERVE))
@@ -193,7 +205,7 @@ def test_a_record_without_its_world_cannot_be_replayed() -> None:
 def test_a_verdict_is_told_with_its_reason() -> None:
     """The dump of a verdict names kind, step and reason."""
     step = taint_policy(Mode.ENFORCE).steps[0]
-    assert dump_verdict(Act(step=step, reason="due")) == {"verdict": "act", "step": "taint", "reason": "due"}
+    assert dump_verdict(Act(due=Due(step=step), reason="due")) == {"verdict": "act", "step": "taint", "reason": "due"}
 
 
 def test_names_are_written_the_way_kubernetes_does() -> None:

@@ -15,10 +15,15 @@ from tests.responder.shell.scripted import NOW, StillClock
 from tests.responder.shell.steps import TAINT
 
 from gpuheal_responder.core.alert import Fault, Severity, Target
-from gpuheal_responder.core.case import Case, Result
+from gpuheal_responder.core.case import Attempt, AttemptState, Case, Result
 from gpuheal_responder.core.faults import DeadLetter
+from gpuheal_responder.core.opening import Ignore
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.state import state_of
+from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.verdict import Done, Escalate, Hold, Refusal, Verdict
-from gpuheal_responder.shell.telemetry import Telemetry, state_of
+from gpuheal_responder.shell.telemetry import Telemetry
 
 CASE = Case(
     name="n1-1",
@@ -57,7 +62,7 @@ def value(telemetry: Telemetry, name: str, **labels: str) -> float | None:
 
 def hold(*refusals: Refusal) -> Verdict:
     """A verdict that holds a taint."""
-    return Hold(step=TAINT, refusals=refusals)
+    return Hold(due=Due(step=TAINT), refusals=refusals)
 
 
 def test_s10_the_last_good_round_is_the_leaders(telemetry: Telemetry) -> None:
@@ -86,6 +91,7 @@ def test_every_metric_is_explained(telemetry: Telemetry) -> None:
     telemetry.performed("taint", "succeeded", 0.1)
     telemetry.looked(["prometheus: down"], [dead("a")])
     telemetry.standing([(CASE, hold(SILENCE))], [closed(1)])
+    telemetry.passed_over([Ignore(node="n1", reason=Reason.NO_POLICY, message="none")], ["n2"])
     telemetry.ticked(0.1, ok=True)
     telemetry.delivered(200, 0.001)
     telemetry.ignored("state-value")
@@ -152,13 +158,26 @@ def test_an_audit_line_is_one_line_whatever_people_write(telemetry: Telemetry, a
 )
 def test_state_words(verdict: Verdict, state: str) -> None:
     """Only what nothing but a person's approval holds is pending; what is only observed asks nobody for anything."""
-    assert state_of(verdict) == state
+    assert state_of(CASE, verdict) == state
+
+
+def test_s17_a_contained_node_under_a_mode_that_only_observes_is_held() -> None:
+    """Somebody has to decide what becomes of a node that we cordoned before the mode was lowered."""
+    attempt = Attempt(
+        step="taint",
+        action="taint",
+        phase=Phase.CONTAIN,
+        operation="o",
+        state=AttemptState.SUCCEEDED,
+        started_at=NOW,
+    )
+    assert state_of(replace(CASE, attempts=(attempt,)), hold(OBSERVE)) == "held"
 
 
 def test_a_closed_case_leaves_no_state_behind(telemetry: Telemetry) -> None:
     """Gauges about cases are replaced as a whole; the closed case settles its evidence instead."""
     labels = {"target_node": "n1", "fault": "gpu-fell-off-bus"}
-    state = {**labels, "state": "held", "step": "taint", "reason": "alert-silenced"}
+    state = {**labels, "state": "held", "step": "taint", "phase": "contain", "reason": "alert-silenced"}
     telemetry.standing([(CASE, hold(SILENCE))], [])
     assert value(telemetry, "gpuheal_case_state", **state) == 1
     assert value(telemetry, "gpuheal_case_opened_timestamp_seconds", target_node="n1", case="n1-1") == NOW.timestamp()
@@ -205,7 +224,13 @@ def test_a_case_of_two_days_is_stale_beside_its_state(telemetry: Telemetry) -> N
     """GPUHealStaleCase fires for what stands still, whatever it waits for."""
     old = replace(CASE, opened_at=NOW - timedelta(hours=48))
     telemetry.standing([(old, hold(SILENCE))], [])
-    labels = {"target_node": "n1", "fault": "gpu-fell-off-bus", "step": "taint", "reason": "alert-silenced"}
+    labels = {
+        "target_node": "n1",
+        "fault": "gpu-fell-off-bus",
+        "step": "taint",
+        "phase": "contain",
+        "reason": "alert-silenced",
+    }
     assert [value(telemetry, "gpuheal_case_state", state=state, **labels) for state in ("held", "stale")] == [1, 1]
     telemetry.standing([(replace(old, opened_at=NOW - timedelta(hours=47)), hold(SILENCE))], [])
     assert value(telemetry, "gpuheal_case_state", state="stale", **labels) is None

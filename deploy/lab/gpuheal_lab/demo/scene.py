@@ -171,6 +171,7 @@ class SimulatedScene:
         ports = Ports(
             cluster=self.simulation.cluster,
             remediations=self.simulation.remediations,
+            histories=self.simulation.histories,
             machines=self.simulation.machines,
             alerts=self._alerts,
             evidence=evidence,

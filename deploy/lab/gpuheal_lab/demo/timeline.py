@@ -80,8 +80,9 @@ class Timeline:
         refusals = verdict.refusals if isinstance(verdict, Hold) else ()
         reasons = tuple(r.reason for r in refusals)
         if isinstance(verdict, Hold) and reasons != self._held:
+            step = verdict.due.key if verdict.due is not None else "case"
             for refusal in refusals:
-                self.say(f"{'':13}{verdict.step.key:<12} held: {short(f'{refusal.reason}: {refusal.message}')}")
+                self.say(f"{'':13}{step:<12} held: {short(f'{refusal.reason}: {refusal.message}')}")
         self._held = reasons
 
     def ordered(self) -> Sequence[Step]:

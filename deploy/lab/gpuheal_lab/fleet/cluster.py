@@ -24,10 +24,11 @@ from gpuheal_lab.fleet.objects import Json, canonical, essence, node_object, put
 from gpuheal_lab.fleet.spec import NodeSpec, successor
 from gpuheal_lab.fleet.workload import Evicted, Workloads
 from gpuheal_responder.core.case import Approval, Case
+from gpuheal_responder.core.history import History
 from gpuheal_responder.core.node import Condition, Node, Pod
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, dump
 from gpuheal_responder.core.world import Controls, NodeLock, OperationState
-from gpuheal_responder.errors import Permanent, Transient
+from gpuheal_responder.errors import GpuhealError, Permanent, Transient
 from gpuheal_responder.ports import Eviction, EvictionResult, Note, Stored, Unreadable
 from gpuheal_responder.shell import record
 from gpuheal_responder.shell.kube.read import read_node, read_pod, write_taint
@@ -106,15 +107,19 @@ class SimulatedCluster:
 
         return await self._gate.cross("evict", pod.ref, effect, detail=pod.uid)
 
-    async def publish(self, note: Note) -> None:
-        """The Event is recorded or counted."""
+    async def publish(self, note: Note) -> bool:
+        """The Event is recorded or counted; False when it could not be."""
 
         def effect() -> None:
             self._api.record(
                 node=note.node, reason=note.reason, message=note.message, warning=note.warning, source=self._holder
             )
 
-        await self._gate.cross("publish", note.node, effect, detail=note.reason)
+        try:
+            await self._gate.cross("publish", note.node, effect, detail=note.reason)
+        except GpuhealError:
+            return False
+        return True
 
     async def lock_of(self, node: str) -> NodeLock | None:
         """Somebody else's unexpired Lease on the node, or None."""
@@ -295,6 +300,30 @@ class SimulatedRemediations:
 
 
 @dataclass(slots=True)
+class SimulatedHistories:
+    """The port Histories: what was saved, as plain data."""
+
+    gate: Gate
+    kept: dict[str, Json] = field(default_factory=dict)
+
+    async def all(self) -> Mapping[str, History]:
+        """Every machine's history."""
+
+        def effect() -> Mapping[str, History]:
+            return {machine: record.load_history(data) for machine, data in self.kept.items()}
+
+        return await self.gate.cross("histories", "", effect)
+
+    async def save(self, history: History) -> None:
+        """The machine's history is this one."""
+
+        def effect() -> None:
+            self.kept[history.machine] = record.dump_history(history)
+
+        await self.gate.cross("remember", history.machine, effect)
+
+
+@dataclass(slots=True)
 class SimulatedMachines:
     """The port Machines: reboots the simulated metal. The flags make the provider behave badly."""
 
@@ -396,6 +425,7 @@ class Simulation:
         self.workloads = Workloads(self.api, self.fleet, self.schedule, self.timings)
         self.cluster = SimulatedCluster(self.api, self.workloads, self.gate)
         self.remediations = SimulatedRemediations(self.api, self.gate)
+        self.histories = SimulatedHistories(gate=self.gate)
         self.machines = SimulatedMachines(machines=self.fleet, gate=self.gate)
         self.controls = SimulatedControls(gate=self.gate)
 

@@ -3,38 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
+from gpuheal_responder.core.duration import format_duration
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.step import Phase
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "history"
 
 
-def check(q: Question) -> Iterator[Refusal]:
-    """Yield refusals when the same cure ran within the cooldown, or as often as the window allows.
+def attempts(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when the cure ran within the cooldown, or as often as the window allows, on the same target.
 
-    Attempts of earlier cases of the same machine count together with those of this one.
+    Attempts of earlier cases of the machine count together with those of this one. Of a step that makes room for a
+    cure the cure is asked about: nobody is evicted for a cure that would then be refused.
     """
-    if q.step.spec.phase is not Phase.CURE or q.continuing:
-        return
-    latest = q.case.latest(q.step.key)
-    if latest is not None and latest.open:
+    due = q.before or q.due
+    latest = q.case.latest(due.step.key, due.target)
+    if due.spec.phase is not Phase.CURE or (latest is not None and latest.open):
         return
     limits, now = q.policy.limits, q.world.now
-    ends = [a.ended_at for a in q.case.attempts if a.action == q.step.action and a.ended_at is not None]
-    ends += [p.ended_at for p in q.world.history if p.action == q.step.action]
-    recent = [end for end in ends if now - end < limits.attempts_window]
+    recent = [at for at in _ran(q, due) if now - at < limits.attempts_window]
     if len(recent) >= limits.attempts:
+        times = "once" if len(recent) == 1 else f"{len(recent)} times"
         yield Refusal(
             guard=GUARD,
-            reason="attempts-spent",
-            message=f"{q.step.action} ran {len(recent)} times in {limits.attempts_window}, {limits.attempts} may be",
+            reason=Reason.ATTEMPTS_SPENT,
+            message=f"{due.action} ran {times} in the last {format_duration(limits.attempts_window)} "
+            f"(limit {limits.attempts})",
         )
     elif recent and now - max(recent) < limits.cooldown:
         yield Refusal(
             guard=GUARD,
-            reason="cooldown",
-            message=f"{q.step.action} ended less than {limits.cooldown} ago",
+            reason=Reason.COOLDOWN,
+            message=f"last {due.action} ended less than {format_duration(limits.cooldown)} ago",
             retry_in=max(recent) + limits.cooldown - now,
         )
+
+
+def _ran(q: Question, due: Due) -> list[datetime]:
+    """Return when each earlier attempt at this cure on this target was last heard of, of whichever case."""
+    ours = {
+        a.operation: a.ended_at or a.started_at
+        for a in q.case.attempts
+        if (a.action, a.target) == (due.action, due.target) and not a.foreign
+    }
+    past = {
+        p.operation: p.last_at
+        for p in q.world.history.cures
+        if (p.action, p.target) == (due.action, due.target) and p.operation not in ours
+    }
+    return [*ours.values(), *past.values()]

@@ -1,4 +1,4 @@
-"""Do people, policies and other tools let us?"""
+"""Do people, policies and other tools allow it?"""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from gpuheal_responder.core import evidence as ev
+from gpuheal_responder.core.duration import format_duration
 from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.mode import Mode
-from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.undo import HOLD_ANNOTATION
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "permission"
-APPROVALS = frozenset({"approval-needed", "approval-mismatch", "approval-expired"})
 OPT_OUT_LABELS = ("gpu.health/ignore", "remediation.medik8s.io/exclude-from-remediation")
 OPT_OUT_ANNOTATIONS = (
     "cluster.x-k8s.io/paused",
@@ -23,49 +23,44 @@ OPT_OUT_ANNOTATIONS = (
 FOREIGN_TAINTS = ("ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted", "karpenter.sh/disruption")
 UPGRADE_LABEL = "nvidia.com/gpu-driver-upgrade-state"
 QUIET_AFTER_BOOT = timedelta(minutes=30)
+APPROVALS = frozenset({Reason.APPROVAL_NEEDED, Reason.APPROVAL_MISMATCH, Reason.APPROVAL_EXPIRED})
 UPGRADE_IDLE = frozenset({"", "upgrade-done", "unknown"})
 
 
-def check(q: Question) -> Iterator[Refusal]:
-    """Yield refusals of mode, pause, freeze, marks of people and other tools, a foreign lock, and missing approval.
-
-    Proving and giving back go on while paused or frozen only as looking: restore is held like any other change.
-    """
-    controls, mode = q.world.controls, _mode(q)
-    if mode is Mode.OBSERVE:
-        yield Refusal(guard=GUARD, reason="mode-observe", message=f"policy {q.policy.name} only observes")
-    if controls.paused:
-        yield Refusal(guard=GUARD, reason="paused", message=controls.paused)
-    if q.continuing:
+def mode_allows(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when the policy, or the cap that people set at run time, only observes."""
+    if mode_of(q) is not Mode.OBSERVE:
         return
-    if q.step.spec.disruptive and controls.frozen:
-        yield Refusal(guard=GUARD, reason="frozen", message=controls.frozen)
-    if q.world.node is not None:
-        yield from _node(q, q.world.node)
-    if q.step.spec.disruptive and not q.giving_back and not q.in_flight:
-        yield from _fresh_boot(q)
-    if q.step.spec.disruptive and not q.giving_back:
-        lock = q.world.lock
-        if lock is not None and lock.expires_at > q.world.now:
-            yield Refusal(
-                guard=GUARD,
-                reason="node-locked",
-                message=f"{lock.holder} holds the node's Lease",
-                blockers=(lock.holder,),
-            )
-        if mode is Mode.PROPOSE:
-            yield from _approval(q)
+    capped = q.policy.mode is not Mode.OBSERVE
+    said = "the mode is capped at observe" if capped else f"policy {q.policy.name} only observes"
+    yield Refusal(guard=GUARD, reason=Reason.MODE_OBSERVE, message=said)
 
 
-def _mode(q: Question) -> Mode:
-    return min(q.policy.mode, q.world.controls.mode, key=lambda m: m.rank)
+def unpaused(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal while people have paused everything."""
+    if q.world.controls.paused:
+        yield Refusal(guard=GUARD, reason=Reason.PAUSED, message=q.world.controls.paused)
 
 
-def _node(q: Question, node: Node) -> Iterator[Refusal]:
-    held = node.annotations.get(HOLD_ANNOTATION)
+def unfrozen(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal while the way from Prometheus to us is in doubt."""
+    if q.world.controls.frozen:
+        yield Refusal(guard=GUARD, reason=Reason.FROZEN, message=q.world.controls.frozen)
+
+
+def unheld(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal while a person holds the node."""
+    held = q.world.node.annotations.get(HOLD_ANNOTATION) if q.world.node is not None else None
     if held is not None:
-        yield Refusal(guard=GUARD, reason="held", message=f"annotation {HOLD_ANNOTATION}: {held}", blockers=(held,))
-    if q.giving_back:
+        yield Refusal(
+            guard=GUARD, reason=Reason.HELD, message=f"annotation {HOLD_ANNOTATION}: {held}", blockers=(held,)
+        )
+
+
+def left_to_us(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when the node opted out, or another tool is at work on it."""
+    node = q.world.node
+    if node is None:
         return
     marks = [label for label in OPT_OUT_LABELS if node.labels.get(label, "false") != "false"]
     marks += [key for key in OPT_OUT_ANNOTATIONS if node.annotations.get(key, "false") != "false"]
@@ -74,36 +69,65 @@ def _node(q: Question, node: Node) -> Iterator[Refusal]:
         marks.append(f"{UPGRADE_LABEL}={node.labels[UPGRADE_LABEL]}")
     if marks:
         yield Refusal(
-            guard=GUARD, reason="left-alone", message=f"the node carries {', '.join(marks)}", blockers=tuple(marks)
+            guard=GUARD,
+            reason=Reason.LEFT_ALONE,
+            message=f"the node carries {', '.join(marks)}",
+            blockers=tuple(marks),
         )
 
 
-def _fresh_boot(q: Question) -> Iterator[Refusal]:
-    """Somebody else rebooted it a moment ago, and may not be done."""
+def settled_boot(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when somebody else rebooted the node a moment ago, and may not be done."""
     booted_at = q.world.evidence.booted_at if q.world.evidence is not None else None
     if booted_at is not None and q.world.now - booted_at < QUIET_AFTER_BOOT:
         yield Refusal(
             guard=GUARD,
-            reason="booted-lately",
-            message=f"the node booted at {booted_at.isoformat()}, less than {QUIET_AFTER_BOOT} ago, not by this case",
+            reason=Reason.BOOTED_LATELY,
+            message=f"the node booted at {booted_at.isoformat(timespec='seconds')}, less than "
+            f"{format_duration(QUIET_AFTER_BOOT)} ago, and not because of this case",
             retry_in=booted_at + QUIET_AFTER_BOOT - q.world.now,
         )
 
 
-def _approval(q: Question) -> Iterator[Refusal]:
-    wanted = ev.digest(q.case, q.step.key, q.world)
-    mine = [a for a in q.case.approvals if a.step == q.step.key]
-    if any(a.evidence == wanted and a.expires_at > q.world.now for a in mine):
+def unlocked(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal while another tool holds the node's Lease."""
+    lock = q.world.lock
+    if lock is not None and lock.expires_at > q.world.now:
+        yield Refusal(
+            guard=GUARD,
+            reason=Reason.NODE_LOCKED,
+            message=f"{lock.holder} holds the node's Lease",
+            blockers=(lock.holder,),
+        )
+
+
+def approved(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when the mode wants a person's yes and there is none for this step on this evidence."""
+    if mode_of(q) is not Mode.PROPOSE or has_approval(q):
         return
+    wanted = ev.digest(q.case, q.due.key, q.world)
+    mine = [a for a in q.case.approvals if a.step == q.due.key]
     if any(a.evidence != wanted for a in mine):
-        reason, problem = "approval-mismatch", "the approval was for other evidence"
+        reason, problem = Reason.APPROVAL_MISMATCH, "the approval was for other evidence"
     elif mine:
-        reason, problem = "approval-expired", "the approval has expired"
+        reason, problem = Reason.APPROVAL_EXPIRED, "the approval has expired"
     else:
-        reason, problem = "approval-needed", "a person has to approve"
-    yield Refusal(
-        guard=GUARD,
-        reason=reason,
-        message=f"{problem}: gpuheal approve {q.case.name} --step {q.step.key} --evidence {wanted}",
-        blockers=(wanted,),
-    )
+        reason, problem = Reason.APPROVAL_NEEDED, "a person has to approve"
+    yield Refusal(guard=GUARD, reason=reason, message=f"{problem}: {approval_command(q)}", blockers=(wanted,))
+
+
+def has_approval(q: Question) -> bool:
+    """Return whether a person has said yes to this step on this evidence, and the yes has not expired."""
+    wanted = ev.digest(q.case, q.due.key, q.world)
+    return any(a.step == q.due.key and a.evidence == wanted and a.expires_at > q.world.now for a in q.case.approvals)
+
+
+def approval_command(q: Question) -> str:
+    """Return the command by which a person approves this step on this evidence."""
+    wanted = ev.digest(q.case, q.due.key, q.world)
+    return f"gpuheal approve {q.case.name} --step {q.due.key} --evidence {wanted}"
+
+
+def mode_of(q: Question) -> Mode:
+    """Return the mode in force: the policy's, capped by what people set at run time."""
+    return min(q.policy.mode, q.world.controls.mode, key=lambda m: m.rank)

@@ -1,93 +1,108 @@
-"""Is the fault really there, unsuppressed, freshly witnessed, and on this machine?"""
+"""Is the fault there, unsuppressed, freshly witnessed, on this machine? Is the node proven well when it goes back?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.alert import Suppression, SuppressionKind
-from gpuheal_responder.core.guards.question import Question
+from gpuheal_responder.core.duration import format_duration
+from gpuheal_responder.core.guards.question import Moment, Question
+from gpuheal_responder.core.life import proof_since
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.sighting import Confidence
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "signal"
-
-
-def check(q: Question) -> Iterator[Refusal]:
-    """Yield refusals of the start gate before the first disruptive step; in flight, only those of a person's silence.
-
-    Before: at least one Alertmanager peer answers and none that answers suppresses a fault of the node; evidence is
-    fresh and strong enough; the GPU is proven to sit in this node by a second source. In flight our own consequences
-    (missing telemetry, vanished or inhibited alerts) neither block nor count.
-    """
-    if q.giving_back or q.continuing:
-        return
-    if q.world.peers_answering < 1:
-        silent = ", ".join(q.world.peers_silent) or "none is configured"
-        yield Refusal(guard=GUARD, reason="no-alertmanager", message=f"no Alertmanager peer answers ({silent})")
-        return
-    if q.in_flight:
-        yield from _suppressions(q, only=SuppressionKind.SILENCE)
-        return
-    if not q.world.faults:
-        yield Refusal(guard=GUARD, reason="no-active-alert", message="no alert of this case is active any more")
-    yield from _suppressions(q, only=None)
-    if q.world.faults:
-        yield from _strength(q)
-    if q.step.spec.disruptive:
-        yield from _identity(q)
-
-
-def _suppressions(q: Question, only: SuppressionKind | None) -> Iterator[Refusal]:
-    found: list[Suppression] = []
-    for fault in q.world.faults:
-        found += [s for s in fault.suppressions if only in {None, s.kind} and s not in found]
-    for kind in SuppressionKind:
-        by = tuple(dict.fromkeys(s.by for s in found if s.kind is kind))
-        if by:
-            yield Refusal(
-                guard=GUARD, reason=f"alert-{_PAST[kind]}", message=f"{_PAST[kind]} by {'; '.join(by)}", blockers=by
-            )
-
-
-_PAST = {
-    SuppressionKind.SILENCE: "silenced",
-    SuppressionKind.INHIBITION: "inhibited",
-    SuppressionKind.MUTE: "muted",
+AT_RETURN = 2
+"""Rule evaluations that must call every GPU well at the moment a node is given back."""
+_REASONS = {
+    SuppressionKind.SILENCE: (Reason.ALERT_SILENCED, "silenced"),
+    SuppressionKind.INHIBITION: (Reason.ALERT_INHIBITED, "inhibited"),
+    SuppressionKind.MUTE: (Reason.ALERT_MUTED, "muted"),
 }
 
 
-def _strength(q: Question) -> Iterator[Refusal]:
+def answered(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when no Alertmanager peer answers."""
+    if q.world.peers_answering < 1:
+        silent = ", ".join(q.world.peers_silent) or "none is configured"
+        yield Refusal(guard=GUARD, reason=Reason.NO_ALERTMANAGER, message=f"no Alertmanager peer answers ({silent})")
+
+
+def active(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when no alert of the case is active any more."""
+    if q.world.peers_answering >= 1 and not q.world.faults:
+        yield Refusal(guard=GUARD, reason=Reason.NO_ACTIVE_ALERT, message="no alert of this case is active any more")
+
+
+def unsuppressed(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when a peer inhibits or mutes an alert of the node."""
+    found = [s for f in q.world.faults for s in f.suppressions if s.kind is not SuppressionKind.SILENCE]
+    yield from _suppressions(found)
+
+
+def unsilenced(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when a person's silence matches the case, whether or not an alert hangs on it at this moment."""
+    found = [s for f in q.world.faults for s in f.suppressions if s.kind is SuppressionKind.SILENCE]
+    yield from _suppressions([*found, *q.world.silences])
+
+
+def _suppressions(found: Iterable[Suppression]) -> Iterator[Refusal]:
+    found = tuple(found)
+    for kind, (reason, word) in _REASONS.items():
+        by = tuple(dict.fromkeys(s.by for s in found if s.kind is kind))
+        if by:
+            yield Refusal(guard=GUARD, reason=reason, message=f"{word} by {'; '.join(by)}", blockers=by)
+
+
+def confident(q: Question) -> Iterator[Refusal]:
+    """Yield refusals when evidence is missing, stale, or weaker than the step needs."""
     world = q.world
+    if not world.faults:
+        return
     if world.evidence is None:
-        yield Refusal(guard=GUARD, reason="no-evidence", message="Prometheus gave no evidence for this node")
+        yield Refusal(guard=GUARD, reason=Reason.NO_EVIDENCE, message="Prometheus gave no evidence for this node")
         return
     witnesses = [w for f in world.faults for w in ev.witnesses_of(f, world.evidence)]
     if witnesses and min(w.sample_age for w in witnesses) > ev.FRESH:
         yield Refusal(
-            guard=GUARD, reason="evidence-stale", message=f"the newest witness sample is older than {ev.FRESH}"
+            guard=GUARD,
+            reason=Reason.EVIDENCE_STALE,
+            message=f"the newest witness sample is older than {format_duration(ev.FRESH)}",
         )
-    wanted = Confidence.CONFIRMED if q.step.spec.disruptive else Confidence.PROBABLE
+    probable = q.moment is Moment.CONTAIN
+    wanted, reason = (
+        (Confidence.PROBABLE, Reason.NOT_PROBABLE) if probable else (Confidence.CONFIRMED, Reason.NOT_CONFIRMED)
+    )
     reached = ev.strongest(world.faults, world.evidence)
     if reached.rank < wanted.rank:
         seen = sorted({w.witness_class.value for w in witnesses}) or ["nobody"]
         yield Refusal(
             guard=GUARD,
-            reason=f"not-{wanted.value}",
-            message=f"{q.step.action} needs {wanted.value} evidence, this is {reached.value} ({', '.join(seen)})",
+            reason=reason,
+            message=f"{q.due.action} needs {wanted.value} evidence, this is {reached.value} ({', '.join(seen)})",
             retry_in=timedelta(seconds=15),
         )
-    last = ev.newest(world.faults, world.evidence)
-    if world.watermark is not None and last is not None and last <= world.watermark:
+
+
+def unsettled(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when all evidence is older than the moment at which this machine was last given back."""
+    settled = q.world.history.settled_at
+    last = ev.newest(q.world.faults, q.world.evidence)
+    if settled is not None and last is not None and last <= settled:
         yield Refusal(
             guard=GUARD,
-            reason="evidence-settled",
-            message=f"all evidence is older than {world.watermark.isoformat()}, when this node was last settled",
+            reason=Reason.EVIDENCE_SETTLED,
+            message=f"all evidence is from before {settled.isoformat(timespec='seconds')}, "
+            "when this node was last given back",
         )
 
 
-def _identity(q: Question) -> Iterator[Refusal]:
+def identified(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal per faulty GPU that fewer than two sources know to sit in this node."""
     identities = q.world.evidence.identities if q.world.evidence else ()
     for fault in q.world.faults:
         gpu = fault.target.gpu_uuid
@@ -97,7 +112,22 @@ def _identity(q: Question) -> Iterator[Refusal]:
         if len(sources) < 2:
             yield Refusal(
                 guard=GUARD,
-                reason="identity-unproven",
-                message=f"only {', '.join(sorted(sources)) or 'nobody'} knows {gpu} to sit in {fault.target.node}",
+                reason=Reason.IDENTITY_UNPROVEN,
+                message=f"only {', '.join(sorted(sources)) or 'nobody'} knows {gpu} to be in {fault.target.node}",
                 blockers=(gpu,),
             )
+
+
+def proven(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when the proof does not hold at this very moment: a hold may have made it hours old."""
+    first = q.policy.of(Phase.PROVE, Phase.WATCH)
+    if not first:
+        return
+    lacking = ev.unproven(q.case, q.world, since=proof_since(q.case, first[0].key), evaluations=AT_RETURN)
+    if lacking:
+        yield Refusal(
+            guard=GUARD,
+            reason=Reason.PROOF_MISSING,
+            message="; ".join(text for _, text in lacking[:4]),
+            retry_in=timedelta(seconds=15),
+        )

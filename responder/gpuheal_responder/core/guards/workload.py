@@ -5,41 +5,59 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuheal_responder.core.guards.question import Question
+from gpuheal_responder.core.node import Pod
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "workload"
-UNREAD = "pods-unknown"
 CONTROL_PLANE_LABELS = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 
 
-def check(q: Question) -> Iterator[Refusal]:
-    """Yield refusals for control-plane nodes, protected pods by name, pods nobody would recreate, and split gangs."""
-    if q.giving_back or q.continuing or not q.step.spec.disruptive or q.world.node is None:
-        return
-    for label in CONTROL_PLANE_LABELS:
-        if label in q.world.node.labels:
-            yield Refusal(
-                guard=GUARD,
-                reason="control-plane",
-                message=f"{q.world.node.name} is a control-plane node (label {label})",
-                blockers=(q.world.node.name,),
-            )
-            break
+def control_plane(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal for control-plane nodes."""
+    node = q.world.node
+    label = next((label for label in CONTROL_PLANE_LABELS if node is not None and label in node.labels), None)
+    if node is not None and label is not None:
+        yield Refusal(
+            guard=GUARD,
+            reason=Reason.CONTROL_PLANE,
+            message=f"{node.name} is a control-plane node (label {label})",
+            blockers=(node.name,),
+        )
+
+
+def readable(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when the node's pods could not be listed."""
     if q.world.pods is None:
-        yield Refusal(guard=GUARD, reason=UNREAD, message="the pods of the node could not be listed")
-        return
-    for pod in q.world.pods:
+        yield Refusal(guard=GUARD, reason=Reason.PODS_UNKNOWN, message="the node's pods could not be listed")
+
+
+def unprotected(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal per pod that must not be moved, by name."""
+    for pod in _concerned(q):
         if pod.protected and pod.evictable:
             yield Refusal(
-                guard=GUARD, reason="protected-pod", message=f"{pod.ref}: {pod.protected}", blockers=(pod.ref,)
+                guard=GUARD,
+                reason=Reason.PROTECTED_POD,
+                message=f"{pod.ref}: {pod.protected}",
+                blockers=(pod.ref,),
             )
-    if q.in_flight:
-        return
-    split = sorted({p.gang for p in q.world.pods if p.gang and p.gang in q.world.controls.gangs_in_flight})
+
+
+def gang_whole(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when a gang with a member here already loses one elsewhere."""
+    split = sorted({p.gang for p in _concerned(q) if p.gang and p.gang in q.world.controls.gangs_in_flight})
     if split:
         yield Refusal(
             guard=GUARD,
-            reason="gang-in-flight",
+            reason=Reason.GANG_IN_FLIGHT,
             message=f"another node of {', '.join(split)} is in remediation",
             blockers=tuple(split),
         )
+
+
+def _concerned(q: Question) -> Iterator[Pod]:
+    """Yield the pods that the step would end: those on the node, or those that hold the one GPU."""
+    for pod in q.world.pods or ():
+        if not q.due.target or pod.uses(q.due.target):
+            yield pod

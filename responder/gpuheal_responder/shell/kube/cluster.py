@@ -193,10 +193,10 @@ class KubeCluster:
                 return answer
         return Eviction(result=EvictionResult.ACCEPTED)
 
-    async def publish(self, note: Note) -> None:
-        """Record the Event on the node; a failure is counted in `events.failed`."""
+    async def publish(self, note: Note) -> bool:
+        """Record the Event on the node and return whether that went well; a failure is counted in `events.failed`."""
         known = self.mirror.peek(note.node)
-        await self.events.publish(note, known.uid if known is not None else "")
+        return await self.events.publish(note, known.uid if known is not None else "")
 
     async def lock_of(self, node: str) -> NodeLock | None:
         """Return who else holds the node's Lease, or None."""

@@ -17,7 +17,7 @@ def show(case: Case, decision: Mapping[str, Any] | None, before: Mapping[str, st
     found = {
         "target": _target(case),
         "fault": ",".join(dict.fromkeys(f.slug for f in case.faults)),
-        "state": _state(case, verdict) or before.get("state", "open"),
+        "state": _state(case, decision or {}) or before.get("state", "open"),
     }
     if decision is None and case.closed_at is None:
         found |= {key: before[key] for key in ("step", "next", "blockedBy") if key in before}
@@ -35,11 +35,10 @@ def _target(case: Case) -> str:
     return f"{case.node}/{','.join(gpus)}" if gpus else case.node
 
 
-def _state(case: Case, verdict: Mapping[str, Any]) -> str:
+def _state(case: Case, decision: Mapping[str, Any]) -> str:
     if case.closed_at is not None:
         return case.result.value if case.result is not None else "closed"
-    words = {"act": "acting", "wait": "waiting", "hold": "held", "escalate": "escalated", "done": "closing"}
-    return words.get(str(verdict.get("verdict", "")), "escalated" if case.escalated else "")
+    return str(decision.get("state", "")) or ("escalated" if case.escalated else "")
 
 
 def _next(verdict: Mapping[str, Any]) -> str:

@@ -39,13 +39,15 @@ class Events:
         self.failed = 0
         """How many Events could not be written."""
 
-    async def publish(self, note: Note, node_uid: str) -> None:
-        """Record the Event, or raise the count of the one that says the same; a failure is counted and logged."""
+    async def publish(self, note: Note, node_uid: str) -> bool:
+        """Record the Event, or raise the count of the one that says the same; return False, logged, if that failed."""
         try:
             await self._write(note, node_uid)
         except ApiError as problem:
             self.failed += 1
             log.warning("event %s on %s was not written: %s", note.reason, note.node, problem)
+            return False
+        return True
 
     async def _write(self, note: Note, node_uid: str) -> None:
         path = f"/api/v1/namespaces/{NAMESPACE}/events"

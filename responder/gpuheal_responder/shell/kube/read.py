@@ -60,7 +60,7 @@ def read_node(raw: Mapping[str, Any]) -> Node:
     kept = {
         key: value
         for key, value in annotations.items()
-        if key in OPT_OUT_ANNOTATIONS or (key.startswith(PREFIX) and (key != UNDO_ANNOTATION or undo is None))
+        if key in OPT_OUT_ANNOTATIONS or (key.startswith(PREFIX) and key != UNDO_ANNOTATION)
     }
     conditions = tuple(
         _condition(c["type"], c["status"], c.get("reason", ""), c.get("message", ""))

@@ -28,7 +28,7 @@ from gpuheal_responder.shell.kube.bounds import fit
 from gpuheal_responder.shell.kube.columns import SHOWN, show
 from gpuheal_responder.shell.kube.mirror import Mirror, WatchSettings
 from gpuheal_responder.shell.lenient import Read, merged, read
-from gpuheal_responder.shell.record import camel, dump_case, load_case
+from gpuheal_responder.shell.record import camel, dump_case, load_case, upgraded
 
 GROUP, VERSION, PLURAL, KIND = "gpu.health", "v1alpha1", "remediations", "Remediation"
 PATH = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
@@ -216,7 +216,7 @@ class KubeRemediations:
 
     def _read(self, raw: Mapping[str, Any], _known: Kept | Unreadable | None) -> Kept | Unreadable:
         name, status = raw["metadata"]["name"], raw.get("status") or {}
-        data = _joined(raw)
+        data = upgraded(_joined(raw))
         try:
             found: Read[Case] = read(data, Case, f"remediation {name}")
         except ConfigError as problem:

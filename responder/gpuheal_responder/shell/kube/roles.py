@@ -10,7 +10,7 @@ from gpuheal_responder.config.settings import Kubernetes, Settings
 from gpuheal_responder.providers import PROVIDERS
 from gpuheal_responder.providers.job import JobSettings
 from gpuheal_responder.rights import Right
-from gpuheal_responder.shell.kube import cluster, controls, election, events, lease, remediations, review
+from gpuheal_responder.shell.kube import cluster, controls, election, events, histories, lease, remediations, review
 
 Json = dict[str, Any]
 
@@ -37,6 +37,7 @@ def rights() -> tuple[Right, ...]:
         *review.RIGHTS,
         *election.rights(NAMESPACE, Kubernetes().lease),
         *controls.rights(NAMESPACE, Kubernetes().controls),
+        *histories.rights(NAMESPACE),
         *lease.RIGHTS,
         *events.RIGHTS,
         *(right for kind in PROVIDERS.values() for right in kind.rights(kind.settings())),

@@ -2,40 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.case import Case
-from gpuheal_responder.core.node import Node
-from gpuheal_responder.core.opening import case_from_undo, open_case
+from gpuheal_responder.core.node import Node, UndoRecord, Unreadable
+from gpuheal_responder.core.opening import Ignore, Open, case_from_undo, opening
 from gpuheal_responder.core.policy import Policy, match
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.ports import Stored
 from gpuheal_responder.shell.process.slices import sliced
-from gpuheal_responder.shell.round.observe import Look, faults_for, taken_at, watermark_of
-
-Subject = tuple[str, Case, Policy | None, Stored | None]
-"""Node name, case, the policy it is under (None: it does not exist any more), and how the case is stored, if it is."""
+from gpuheal_responder.shell.round.board import Board
+from gpuheal_responder.shell.round.observe import Look
 
 
-async def subjects(look: Look, policies: Sequence[Policy], owner: str) -> list[Subject]:
-    """Return what to decide about, oldest case first."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A case to decide about: its policy (None: it does not exist any more), and how it is stored, if it is."""
+
+    node: str
+    case: Case
+    policy: Policy | None
+    stored: Stored | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Agenda:
+    """What a round decides about, oldest case first, and what it does not."""
+
+    subjects: list[Subject] = field(default_factory=list)
+    ignored: list[Ignore] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    """Nodes whose undo record cannot be read."""
+
+
+async def agenda(look: Look, board: Board, policies: Sequence[Policy], owner: str) -> Agenda:
+    """Return the agenda of this look."""
     by_name = {p.name: p for p in policies}
-    found: list[Subject] = []
+    found = Agenda()
     async for name, stored in sliced(look.open.items()):
         case = _reconsidered(look, stored.case, policies)
-        found.append((name, case, by_name.get(case.policy), stored))
+        found.subjects.append(Subject(node=name, case=case, policy=by_name.get(case.policy), stored=stored))
     async for name, node in sliced(look.nodes.items()):
+        if isinstance(node.undo, Unreadable):
+            found.unreadable.append(name)
         if name in look.open:
             continue
-        if node.undo is not None and node.undo.owner == owner:
-            case, kept = _from_marks(look, node)
-            found.append((name, case, by_name.get(case.policy), kept))
+        if isinstance(node.undo, UndoRecord) and node.undo.owner == owner:
+            found.subjects.append(_from_marks(look, board, node, node.undo, by_name))
+        elif name in look.unreadable:
+            problem = f"its Remediation cannot be read: {look.unreadable[name]}"
+            faults = look.intake.faults.get(name, ())
+            found.ignored.append(Ignore(node=name, reason=Reason.CASE_UNREADABLE, message=problem, faults=faults))
         elif name in look.intake.faults:
-            opened = _opened(look, node, policies)
-            if opened is not None:
-                found.append(opened)
-    return sorted(found, key=lambda s: (s[1].opened_at, s[0]))
+            _open_or_ignore(look, board, node, policies, found)
+    found.subjects.sort(key=lambda s: (s.case.opened_at, s.node))
+    return found
 
 
 def _reconsidered(look: Look, case: Case, policies: Sequence[Policy]) -> Case:
@@ -50,38 +72,23 @@ def _reconsidered(look: Look, case: Case, policies: Sequence[Policy]) -> Case:
     return case if policy is None else replace(case, policy=policy.name)
 
 
-def _from_marks(look: Look, node: Node) -> tuple[Case, Stored | None]:
+def _from_marks(look: Look, board: Board, node: Node, record: UndoRecord, policies: Mapping[str, Policy]) -> Subject:
     """Return the case that a node's undo record belongs to: stored but closed too early, or never stored."""
-    assert node.undo is not None
-    kept = next((s for s in look.closed if s.case.name == node.undo.case), None)
-    case = kept.case if kept is not None else case_from_undo(node.name, node.undo)
-    return replace(case, closed_at=None, result=None), kept
+    kept = next((s for s in look.closed if s.case.name == record.case), None)
+    if kept is not None:
+        case = replace(kept.case, closed_at=None, settled_at=None, result=None)
+    else:
+        case = replace(
+            case_from_undo(node, record, board.world(look, node.name, None)),
+            domains=dict(board.ledger.domains_of(node.name)),
+        )
+    return Subject(node=node.name, case=case, policy=policies.get(case.policy), stored=kept)
 
 
-def _opened(look: Look, node: Node, policies: Sequence[Policy]) -> Subject | None:
-    """Return a new case for a node's faults, or None when no policy answers or all evidence is settled."""
-    policy = match(policies, look.intake.faults[node.name], node)
-    if policy is None:
-        return None
-    faults = faults_for(look, node.name, policy)
-    past = look.past.get(node.name, ())
-    evidence = (look.evidence or {}).get(node.name)
-    watermark = watermark_of(past, node.system_uuid)
-    newest = ev.newest(faults, evidence)
-    if watermark is not None and (newest is None or newest <= watermark):
-        return None
-    taken = taken_at(past, node.system_uuid)
-    happened = ev.news(faults, evidence)
-    if taken is not None and (happened is None or happened <= taken):
-        return None
-    known = {i.gpu_uuid for i in evidence.identities} if evidence else set()
-    number = 1 + max((_number(c.name) for c in past), default=0)
-    case = open_case(
-        name=f"{node.name}-{number}", node=node, faults=faults, policy=policy, gpus=sorted(known), now=look.now
-    )
-    return node.name, case, policy, None
-
-
-def _number(name: str) -> int:
-    tail = name.rpartition("-")[2]
-    return int(tail) if tail.isdigit() else 0
+def _open_or_ignore(look: Look, board: Board, node: Node, policies: Sequence[Policy], into: Agenda) -> None:
+    found = opening(board.world(look, node.name, None), policies, board.ledger.domains_of(node.name))
+    match found:
+        case Open():
+            into.subjects.append(Subject(node=node.name, case=found.case, policy=found.policy, stored=None))
+        case Ignore():
+            into.ignored.append(found)

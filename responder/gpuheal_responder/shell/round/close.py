@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from gpuheal_responder.actions import REGISTRY
+from gpuheal_responder.actions.action import Inquiry
 from gpuheal_responder.actions.restore import undo
-from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.case import TAKEN, Case
+from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.policy import Policy
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import Due
+from gpuheal_responder.core.verdict import Done
+from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import Transient
 from gpuheal_responder.ports import Stored
 from gpuheal_responder.shell.round.observe import Ports
@@ -17,23 +27,65 @@ KEPT_FOR = timedelta(days=30)
 AT_ONCE = 50
 
 
-async def finish(ports: Ports, node: Node | None, case: Case) -> None:
-    """Take what is left of the case's marks off the node and give its Lease back; a conflict is Transient."""
-    if node is not None and node.undo is not None and node.undo.case == case.name:
-        fresh = await ports.cluster.node(node.name)
-        if fresh is None or fresh.uid != node.uid:
-            raise Transient("node-changed", f"{node.name} changed while its case was being closed")
-        await undo(ports.cluster, fresh)
+async def finish(
+    ports: Ports, case: Case, policy: Policy | None, world: World, verdict: Done, may_act: Callable[[], bool]
+) -> None:
+    """Take what is left of the case's marks off the node, withdraw what was asked for, and give the Lease back.
+
+    The node is read afresh, and the end decided again on it: a cache that lags must not end a case. Transient when the
+    fresh node leads to another verdict, or when another replica leads.
+    """
+    if not may_act():
+        raise Transient(Reason.NOT_LEADER, "another replica leads now")
+    fresh = await ports.cluster.node(case.node)
+    again = decide(case, policy, replace(world, node=fresh))
+    if not isinstance(again, Done) or again.result is not verdict.result:
+        raise Transient(Reason.NODE_CHANGED, f"{case.node} changed while its case was being closed")
+    await _withdraw(ports, case, policy, fresh, may_act)
+    if fresh is not None and fresh.record is not None and fresh.record.case == case.name:
+        await undo(ports.cluster, fresh, may_act=may_act)
+    if not may_act():
+        raise Transient(Reason.NOT_LEADER, "another replica leads now")
     await ports.cluster.unlock(case.node)
 
 
-def surplus(closed: Sequence[Stored], now: datetime) -> tuple[str, ...]:
+async def _withdraw(
+    ports: Ports, case: Case, policy: Policy | None, node: Node | None, may_act: Callable[[], bool]
+) -> None:
+    """Take back what was asked for and has not happened: a reboot must not come after the case is over."""
+    steps = {s.key: s for s in policy.steps} if policy is not None else {}
+    for attempt in case.attempts:
+        action = REGISTRY.get(attempt.action)
+        if not attempt.cure or attempt.foreign or action is None or action.withdraw is None:
+            continue
+        if attempt.step in steps and may_act():
+            due = Due(step=steps[attempt.step], target=attempt.target)
+            await action.withdraw(Inquiry(case=case, due=due, attempt=attempt, node=node, machines=ports.machines))
+
+
+def closed(case: Case, verdict: Done, now: datetime, looked_at: datetime | None) -> Case:
+    """Return the case as ended; `looked_at` is when this process last looked, before now.
+
+    Evidence is settled until the moment of the act, not of its being noticed: of a restore that was stored, or of a
+    person's who took the node back after our last look. What happened in between is news.
+    """
+    settled = now
+    backs = [a for a in case.attempts if a.phase is Phase.RETURN]
+    if verdict.result in TAKEN:
+        known = [a.ended_at or a.started_at for a in case.attempts]
+        settled = min(now, looked_at or max(known, default=now))
+    elif backs:
+        settled = backs[-1].ended_at or backs[-1].started_at
+    return replace(case, closed_at=now, settled_at=settled, result=verdict.result)
+
+
+def surplus(cases: Sequence[Stored], now: datetime) -> tuple[str, ...]:
     """Return names of closed cases to delete: beyond 20 per node or 30 days, at most 50 at once.
 
-    The newest case of a node stays whatever its age: its end is the watermark of that node's evidence.
+    What the machine has been through is kept apart from cases (see core.history). The newest case of a node stays.
     """
     by_node: dict[str, list[Case]] = {}
-    for stored in closed:
+    for stored in cases:
         by_node.setdefault(stored.case.node, []).append(stored.case)
     names = []
     for found in by_node.values():

@@ -1,41 +1,52 @@
 """The engine: look, decide, perform, look again. Woken by deliveries, and by itself at least every `tick`.
 
 One round goes through all cases: first everything is decided, budgets counting along; then nodes are contained, for
-that is what is urgent; then the rest is performed; last, what changed is stored and told.
+that is what is urgent; then the rest is begun and what changed is stored and told. A step that takes long goes on by
+itself: later rounds leave its case alone until it has ended, and look at all others meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from gpuheal_responder.actions.turns import Turns
 from gpuheal_responder.core import life
-from gpuheal_responder.core.budget import DEFAULT_KEYS, Ledger
+from gpuheal_responder.core.budget import DEFAULT_KEYS
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.decide import decide
-from gpuheal_responder.core.guards.permission import APPROVALS
-from gpuheal_responder.core.guards.workload import UNREAD
-from gpuheal_responder.core.life import started
+from gpuheal_responder.core.history import absorb
+from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
-from gpuheal_responder.core.step import Phase
-from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
-from gpuheal_responder.core.world import World
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Wait, due_of
 from gpuheal_responder.errors import ActionError, ObserveError
 from gpuheal_responder.ports import Recorder, Stored
 from gpuheal_responder.shell.process.slices import sliced
-from gpuheal_responder.shell.record import decision
-from gpuheal_responder.shell.round.agenda import Subject, subjects
-from gpuheal_responder.shell.round.close import finish, surplus
+from gpuheal_responder.shell.round.agenda import Subject, agenda
+from gpuheal_responder.shell.round.board import Board, board_of
+from gpuheal_responder.shell.round.close import closed, finish, surplus
 from gpuheal_responder.shell.round.notes import note_of
-from gpuheal_responder.shell.round.observe import Details, Look, Ports, details, observe, standing_of, world_of
-from gpuheal_responder.shell.round.perform import Performer
+from gpuheal_responder.shell.round.observe import (
+    Details,
+    Look,
+    Ports,
+    details,
+    history_of,
+    observe,
+)
+from gpuheal_responder.shell.round.perform import LOCK_MARGIN, Order, Performer
+from gpuheal_responder.shell.round.steps import Steps
+from gpuheal_responder.shell.round.work import Work, contains, signature, to_remember, unread
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+MOST_LOOKS = 4
+"""A decision may ask for a closer look so often in one round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,33 +61,8 @@ class Pace:
     """Shortest time between two looks, however often we are woken."""
     concurrency: int = 32
     """Steps performed and writes made at the same time."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Work:
-    """One node's part of a round."""
-
-    node: str
-    origin: Case
-    case: Case
-    policy: Policy
-    stored: Stored | None
-    world: World
-    verdict: Verdict
-    judged: Case
-    """The case that the verdict was made on."""
-
-    def record(self) -> Mapping[str, object]:
-        """Return the decision in the form that can be replayed."""
-        return decision(self.world.now, self.verdict, self.world, self.judged)
-
-
-@dataclass(slots=True, kw_only=True)
-class Board:
-    """What decisions of one round count against each other: budgets, and gangs that already lose a member."""
-
-    ledger: Ledger
-    gangs: dict[str, tuple[str, ...]]
+    patience: timedelta = timedelta(seconds=1)
+    """Longest time that a round waits for the steps it has begun; then they go on by themselves."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,32 +81,40 @@ class Engine:
     budget_keys: Mapping[str, Sequence[str]] = field(default_factory=lambda: DEFAULT_KEYS)
     looked_at: datetime | None = None
     """When the last round ended well."""
+    _steps: Steps = field(default_factory=Steps)
+    _turns: Turns = field(default_factory=Turns)
+    _begun: dict[str, Work] = field(default_factory=dict)
     _stored: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    _decided: dict[str, tuple[object, ...]] = field(default_factory=dict)
     _told: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    _led_at: datetime | None = None
+    _locked: dict[str, datetime] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _soon: bool = False
     _turn: int = 0
     _pause: timedelta = timedelta(0)
 
-    def wake(self, nodes: Collection[str]) -> None:
-        """Make the next look happen now; which nodes a delivery named does not matter, for every look sees all."""
-        del nodes
+    def wake(self) -> None:
+        """Make the next look happen now; whom a delivery was about does not matter, for every look sees all."""
         self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until `stop` is set; a failed look is recorded and tried again."""
-        while not stop.is_set():
-            began = asyncio.get_running_loop().time()
-            self._wake.clear()
-            ok = await self._safe_round()
-            self.recorder.ticked(asyncio.get_running_loop().time() - began, ok)
-            await asyncio.sleep(self.pace.gap.total_seconds())
-            pause = self.pace.poll if self._soon else min(self._pause, self.pace.tick)
-            waits = [asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(stop.wait())]
-            await asyncio.wait(waits, timeout=pause.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
-            for waiting in waits:
-                waiting.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        try:
+            while not stop.is_set():
+                began = asyncio.get_running_loop().time()
+                self._wake.clear()
+                ok = await self._safe_round()
+                self.recorder.ticked(asyncio.get_running_loop().time() - began, ok)
+                await asyncio.sleep(self.pace.gap.total_seconds())
+                pause = self.pace.poll if self._soon else min(self._pause, self.pace.tick)
+                waits = [asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(stop.wait())]
+                await asyncio.wait(waits, timeout=pause.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
+                for waiting in waits:
+                    waiting.cancel()
+                await asyncio.gather(*waits, return_exceptions=True)
+        finally:
+            await self._steps.cancel()
 
     async def _safe_round(self) -> bool:
         try:
@@ -134,29 +128,47 @@ class Engine:
             log.exception("round failed")
             self._soon = True
             return False
-        self.looked_at = self.ports.clock.now()
         return True
 
     async def round(self) -> tuple[Work, ...]:
         """Look once, decide about every case, perform what is due; return what was done."""
+        try:
+            return await self._round()
+        except Exception:
+            raise
+        except BaseException:  # we are being ended: no step of ours may outlive us
+            await self._steps.cancel()
+            raise
+
+    async def _round(self) -> tuple[Work, ...]:
         self._soon = False
         self._pause = self.pace.tick
         if not self.may_act():
             self._soon = True  # the round after an election must not wait for a whole tick
+            self.looked_at = self.ports.clock.now()
             return ()
         look = await observe(self.ports, cluster=self.cluster, known_faults=self.known_faults)
         self.recorder.looked(look.problems, look.intake.dead)
         if look.intake.watchdog_at is not None:
             self.heartbeat(look.intake.watchdog_at)
-        board = await self._board(look)
-        cases_due = await subjects(look, self.policies(), self.owner)
-        works = [w async for s in sliced(cases_due) if (w := self._decide(look, board, s, Details())) is not None]
-        urgent = [w for w in works if _contains(w.verdict)]
-        await self._each(urgent, self._perform)
+        board = await board_of(look, self.budget_keys)
+        plan = await agenda(look, board, self.policies(), self.owner)
+        free = [s for s in plan.subjects if not self._steps.busy(s.case.name)]
+        works = [self._decide(look, board, subject, Details()) async for subject in sliced(free)]
+        urgent = [w for w in works if contains(w.verdict)]
+        await self._each(urgent, lambda work: self._perform(look, work))
         await self._each(self._in_turn(works), lambda work: self._go_on(look, board, work), until_woken=True)
-        await self._each(surplus(look.closed, look.now), self.ports.remediations.delete)
+        await self._each(surplus(look.closed, look.now), self._forget)
+        await self._steps.settle(self.pace.patience, self._wake)
+        self._soon = self._soon or self._steps.any()
+        self.recorder.passed_over(plan.ignored, plan.unreadable)
         self._report(look, works)
+        self.looked_at = self._led_at = look.now
         return tuple(works)
+
+    async def _forget(self, name: str) -> None:
+        if self.may_act():
+            await self.ports.remediations.delete(name)
 
     def _in_turn(self, works: Sequence[Work]) -> Sequence[Work]:
         """Return the works from another one on in every round, so that a round cut short starves nobody."""
@@ -164,22 +176,40 @@ class Engine:
         return [*works[self._turn :], *works[: self._turn]]
 
     async def _go_on(self, look: Look, board: Board, work: Work) -> None:
-        """Do for one case what is not urgent: look closer, perform or store, tell."""
-        contained = _contains(work.verdict)
+        """Do for one case what is not urgent: look closer, begin its step or store it, tell."""
+        contained = contains(work.verdict)
         if not contained:
             await self._look_closer(look, board, work)
+            await self._keep_lock(look, work)
         if not contained and work.stored is not None and isinstance(work.verdict, Act):
-            await self._perform(work)
+            self._begun[work.case.name] = work
+            self._steps.begin(work.case.name, self._carry_out(look, work))
         else:
-            await self._store(work)
-        await self._tell(work)
+            await self._store(look, work)
+            await self._tell(work)
+
+    async def _carry_out(self, look: Look, work: Work) -> None:
+        try:
+            await self._tell(work)
+            await self._perform(look, work)
+            if work.stored is not None and work.case != work.stored.case:
+                await self._store(look, work)
+        except (ActionError, ObserveError) as problem:
+            log.warning("%s", problem)
+        except Exception:
+            log.exception("case failed")
 
     def _report(self, look: Look, works: Sequence[Work]) -> None:
-        closed = [s.case for s in look.closed] + [w.case for w in works if w.case.closed_at is not None]
-        self.recorder.standing([(w.case, w.verdict) for w in works if w.case.closed_at is None], closed)
-        names = {w.case.name for w in works}
+        self._begun = {name: work for name, work in self._begun.items() if self._steps.busy(name)}
+        decided = {w.case.name for w in works}
+        works = [*works, *(w for name, w in self._begun.items() if name not in decided)]
+        over = [s.case for s in look.closed] + [w.case for w in works if w.case.closed_at is not None]
+        self.recorder.standing([(w.case, w.verdict) for w in works if w.case.closed_at is None], over)
+        names = {w.case.name for w in works} | {s.case.name for s in look.open.values()}
         self._stored = {name: said for name, said in self._stored.items() if name in names}
         self._told = {name: said for name, said in self._told.items() if name in names}
+        self._decided = {name: said for name, said in self._decided.items() if name in names}
+        self._locked = {name: at for name, at in self._locked.items() if name in names}
 
     async def _each(
         self, items: Sequence[T], do: Callable[[T], Awaitable[object]], *, until_woken: bool = False
@@ -209,55 +239,57 @@ class Engine:
 
         await asyncio.gather(*(one(index, item) for index, item in enumerate(items)))
 
-    async def _board(self, look: Look) -> Board:
-        held = {name: stored.case for name, stored in look.open.items()}
-        ledger = Ledger(())
-        async for name, node in sliced(look.nodes.items()):
-            faults = look.intake.faults.get(name, ())
-            ledger.put(standing_of(node, held.get(name), faults, look.now, self.budget_keys))
-        return Board(ledger=ledger, gangs={name: case.gangs for name, case in held.items() if started(case)})
-
     async def _look_closer(self, look: Look, board: Board, work: Work) -> None:
-        """Read pods, lock and operation of a contained node and decide again, unless that could change nothing."""
-        node = work.world.node
-        if node is None or node.undo is None or isinstance(work.verdict, Done | Escalate):
-            return
-        if isinstance(work.verdict, Hold) and any(r.reason not in {UNREAD, *APPROVALS} for r in work.verdict.refusals):
-            return
-        seen = await details(self.ports, work.case, work.policy, node)
-        again = self._decide(look, board, (work.node, work.origin, work.policy, work.stored), seen)
-        if again is not None:
+        """Read what the decision asks for and decide again."""
+        seen = Details()
+        for _ in range(MOST_LOOKS):
+            if not isinstance(work.verdict, Inspect) or work.policy is None:
+                return
+            needs = work.verdict.needs | seen.seen
+            seen = await details(self.ports, work.case, work.policy, work.world.node, needs)
+            subject = Subject(node=work.node, case=work.origin, policy=work.policy, stored=work.stored)
+            again = self._decide(look, board, subject, seen)
             work.case, work.world, work.verdict, work.judged = again.case, again.world, again.verdict, again.judged
+
+    async def _keep_lock(self, look: Look, work: Work) -> None:
+        """Renew the node's Lease that remediation tools share, from the first disruptive step to the case's end."""
+        node = work.world.node
+        if node is None or not life.started(work.case) or isinstance(work.verdict, Done | Escalate):
+            return
+        renewed = self._locked.get(work.case.name)
+        if renewed is not None and look.now - renewed < LOCK_MARGIN / 3:
+            return
+        due = due_of(work.verdict)
+        try:
+            await self.ports.cluster.lock(node, (due.deadline if due is not None else timedelta(0)) + LOCK_MARGIN)
+            self._locked[work.case.name] = look.now
+        except ActionError as problem:
+            log.warning("the Lease of %s was not renewed: %s", node.name, problem)
 
     def _count(self, board: Board, work: Work) -> None:
         """Let what was just decided count in the budgets of those that are decided next."""
         standing = board.ledger.get(work.node)
         if standing is None or not isinstance(work.verdict, Act):
             return
-        if work.verdict.step.spec.phase is Phase.CONTAIN:
+        if work.verdict.due.spec.phase is Phase.CONTAIN:
             board.ledger.put(replace(standing, marked_recently=True))
-        elif work.verdict.step.spec.disruptive:
+        elif work.verdict.due.spec.phase in {Phase.EMPTY, Phase.CURE}:
             board.ledger.put(replace(standing, unavailable=True, disrupting=True, queued_at=None))
             board.gangs[work.node] = tuple({*work.case.gangs, *(p.gang for p in work.world.pods or () if p.gang)})
 
-    def _decide(self, look: Look, board: Board, subject: Subject, seen: Details) -> Work | None:
-        node, case, policy, stored = subject
-        if policy is None:
-            log.error("case %s: policy %s does not exist any more; nothing is done", case.name, case.policy)
-            return None
-        others = sorted({g for name, held in board.gangs.items() if name != node for g in held})
-        world = world_of(look, node, policy, domains=board.ledger, seen=seen, gangs=others)
-        settled = life.settle(case, policy, world)
-        verdict = decide(settled, policy, world)
+    def _decide(self, look: Look, board: Board, subject: Subject, seen: Details) -> Work:
+        world = board.world(look, subject.node, subject.policy, seen)
+        settled = life.settle(subject.case, subject.policy, world)
+        verdict = unread(subject) or decide(settled, subject.policy, world)
         judged = settled
         if isinstance(verdict, Escalate) and not settled.escalated:
             settled = replace(settled, escalated=verdict.reason)
         work = Work(
-            node=node,
-            origin=case,
+            node=subject.node,
+            origin=subject.case,
             case=settled,
-            policy=policy,
-            stored=stored,
+            policy=subject.policy,
+            stored=subject.stored,
             world=world,
             verdict=verdict,
             judged=judged,
@@ -265,29 +297,43 @@ class Engine:
         self._count(board, work)
         return work
 
-    async def _perform(self, work: Work) -> None:
+    async def _perform(self, look: Look, work: Work) -> None:
         assert isinstance(work.verdict, Act)
+        assert work.policy is not None
         began = self.ports.clock.now()
         self._soon = True
-        done = await self._performer().perform(
-            work.case, work.stored, work.policy, work.verdict.step, work.world, work.record()
+        performer = Performer(
+            ports=self.ports,
+            owner=self.owner,
+            may_act=self.may_act,
+            remember=lambda case: self._remember(look, case),
+            turns=self._turns,
         )
+        due = work.verdict.due
+        order = Order(
+            case=work.case, stored=work.stored, policy=work.policy, due=due, world=work.world, record=work.record()
+        )
+        done = await performer.perform(order)
         work.case, work.stored = done.case, done.stored
-        spent = (self.ports.clock.now() - began).total_seconds()
-        self.recorder.performed(work.verdict.step.action, done.outcome, spent)
-        if done.outcome not in {"marked", "published", "begun", "rebooting", "pods-leaving", "empty", "restored"}:
-            log.info("%s %s: %s %s", work.case.name, work.verdict.step.key, done.outcome, done.detail)
+        self.recorder.performed(due.action, done.outcome, (self.ports.clock.now() - began).total_seconds())
+        if done.outcome not in _EXPECTED:
+            log.info("%s %s: %s %s", work.case.name, due.key, done.outcome, done.detail)
 
-    def _performer(self) -> Performer:
-        return Performer(ports=self.ports, owner=self.owner, may_act=self.may_act)
+    async def _remember(self, look: Look, case: Case) -> None:
+        """Put what the case adds to its machine's history where people's deletions of cases do not reach."""
+        history = absorb(history_of(look, case.node), case, self.ports.clock.now())
+        if history != look.histories.get(history.machine):
+            await self.ports.histories.save(history)
 
-    async def _store(self, work: Work) -> None:
+    async def _store(self, look: Look, work: Work) -> None:
         """Write the case if it is new, if it moved, or if the verdict is news."""
         if isinstance(work.verdict, Done):
-            await finish(self.ports, work.world.node, work.case)
-            work.case = replace(work.case, closed_at=self.ports.clock.now(), result=work.verdict.result)
-        if not self.may_act():
+            await finish(self.ports, work.case, work.policy, work.world, work.verdict, self.may_act)
+            work.case = closed(work.case, work.verdict, self.ports.clock.now(), self._led_at)
+        if not self.may_act() or (work.stored is not None and work.stored.unread):
             return
+        if to_remember(work):
+            await self._remember(look, work.case)
         if work.stored is None:
             work.stored = await self.ports.remediations.create(work.case, work.record())
         elif work.case != work.stored.case or self._stored.get(work.case.name) != signature(work.verdict):
@@ -298,37 +344,36 @@ class Engine:
         self._plan_next_look(work)
 
     def _plan_next_look(self, work: Work) -> None:
-        if isinstance(work.verdict, Wait):
+        if isinstance(work.verdict, Wait | Inspect):
             self._soon = True
         if isinstance(work.verdict, Hold):
             for refusal in work.verdict.refusals:
                 self._pause = min(self._pause, refusal.retry_in or self._pause)
 
     async def _tell(self, work: Work) -> None:
-        if self._told.get(work.case.name) == signature(work.verdict):
+        """Tell people what is news; what could not be told is told again at the next look."""
+        said = signature(work.verdict)
+        if isinstance(work.verdict, Inspect) or self._told.get(work.case.name) == said:
             return
-        self._told[work.case.name] = signature(work.verdict)
-        self.recorder.decided(work.case, work.verdict)
-        observe_only = isinstance(work.verdict, Hold) and any(r.reason == "mode-observe" for r in work.verdict.refusals)
-        untouched = isinstance(work.verdict, Done) and not work.case.attempts
-        if not observe_only and not untouched:
-            await self.ports.cluster.publish(note_of(work.case, work.verdict))
+        observing = isinstance(work.verdict, Hold) and any(
+            r.reason == Reason.MODE_OBSERVE for r in work.verdict.refusals
+        )
+        if self._decided.get(work.case.name) != said:
+            self._decided[work.case.name] = said
+            self.recorder.decided(work.case, work.verdict)
+        untouched = (observing or isinstance(work.verdict, Done)) and not work.case.attempts
+        if untouched or await self.ports.cluster.publish(note_of(work.case, work.verdict)):
+            self._told[work.case.name] = said
 
 
-def _contains(verdict: Verdict) -> bool:
-    return isinstance(verdict, Act) and verdict.step.spec.phase is Phase.CONTAIN
-
-
-def signature(verdict: Verdict) -> tuple[object, ...]:
-    """Return what makes a verdict different from the last one told: kind, step, reasons and blockers, but no times."""
-    match verdict:
-        case Act():
-            return ("act", verdict.step.key, verdict.reason)
-        case Wait():
-            return ("wait", verdict.step.key, verdict.reason)
-        case Hold():
-            return ("hold", verdict.step.key, tuple((r.reason, r.blockers) for r in verdict.refusals))
-        case Escalate():
-            return ("escalate", verdict.reason)
-        case Done():
-            return ("done", verdict.result)
+_EXPECTED = frozenset(
+    {
+        Reason.MARKED,
+        Reason.PUBLISHED,
+        Reason.BEGUN,
+        Reason.REBOOTING,
+        Reason.PODS_LEAVING,
+        Reason.EMPTY,
+        Reason.RESTORED,
+    }
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuheal_responder.core.case import Case
-from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Verdict, Wait
+from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Verdict, Wait
 from gpuheal_responder.ports import Note
 
 
@@ -24,18 +24,18 @@ def note_of(case: Case, verdict: Verdict) -> Note:
     """Return the Event that tells people of a verdict."""
     what = faults_of(case)
     match verdict:
-        case Act():
-            text = f"{verdict.step.action}: {verdict.reason}. {what}. See {proof_of(case)}"
-            return Note(node=case.node, reason=f"GPUHeal{_camel(verdict.step.action)}", message=text)
+        case Act() | Inspect():
+            text = f"{verdict.due.action}: {verdict.reason}. {what}. See {proof_of(case)}"
+            return Note(node=case.node, reason=f"GPUHeal{_camel(verdict.due.action)}", message=text)
         case Wait():
-            text = f"{verdict.step.action}: {verdict.reason}, {verdict.message}. {what}"
+            text = f"{verdict.due.action}: {verdict.reason}, {verdict.message}. {what}"
             return Note(node=case.node, reason="GPUHealWaiting", message=text)
         case Hold():
             first = verdict.refusals[0]
-            text = f"{verdict.step.action} is held: {first.reason}: {first.message}. {what}"
+            text = f"{_what(verdict)} is held: {first.reason}: {first.message}. {what}"
             return Note(node=case.node, reason="GPUHealHeld", message=text, warning=True)
         case Escalate():
-            text = f"people must look: {verdict.reason}: {verdict.message}. {what}. See {proof_of(case)}"
+            text = f"a person has to take a look: {verdict.reason}: {verdict.message}. {what}. See {proof_of(case)}"
             return Note(node=case.node, reason="GPUHealEscalated", message=text, warning=True)
         case Done():
             text = f"case {case.name} is over: {verdict.reason}. {what}"
@@ -44,3 +44,7 @@ def note_of(case: Case, verdict: Verdict) -> Note:
 
 def _camel(slug: str) -> str:
     return "".join(part.capitalize() for part in slug.split("-"))
+
+
+def _what(verdict: Hold) -> str:
+    return verdict.due.action if verdict.due is not None else "the case"

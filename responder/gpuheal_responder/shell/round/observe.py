@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TypeVar
 
-from gpuheal_responder.core.alert import Fault, Peer, Severity
+from gpuheal_responder.actions import REGISTRY
+from gpuheal_responder.actions.action import Inquiry
+from gpuheal_responder.core.alert import Fault, Peer, Severity, Suppression, SuppressionKind
 from gpuheal_responder.core.budget import DEFAULT_KEYS, MARK_WINDOW, Ledger, Standing, domains_of
-from gpuheal_responder.core.case import Case, Result
-from gpuheal_responder.core.faults import Intake, fold
+from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.faults import Intake, author, fold
+from gpuheal_responder.core.fleet import Incidents
+from gpuheal_responder.core.history import NOTHING, History, absorb, machine_of
 from gpuheal_responder.core.life import disrupting, started
 from gpuheal_responder.core.node import Node, Pod
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.sighting import Evidence
-from gpuheal_responder.core.step import Phase
-from gpuheal_responder.core.world import Controls, NodeLock, OperationState, PastAttempt, World
+from gpuheal_responder.core.silence import silence_matches
+from gpuheal_responder.core.step import Due
+from gpuheal_responder.core.world import Controls, Need, NodeLock, OperationState, World
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.ports import (
     Alerts,
@@ -25,16 +30,13 @@ from gpuheal_responder.ports import (
     Cluster,
     ControlSource,
     EvidenceSource,
+    Histories,
     Machines,
     Remediations,
     Stored,
 )
 
 T = TypeVar("T")
-
-HISTORY = timedelta(hours=24)
-TAKEN = frozenset({Result.TAKEN_OVER, Result.REVERTED})
-SETTLING = frozenset({Result.RESTORED}) | TAKEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class Ports:
 
     cluster: Cluster
     remediations: Remediations
+    histories: Histories
     machines: Machines
     alerts: Alerts
     evidence: EvidenceSource
@@ -59,6 +62,9 @@ class Look:
     open: Mapping[str, Stored]
     closed: Sequence[Stored]
     past: Mapping[str, Sequence[Case]]
+    unreadable: Mapping[str, str]
+    """By node what of its stored case cannot be read: somebody handles that node, and we cannot tell how."""
+    histories: Mapping[str, History]
     peers: tuple[Peer, ...]
     intake: Intake
     evidence: Mapping[str, Evidence] | None
@@ -68,11 +74,12 @@ class Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """What is read for one contained node only."""
+    """What is read of one node only when a decision asks for it."""
 
+    seen: frozenset[Need] = frozenset()
     pods: tuple[Pod, ...] | None = None
     lock: NodeLock | None = None
-    operation: OperationState | None = None
+    operations: Mapping[str, OperationState] = field(default_factory=dict)
 
 
 async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) -> Look:
@@ -80,8 +87,13 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
 
     Alertmanager or Prometheus out of reach is part of the look: decisions see no peers or no evidence.
     """
-    nodes, stored, controls, peers = await asyncio.gather(
-        ports.cluster.nodes(), ports.remediations.list(), ports.controls.controls(), ports.alerts.peers()
+    nodes, stored, strange, histories, controls, peers = await asyncio.gather(
+        ports.cluster.nodes(),
+        ports.remediations.list(),
+        ports.remediations.unreadable(),
+        ports.histories.all(),
+        ports.controls.controls(),
+        ports.alerts.peers(),
     )
     still_open = {s.case.node: s for s in stored if s.case.closed_at is None}
     closed = [s for s in stored if s.case.closed_at is not None]
@@ -92,7 +104,8 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
         fold, peers, cluster=cluster, known_faults=known_faults, known_nodes=nodes
     )
     problems = [f"alertmanager {p.name}: {p.problem}" for p in peers if not p.answered]
-    interest = {name for name, node in nodes.items() if node.undo is not None} | intake.faults.keys()
+    interest = {name for name, node in nodes.items() if node.undo is not None}
+    interest |= intake.faults.keys() | (still_open.keys() & nodes.keys())
     evidence: Mapping[str, Evidence] | None = None
     try:
         evidence = await ports.evidence.read(interest)
@@ -104,6 +117,8 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
         open=still_open,
         closed=closed,
         past=past,
+        unreadable={one.node: f"{one.name}: {one.problem}" for one in strange if one.node},
+        histories=histories,
         peers=peers,
         intake=intake,
         evidence=evidence,
@@ -112,19 +127,37 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
     )
 
 
-async def details(ports: Ports, case: Case, policy: Policy, node: Node) -> Details:
-    """Return pods, lock and the state of an open cure for one contained node; what could not be read stays None."""
-    operation: OperationState | None = None
-    for step in policy.of(Phase.CURE):
-        attempt = case.latest(step.key)
-        if attempt is not None and attempt.open:
-            operation = await _or_none(ports.machines.lookup(node, attempt.operation, step.params.provider))
-            if operation is not OperationState.NOT_FOUND:
-                return Details(operation=operation)
+async def details(ports: Ports, case: Case, policy: Policy, node: Node | None, needs: Collection[Need]) -> Details:
+    """Return what was asked for about one node; what could not be read stays None or is left out."""
+    name = case.node
+    found = Details(seen=frozenset(needs))
+    if Need.OPERATIONS in needs:
+        found = replace(found, operations=await _operations(ports, case, policy, node))
     pods, lock = await asyncio.gather(
-        _or_none(ports.cluster.pods_on(node.name)), _or_none(ports.cluster.lock_of(node.name))
+        _or_none(ports.cluster.pods_on(name)) if Need.PODS in needs else _nothing(),
+        _or_none(ports.cluster.lock_of(name)) if Need.LOCK in needs else _nothing(),
     )
-    return Details(pods=pods, lock=lock, operation=operation)
+    return replace(found, pods=pods, lock=lock)
+
+
+async def _operations(ports: Ports, case: Case, policy: Policy, node: Node | None) -> Mapping[str, OperationState]:
+    """Return what the other side knows of every open operation whose action can ask."""
+    steps = {s.key: s for s in policy.steps}
+    found: dict[str, OperationState] = {}
+    for attempt in case.attempts:
+        action = REGISTRY.get(attempt.action)
+        if not attempt.open or attempt.step not in steps or action is None or action.look is None:
+            continue
+        due = Due(step=steps[attempt.step], target=attempt.target)
+        asked = Inquiry(case=case, due=due, attempt=attempt, node=node, machines=ports.machines)
+        state = await _or_none(action.look(asked))
+        if state is not None:
+            found[attempt.operation] = state
+    return found
+
+
+async def _nothing() -> None:
+    return None
 
 
 async def _or_none(reading: Awaitable[T]) -> T | None:
@@ -134,66 +167,70 @@ async def _or_none(reading: Awaitable[T]) -> T | None:
         return None
 
 
-def world_of(look: Look, node: str, policy: Policy, *, domains: Ledger, seen: Details, gangs: Sequence[str]) -> World:
+def world_of(
+    look: Look,
+    node: str,
+    policy: Policy | None,
+    *,
+    domains: Ledger,
+    seen: Details,
+    gangs: Sequence[str],
+    incidents: Incidents,
+) -> World:
     """Return everything a decision about this node may look at.
 
     Faults are those that the policy answers for: our own alerts about a case, and consequences of our reboot such as
-    node-not-ready, are none of its business.
+    node-not-ready, are none of its business. Without a policy all faults of the node count.
     """
-    past = look.past.get(node, ())
     found = look.nodes.get(node)
-    machine = found.system_uuid if found is not None else ""
+    faults = faults_for(look, node, policy)
     return World(
         now=look.now,
         node=found,
-        faults=faults_for(look, node, policy),
+        faults=faults,
         peers_answering=sum(1 for p in look.peers if p.answered and not p.settling),
         peers_silent=tuple(f"{p.name}: {p.problem or 'settling'}" for p in look.peers if not p.answered or p.settling),
-        evidence=_evidence(look, node),
+        silences=_silences(look, node, faults),
+        evidence=None if look.evidence is None else look.evidence.get(node),
+        seen=seen.seen,
         pods=seen.pods,
-        operation=seen.operation,
+        operations=seen.operations,
         domains=domains.domains(node),
-        history=history_of(past, machine, look.now),
-        watermark=watermark_of(past, machine),
+        incidents=incidents.of(node),
+        history=history_of(look, node),
         lock=seen.lock,
         controls=replace(look.controls, gangs_in_flight=tuple(gangs)),
     )
 
 
-def faults_for(look: Look, name: str, policy: Policy) -> tuple[Fault, ...]:
+def faults_for(look: Look, name: str, policy: Policy | None) -> tuple[Fault, ...]:
     """Return the faults of a node that this policy answers for."""
     node = look.nodes.get(name)
-    return tuple(f for f in look.intake.faults.get(name, ()) if node is None or policy.matches(f, node))
+    found = look.intake.faults.get(name, ())
+    return tuple(f for f in found if policy is None or node is None or policy.matches(f, node))
 
 
-def _evidence(look: Look, node: str) -> Evidence | None:
-    if look.evidence is None:
-        return None
-    return look.evidence.get(node)
+def _silences(look: Look, node: str, faults: Sequence[Fault]) -> tuple[Suppression, ...]:
+    """Return people's silences that match what the open case of this node is about, alert or no alert."""
+    stored = look.open.get(node)
+    known = [*faults, *(stored.case.faults if stored is not None else ())]
+    return tuple(
+        Suppression(kind=SuppressionKind.SILENCE, by=author(silence), peer=peer.name)
+        for peer in look.peers
+        for silence in peer.silences
+        if any(silence_matches(silence, fault.labels) for fault in known)
+    )
 
 
-def watermark_of(past: Sequence[Case], machine: str) -> datetime | None:
-    """Return until when this machine's evidence is settled: when we or a person last gave it back."""
-    ends = (c.closed_at for c in past if c.result in SETTLING and c.system_uuid in {"", machine})
-    return max((end for end in ends if end is not None), default=None)
-
-
-def taken_at(past: Sequence[Case], machine: str) -> datetime | None:
-    """Return when a person last took this machine back from us, or None."""
-    ends = (c.closed_at for c in past if c.result in TAKEN and c.system_uuid in {"", machine})
-    return max((end for end in ends if end is not None), default=None)
-
-
-def history_of(past: Sequence[Case], machine: str, now: datetime) -> tuple[PastAttempt, ...]:
-    """Return the cures that earlier cases of this machine ended within the last day."""
-    found = [
-        PastAttempt(action=a.action, ended_at=a.ended_at)
-        for c in past
-        if c.system_uuid in {"", machine}
-        for a in c.attempts
-        if a.cure and a.ended_at is not None and now - a.ended_at < HISTORY
-    ]
-    return tuple(sorted(found, key=lambda p: p.ended_at))
+def history_of(look: Look, node: str) -> History:
+    """Return what is known of the machine that is this node now: what was kept apart, and what its cases tell."""
+    found = look.nodes.get(node)
+    machine = machine_of(found.system_uuid if found is not None else "", node)
+    history = look.histories.get(machine, History(machine=machine))
+    for case in look.past.get(node, ()):
+        if machine_of(case.system_uuid, case.node) == machine:
+            history = absorb(history, case, look.now)
+    return history
 
 
 def standing_of(
@@ -202,6 +239,7 @@ def standing_of(
     faults: Sequence[Fault],
     now: datetime,
     keys: Mapping[str, Sequence[str]] = DEFAULT_KEYS,
+    history: History = NOTHING,
 ) -> Standing:
     """Return how a node counts in budgets: out when in flight, escalated, cordoned by others or NotReady.
 
@@ -213,7 +251,8 @@ def standing_of(
     domains = domains_of(node.labels, keys)
     ours = node.undo is not None
     schedulable = node.ready and not node.unschedulable
-    marked = node.undo is not None and now - node.undo.at < MARK_WINDOW
+    marks = [*history.marks, *([node.record.at] if node.record is not None else [])]
+    marked = any(now - at < MARK_WINDOW for at in marks)
     silent = not node.ready and not any(c.type == "Ready" and c.status == "False" for c in node.conditions)
     if case is not None and started(case):
         return Standing(
@@ -231,7 +270,7 @@ def standing_of(
             disrupting=silent,
             marked_recently=marked,
             schedulable=schedulable,
-            queued_at=node.undo.at if node.undo else None,
+            queued_at=node.record.at if node.record is not None else case.opened_at,
         )
     faulty = any(f.severity is Severity.CRITICAL for f in faults)
     return Standing(
@@ -242,4 +281,11 @@ def standing_of(
         marked_recently=marked,
         schedulable=schedulable and not faulty,
         queued_at=now if faulty and schedulable and not ours else None,
+    )
+
+
+def absent_standing(case: Case) -> Standing:
+    """Return how a node counts that does not exist while its case is open: it is out, and may be rebooting."""
+    return Standing(
+        node=case.node, domains=case.domains, unavailable=True, disrupting=disrupting(case), schedulable=False
     )

@@ -2,24 +2,26 @@
 
 A reversible mark needs one write, for its undo record is its intent. Every other step writes its intent into the
 Remediation first, by compare-and-swap, and its outcome afterwards; whoever dies in between leaves an open attempt that
-the next look resolves against the world.
+the next look resolves against the world. A cure stands in the machine's history before it begins.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from gpuheal_responder.actions import REGISTRY
 from gpuheal_responder.actions.action import Context, Outcome
+from gpuheal_responder.actions.turns import Turns
 from gpuheal_responder.core import life
 from gpuheal_responder.core.case import Attempt, AttemptState, Case
 from gpuheal_responder.core.decide import decide
+from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
-from gpuheal_responder.core.step import Phase, Step
-from gpuheal_responder.core.undo import intact
+from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.verdict import Act
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Transient
@@ -41,42 +43,58 @@ class Performed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One step to perform, with all that its decision was made on; `record` is stored with the intent."""
+
+    case: Case
+    stored: Stored | None
+    policy: Policy
+    due: Due
+    world: World
+    record: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Performer:
-    """Performs steps as `owner` while `may_act` says that this replica is the executor."""
+    """Performs steps as `owner` while `may_act` says that this replica is the executor.
+
+    `remember` puts what a case adds to its machine's history where it outlives the case.
+    """
 
     ports: Ports
     owner: str
     may_act: Callable[[], bool]
+    remember: Callable[[Case], Awaitable[None]]
+    turns: Turns = field(default_factory=Turns)
 
-    async def perform(
-        self, case: Case, stored: Stored | None, policy: Policy, step: Step, world: World, record: Mapping[str, object]
-    ) -> Performed:
-        """Perform the step once; errors of the other side become an outcome, never an exception.
-
-        `record` is the decision that led here; it is stored with the intent.
-        """
+    async def perform(self, order: Order) -> Performed:
+        """Perform the step once; errors of the other side become an outcome, never an exception."""
         if not self.may_act():
-            return Performed(case=case, stored=stored, outcome="not-leader")
-        if step.spec.phase is Phase.CONTAIN:
-            return await self._contain(case, stored, policy, step, world)
-        if stored is None:
-            return Performed(case=case, stored=None, outcome="not-stored")
-        return await self._intend(case, stored, policy, step, world, record)
+            return Performed(case=order.case, stored=order.stored, outcome=Reason.NOT_LEADER)
+        if order.due.spec.phase is Phase.CONTAIN:
+            return await self._contain(order)
+        if order.stored is None:
+            return Performed(case=order.case, stored=None, outcome=Reason.NOT_STORED)
+        return await self._intend(order, order.stored)
 
-    async def _contain(self, case: Case, stored: Stored | None, policy: Policy, step: Step, world: World) -> Performed:
-        opened, attempt = life.begin(case, step, world)
+    async def _contain(self, order: Order) -> Performed:
+        """Mark the node; after a conflict the fresh node is decided about anew, for a person may have been faster."""
+        case, world = order.case, order.world
+        opened, attempt = life.begin(case, order.due, world)
         for turn in range(CONFLICT_TRIES):
-            outcome = await self._run(opened, policy, step, attempt, world)
-            if outcome.reason != "conflict" or turn == CONFLICT_TRIES - 1:
+            outcome = await self._run(opened, order, attempt, world)
+            if outcome.reason != Reason.CONFLICT or turn == CONFLICT_TRIES - 1:
                 break
             fresh = await self._fresh(world)
-            if fresh is None:
+            if fresh is None or not self.may_act():
                 break
             world = fresh
-        if outcome.state is not AttemptState.SUCCEEDED:
-            return Performed(case=case, stored=stored, outcome=outcome.reason, detail=outcome.detail)
+            if not _same(decide(case, order.policy, world), order.due):
+                return Performed(case=case, stored=order.stored, outcome=Reason.WORLD_CHANGED)
+        if outcome.state not in {AttemptState.SUCCEEDED, AttemptState.FAILED}:
+            return Performed(case=case, stored=order.stored, outcome=outcome.reason, detail=outcome.detail)
         ended = _ended(attempt, outcome, self.ports.clock)
-        return Performed(case=life.update(opened, ended), stored=stored, outcome=outcome.reason)
+        return Performed(case=life.update(opened, ended), stored=order.stored, outcome=outcome.reason)
 
     async def _fresh(self, world: World) -> World | None:
         if world.node is None:
@@ -88,60 +106,69 @@ class Performer:
         same = node is not None and node.uid == world.node.uid
         return replace(world, node=node) if same else None
 
-    async def _intend(
-        self, case: Case, stored: Stored, policy: Policy, step: Step, world: World, record: Mapping[str, object]
-    ) -> Performed:
-        fresh = await self._fresh(world)
-        if fresh is None:
-            return Performed(case=case, stored=stored, outcome="node-changed")
-        again = decide(case, policy, fresh)
-        if not isinstance(again, Act) or again.step.key != step.key or fresh.node is None or not intact(fresh.node):
-            return Performed(case=case, stored=stored, outcome="world-changed")
-        opened, attempt = life.begin(case, step, fresh)
+    async def _intend(self, order: Order, stored: Stored) -> Performed:
+        fresh = await self._fresh(order.world)
+        if fresh is None or fresh.node is None:
+            return Performed(case=order.case, stored=stored, outcome=Reason.NODE_CHANGED)
+        again = decide(order.case, order.policy, fresh)
+        if not _same(again, order.due) or not life.contained(order.case, fresh.node):
+            return Performed(case=order.case, stored=stored, outcome=Reason.WORLD_CHANGED)
+        opened, attempt = life.begin(order.case, order.due, fresh)
         try:
-            if step.spec.disruptive and step.spec.phase is not Phase.RETURN:
-                await self.ports.cluster.lock(fresh.node, step.deadline + LOCK_MARGIN)
+            if order.due.spec.phase in {Phase.EMPTY, Phase.CURE}:
+                await self.ports.cluster.lock(fresh.node, order.due.deadline + LOCK_MARGIN)
             if opened != stored.case:
-                stored = await self.ports.remediations.save(Stored(case=opened, version=stored.version), record)
+                stored = await self.ports.remediations.save(Stored(case=opened, version=stored.version), order.record)
+            if order.due.spec.phase is Phase.CURE:
+                await self.remember(opened)
+        except Permanent as problem:
+            outcome = Outcome(state=AttemptState.FAILED, reason=problem.reason, detail=str(problem))
+            failed = life.update(opened, _ended(attempt, outcome, self.ports.clock))
+            return Performed(case=failed, stored=stored, outcome=problem.reason, detail=str(problem))
         except ActionError as problem:
-            return Performed(case=case, stored=stored, outcome=problem.reason, detail=str(problem))
+            kept = opened if stored.case == opened else order.case
+            return Performed(case=kept, stored=stored, outcome=problem.reason, detail=str(problem))
         if not self.may_act():
-            return Performed(case=opened, stored=stored, outcome="not-leader")
-        outcome = await self._run(opened, policy, step, attempt, fresh)
-        ended = _ended(attempt, outcome, self.ports.clock)
-        done = life.update(opened, ended)
-        if done == opened:
-            return Performed(case=done, stored=stored, outcome=outcome.reason, detail=outcome.detail)
-        try:
-            stored = await self.ports.remediations.save(Stored(case=done, version=stored.version), None)
-        except ActionError as problem:
-            return Performed(case=opened, stored=stored, outcome=problem.reason, detail=str(problem))
+            return Performed(case=opened, stored=stored, outcome=Reason.NOT_LEADER)
+        outcome = await self._run(opened, order, attempt, fresh)
+        done = life.update(opened, _ended(attempt, outcome, self.ports.clock))
+        if done != opened:
+            try:
+                stored = await self.ports.remediations.save(Stored(case=done, version=stored.version), None)
+            except ActionError as problem:
+                return Performed(case=opened, stored=stored, outcome=problem.reason, detail=str(problem))
         return Performed(case=done, stored=stored, outcome=outcome.reason, detail=outcome.detail)
 
-    async def _run(self, case: Case, policy: Policy, step: Step, attempt: Attempt, world: World) -> Outcome:
+    async def _run(self, case: Case, order: Order, attempt: Attempt, world: World) -> Outcome:
         """Run the effect under its deadline; a transient failure leaves the attempt open, a permanent one ends it."""
         assert world.node is not None
         context = Context(
             case=case,
-            policy=policy,
-            step=step,
+            policy=order.policy,
+            due=order.due,
             attempt=attempt,
             node=world.node,
             world=world,
             cluster=self.ports.cluster,
             machines=self.ports.machines,
+            turns=self.turns,
             owner=self.owner,
             now=self.ports.clock.now(),
+            may_act=self.may_act,
         )
         try:
-            async with asyncio.timeout(step.deadline.total_seconds()):
-                return await REGISTRY[step.action].run(context)
+            async with asyncio.timeout(order.due.deadline.total_seconds()):
+                return await REGISTRY[order.due.action].run(context)
         except Transient as problem:
             return Outcome(state=attempt.state, reason=problem.reason, detail=str(problem))
         except (TimeoutError, ObserveError) as problem:
-            return Outcome(state=attempt.state, reason="timeout", detail=str(problem))
+            return Outcome(state=attempt.state, reason=Reason.TIMEOUT, detail=str(problem))
         except Permanent as problem:
             return Outcome(state=AttemptState.FAILED, reason=problem.reason, detail=str(problem))
+
+
+def _same(verdict: object, due: Due) -> bool:
+    return isinstance(verdict, Act) and verdict.due.key == due.key
 
 
 def _ended(attempt: Attempt, outcome: Outcome, clock: Clock) -> Attempt:

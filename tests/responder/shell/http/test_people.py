@@ -17,6 +17,7 @@ from tests.responder.shell.standins import Crowd, Holds, Store
 from tests.responder.shell.steps import TAINT
 
 from gpuheal_responder.core.case import Approval, Case, Result
+from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.verdict import Hold, Refusal
 from gpuheal_responder.shell.http import approval as desk
 from gpuheal_responder.shell.http.admission import Admission
@@ -179,7 +180,7 @@ async def test_holding_a_case_marks_its_node(world: World) -> None:
 async def test_cases_are_listed_with_what_blocks_them(world: World) -> None:
     """Who may list Remediations sees each case with the last verdict; others are refused."""
     refusal = Refusal(guard="signal", reason="alert-silenced", message="silenced by ada", blockers=("ada",))
-    world.telemetry.standing([(CASE, Hold(step=TAINT, refusals=(refusal,)))], [])
+    world.telemetry.standing([(CASE, Hold(due=Due(step=TAINT), refusals=(refusal,)))], [])
     answer = await world.client.get("/v1/cases", headers={"Authorization": "Bearer bob"})
     (listed,) = (await answer.json())["cases"]
     assert (listed["name"], listed["node"], listed["openedAt"]) == ("n1-1", "n1", "2026-03-01T12:00:00Z")

@@ -9,7 +9,7 @@ import pytest
 from tests.responder.shell.kube.conftest import Told
 
 from gpuheal_responder.core.node import Condition, Node, Pod, Taint, UndoRecord
-from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, dump, mark, release
+from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, cordoned, dump, mark, release, tainted
 from gpuheal_responder.errors import Transient
 from gpuheal_responder.ports import EvictionResult
 from gpuheal_responder.shell.kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, Api
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 OURS = Taint(key="gpu.health/unhealthy", value="true")
 THEIRS = Taint(key="team", effect="NoExecute", time_added="2026-01-01T00:00:00Z")
-RECORD = UndoRecord(case="c", owner="gpuheal", at=NOW, policy="p", faults=("f",), taints=(OURS,), cordoned=True)
+RECORD = UndoRecord(case="c", owner="gpuheal", at=NOW, policy="p", faults=("f",), changes=(tainted(OURS), cordoned()))
 NODE = Node(name="n1", uid="u1", resource_version="7", taints=(THEIRS,))
 POD = Pod(namespace="ml", name="p", uid="pod-uid")
 

@@ -33,7 +33,8 @@ REFUSALS = [
 
 def said(verdict: dict[str, Any], at: str = AT) -> dict[str, Any]:
     """A decision record's part that is shown."""
-    return {"at": at, "verdict": verdict}
+    words = {"act": "acting", "wait": "waiting", "hold": "held", "escalate": "escalated", "done": "closing"}
+    return {"at": at, "state": words[verdict["verdict"]], "verdict": verdict}
 
 
 @pytest.mark.parametrize(

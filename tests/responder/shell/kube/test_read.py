@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpuheal_responder.core.node import Taint, UndoRecord
+from gpuheal_responder.core.node import Taint, UndoRecord, Unreadable
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, dump
 from gpuheal_responder.shell.kube.read import (
     UNMANAGED,
@@ -75,12 +75,13 @@ def test_a_node_without_a_ready_condition_is_not_ready() -> None:
 
 
 def test_an_undo_record_is_read_once_and_a_foreign_one_is_left_to_see() -> None:
-    """Our record stands in `undo`, not twice in memory; text that is none of ours stays among the annotations."""
+    """Our record stands in `undo`, not twice in memory; a text that cannot be read stands there too, never as none."""
     record = UndoRecord(case="c", owner="gpuheal", at=datetime(2026, 1, 1, tzinfo=UTC), policy="p", faults=("f",))
     read = read_node(node(metadata={"annotations": {UNDO_ANNOTATION: dump(record)}}))
     assert (read.undo, dict(read.annotations)) == (record, {})
     odd = read_node(node(metadata={"annotations": {UNDO_ANNOTATION: "{}"}}))
-    assert (odd.undo, dict(odd.annotations)) == (None, {UNDO_ANNOTATION: "{}"})
+    assert isinstance(odd.undo, Unreadable)
+    assert (odd.undo.text, dict(odd.annotations), odd.record) == ("{}", {}, None)
 
 
 def test_taints_come_back_as_they_were() -> None:

@@ -11,8 +11,10 @@ from datetime import timedelta
 from tests.responder.stage import CLUSTER, Stage
 
 from gpuheal_responder.core.alert import Alert
+from gpuheal_responder.core.budget import DEFAULT_KEYS
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.shell.process.slices import SLICE_S
+from gpuheal_responder.shell.round.board import board_of
 from gpuheal_responder.shell.round.engine import Pace
 from gpuheal_responder.shell.round.observe import observe
 
@@ -120,7 +122,7 @@ async def test_a_look_at_a_large_fleet_leaves_the_loop_to_others() -> None:
     waiting = asyncio.create_task(others())
     look = await observe(stage.engine.ports, cluster=CLUSTER, known_faults=stage.faults)
     seen, before = turns, time.process_time()
-    await stage.engine._board(look)
+    await board_of(look, DEFAULT_KEYS)
     spent = time.process_time() - before
     waiting.cancel()
     assert seen > 0

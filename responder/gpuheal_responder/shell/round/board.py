@@ -1,0 +1,48 @@
+"""The board: what decisions of one round count against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpuheal_responder.core import life
+from gpuheal_responder.core.budget import Ledger
+from gpuheal_responder.core.fleet import KEYS, Incidents, incidents_of
+from gpuheal_responder.core.policy import Policy
+from gpuheal_responder.core.world import World
+from gpuheal_responder.shell.process.slices import sliced
+from gpuheal_responder.shell.round.observe import Details, Look, absent_standing, history_of, standing_of, world_of
+
+
+@dataclass(slots=True, kw_only=True)
+class Board:
+    """What decisions of one round count against each other: budgets, gangs that lose a member, incidents."""
+
+    ledger: Ledger
+    gangs: dict[str, tuple[str, ...]]
+    incidents: Incidents
+
+    def world(self, look: Look, node: str, policy: Policy | None, seen: Details | None = None) -> World:
+        """Return the world of one node; gangs of its own case do not stand in its way."""
+        others = sorted({g for name, held in self.gangs.items() if name != node for g in held})
+        seen = seen or Details()
+        return world_of(look, node, policy, domains=self.ledger, seen=seen, gangs=others, incidents=self.incidents)
+
+
+async def board_of(look: Look, keys: Mapping[str, Sequence[str]]) -> Board:
+    """Return the board of this look, before anything is decided."""
+    held = {name: stored.case for name, stored in look.open.items()}
+    ledger = Ledger(())
+    async for name, node in sliced(look.nodes.items()):
+        faults, history = look.intake.faults.get(name, ()), history_of(look, name)
+        ledger.put(standing_of(node, held.get(name), faults, look.now, keys, history))
+    for name, case in held.items():
+        if name not in look.nodes and case.domains:
+            ledger.put(absent_standing(case))
+    known = {name: dict(ledger.domains_of(name)) for name in look.intake.faults}
+    for name, domains in known.items():
+        labels = look.nodes[name].labels if name in look.nodes else {}
+        domains |= {k: labels[key] for k, candidates in KEYS.items() for key in candidates[::-1] if labels.get(key)}
+    incidents = incidents_of(look.intake.faults, look.intake.wide, known, ledger.size, look.controls.released)
+    gangs = {name: case.gangs for name, case in held.items() if life.disrupting(case)}
+    return Board(ledger=ledger, gangs=gangs, incidents=incidents)
