@@ -1,4 +1,7 @@
-"""Run a campaign: `python -m tests.chaos --schedules 20000 --seed 1 --jobs 2`. Returns 1 for an unexpected breach."""
+"""Run a campaign: `python -m tests.chaos --schedules 20000 --seed 1 --jobs 2`.
+
+Returns 1 when a rule breaks unexpectedly, and when one that is known to break does so no more.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.chaos.campaign import report, search
+from tests.chaos.campaign import report, search, stale
 from tests.chaos.grammar import THEMES, generate
 from tests.chaos.known import KNOWN
 from tests.chaos.schedule import play
@@ -28,12 +31,15 @@ def main() -> int:
         return 0
     outcome = search(asked.seed, asked.schedules, theme=asked.theme, jobs=asked.jobs)
     for rule, times in outcome.counts.most_common():
-        known = f"known: {KNOWN[rule]}" if rule in KNOWN else "UNEXPECTED"
+        known = "known" if rule in KNOWN else "UNEXPECTED"
         print(f"{times:6} {rule:<26} seeds {', '.join(map(str, outcome.seeds[rule][:4]))} ({known})")
     print(f"{outcome.schedules} schedules, {len(outcome.unknown)} rules broken unexpectedly")
+    mended = stale(outcome)
+    if mended:
+        print(f"mended, to be taken off tests/chaos/known.py: {', '.join(mended)}")
     if asked.found is not None:
         report(outcome, asked.found, asked.theme)
-    return 1 if outcome.unknown else 0
+    return 1 if outcome.unknown or mended else 0
 
 
 if __name__ == "__main__":

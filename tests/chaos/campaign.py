@@ -46,6 +46,12 @@ class Outcome:
         return sorted(set(self.counts) - set(KNOWN))
 
 
+def stale(outcome: Outcome) -> list[str]:
+    """Return the rules that are known to break, but neither in the campaign nor in their own schedule."""
+    unseen = sorted(set(KNOWN) - set(outcome.counts))
+    return [rule for rule in unseen if not breaking(rule)(KNOWN[rule])]
+
+
 def examine(seeds: Sequence[int], theme: str) -> list[tuple[int, list[str]]]:
     """Return for each seed which rules its schedule breaks."""
     return [(seed, sorted({v.rule for v in play(generate(seed, theme))})) for seed in seeds]

@@ -90,6 +90,7 @@ def any_act(d: Draft) -> None:
         ("kill", {"crossing": d.rng.randrange(10)}),
         ("crash", {}),
         ("stall", {"crossing": d.rng.randrange(6), "seconds": d.one(5, 30, 300), "lose": d.maybe(0.5)}),
+        ("slow", {"crossing": d.rng.randrange(8), "seconds": d.one(10, 60, 400)}),
         ("change_leader", {}),
         ("deploy", {"name": d.name(), "nodes": sorted({d.here, node}), "minimum": d.one(0, 1, 2)}),
         ("gang", {"name": d.name(), "nodes": sorted({d.here, d.there})}),

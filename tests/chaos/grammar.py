@@ -184,9 +184,13 @@ def fencing(d: Draft) -> None:
     d.breaks()
     _to_stage(d)
     for _ in range(d.rng.randint(1, 3)):
-        match d.one("stall", "stall", "stall-uncordon", "lag", "leader", "skew"):
+        match d.one("stall", "slow", "stall-uncordon", "lag", "leader", "skew"):
             case "stall":
                 d.add("stall", crossing=d.rng.randrange(6), seconds=d.one(5, 20, 60, 400), lose=d.maybe(0.7))
+            case "slow":
+                d.add("slow", crossing=d.rng.randrange(8), seconds=d.one(10, 60, 400))
+                d.run(1, 4)
+                d.breaks(d.there)
             case "stall-uncordon":
                 d.add("uncordon", node=d.here)
                 d.add("stall", crossing=d.rng.randrange(4), seconds=d.one(20, 60), lose=True)

@@ -9,7 +9,7 @@ from gpuheal_lab.fleet.injection import Call
 from gpuheal_lab.fleet.objects import Json, is_ready, pod_over
 
 if TYPE_CHECKING:
-    from tests.chaos.observer import Observer
+    from tests.chaos.observer import Illness, Observer
 
 FRESH = timedelta(seconds=150)
 """Two minutes, after which evidence is stale, and a look."""
@@ -17,8 +17,8 @@ LONG = timedelta(minutes=1)
 """After so long what people said holds for a step that was decided before as well."""
 WINDOW = timedelta(minutes=10)
 DAY = timedelta(hours=24)
-BURST_NODES = 3
-BURST_SHARE = 0.2
+BURSTS = {"rack": (3, 0.0), "pool": (5, 0.2)}
+"""So many nodes, and more than this share, with one fault within the window are a fleet event, not faults of nodes."""
 EVERYTHING = frozenset({"paused", "mode-observe", "held"})
 BEGINNING = frozenset({"silenced", "opted-out"})
 DISRUPTION = frozenset({"frozen", "locked", "policy-gone"})
@@ -206,13 +206,24 @@ class Judge:
         return recent or (is_ready(raw) and not raw["spec"].get("unschedulable"))
 
     def _burst(self, node: str, looked: int) -> None:
-        for dimension, enough in (("rack", 0.0), ("pool", BURST_SHARE)):
+        """No ladder is climbed for one fault on many nodes of a rack or a pool at once, this node among them."""
+        uid = self._seen.world.machine_of(node)
+        mine = {k[2] for k, i in self._seen.ill.items() if k[0] == uid and self._in_burst(i, looked)}
+        for dimension, (least, share) in BURSTS.items():
             peers = {node, *self._seen.world.peers_of(node, dimension)}
-            shown = [(n, i) for n in peers for i in self._seen.sick(n) if i.shown and i.shown < looked]
-            ill = {n for n, i in shown if self.now - i.began < WINDOW}
-            if len(ill) >= BURST_NODES and len(ill) > enough * len(peers):
+            many: dict[str, set[str]] = {}
+            for (machine, _gpu, slug), illness in self._seen.ill.items():
+                name = self._seen.world.node_of(machine)
+                if name in peers and self._in_burst(illness, looked):
+                    many.setdefault(slug, set()).add(name)
+            ill = max((many[slug] for slug in mine if slug in many), key=len, default=set())
+            if len(ill) >= least and len(ill) > share * len(peers):
                 text = f"{len(ill)} of {len(peers)} nodes of its {dimension} fell sick within 10m: a fleet event"
                 self._seen.broken(f"S11-burst-{dimension}", node, text)
+
+    def _in_burst(self, illness: Illness, looked: int) -> bool:
+        seen = illness.shown is not None and illness.shown < looked
+        return illness.ended is None and seen and self.now - illness.began < WINDOW
 
     def _looked(self, call: Call) -> int:
         return self._seen.looks.get(call.actor, 0)

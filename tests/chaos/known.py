@@ -59,7 +59,7 @@ KNOWN: Mapping[str, Schedule] = {
         _breaks(fault="gsp"), _run(13, 2), act("freeze", on=True), _run(1, 10), _breaks(gpu=1), _run(1, 5)
     ),
     "S09-rebooted-well": _story(*_DRAIN, act("reboot", node=0)),
-    "S11-burst-pool": _story(*_BURST),
+    "S11-burst-pool": _story(*(_breaks(node, fault="gsp") for node in (0, 1, 4, 5, 6))),
     "S11-burst-rack": _story(*_BURST),
     "S14-last-of-pool": _story(
         _breaks(),

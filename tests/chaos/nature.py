@@ -192,8 +192,15 @@ class Nature(World):
         if leader is not None:
             self.end_process(leader)
 
+    async def slow(self, crossing: int, seconds: int) -> None:
+        """One call of the leader takes so long; the process goes on, as far as it does not wait for it."""
+        leader = self.leading()
+        await self.stall(crossing, seconds, lose=False)
+        if leader is not None and leader.stall is not None:
+            leader.slow = True
+
     async def stall(self, crossing: int, seconds: int, lose: bool) -> None:
-        """The leader hangs in a call for so long; with `lose` another replica leads meanwhile."""
+        """The leader's process hangs in a call for so long; with `lose` another replica leads meanwhile."""
         leader = self.leading()
         if leader is None or leader.stall is not None or any(r.stall for r in self.replicas):
             return

@@ -26,6 +26,8 @@ UNDO = "gpu.health/undo"
 HOLD = "gpu.health/hold"
 ENGINE = "responder"
 NATURE = "nature"
+ON_THE_NODE = ("held", "opted-out")
+"""What people write on a Node goes with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +229,8 @@ class Observer(Watcher):
             joined=self.world.truth_now() if known else None,
         )
         self.nodes[name] = fresh
+        for kind in ON_THE_NODE:
+            self.stops.pop((kind, name), None)
 
     def _node_changed(self, name: str) -> None:
         old, new = self.raw.get(name), self.world.sim.api.nodes.get(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import timedelta
 
 from tests.chaos.nature import Nature
@@ -116,14 +115,9 @@ class People(Nature):
             evidence = "0123456789ab" if wrongly else next((b for r in asked for b in r.get("blockers", ())), "")
             step = str(verdict.get("step", ""))  # type: ignore[attr-defined]
             given = Approval(step=step, evidence=evidence, by=ANN, expires_at=self.truth_now() + RIGHTLY)
-            case = _with_approval(stored, given)
-            await self.sim.remediations.save(case, None)
+            await self.sim.remediations.approve(stored, (*stored.case.approvals, given))
             if not wrongly:
                 self.approved.add(node)
-
-
-def _with_approval(stored: Stored, given: Approval) -> Stored:
-    return replace(stored, case=replace(stored.case, approvals=(*stored.case.approvals, given)))
 
 
 def _holding(raw: Json) -> None:

@@ -16,7 +16,7 @@ from tests.chaos.faults import BY_XID, FAINT, KINDS, XID, Kind
 
 from gpuheal_lab.fleet.machine import KernelLine, Machine, Power, Watcher
 from gpuheal_responder.core.alert import Alert, Matcher, Peer, Silence
-from gpuheal_responder.core.sighting import Evidence, GpuHealth, HealthSample, Identity, Witness, WitnessClass
+from gpuheal_responder.core.sighting import Evidence, GpuHealth, HealthSample, Identity, Strength, Witness, WitnessClass
 from gpuheal_responder.errors import ObserveError
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ class Prometheus:
                     witness_class=kind,
                     last_seen_at=seen,
                     sample_age=timedelta(seconds=1),
+                    strength=Strength.WEAK if slug == FAINT.slug else Strength.STRONG,
                 )
 
     def firing(self) -> Iterator[Alert]:

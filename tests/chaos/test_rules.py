@@ -124,7 +124,7 @@ async def burst(w: Rogue, nodes: tuple[int, ...]) -> None:
 
 @breaks("S11-burst-pool")
 async def _(w: Rogue) -> None:
-    await burst(w, (0, 1, 4))
+    await burst(w, (0, 1, 4, 5, 6))
 
 
 @breaks("S11-burst-rack")

@@ -14,13 +14,13 @@ from datetime import datetime, timedelta
 from tests.chaos.faults import KINDS
 from tests.chaos.loop import VirtualLoop
 from tests.chaos.observer import Observer
+from tests.chaos.questions import Questions
 from tests.chaos.sources import CLUSTER, Alertmanager, Prometheus, Signs
-from tests.responder.stage import Stage
 
 from gpuheal_lab.fleet.clock import ManualClock
 from gpuheal_lab.fleet.cluster import Simulation
-from gpuheal_lab.fleet.injection import ACTOR, Call, Killed, Stall
-from gpuheal_lab.fleet.objects import Json, pod_over
+from gpuheal_lab.fleet.injection import ACTOR, Killed, Stall
+from gpuheal_lab.fleet.objects import Json
 from gpuheal_lab.fleet.spec import fleet
 from gpuheal_responder.actions import SPECS
 from gpuheal_responder.config.policies import parse_policies
@@ -35,8 +35,7 @@ TAKEOVER = timedelta(seconds=15)
 CLEARED = "gpuheal_fault_cleared_timestamp_seconds"
 STATE = "gpuheal_case_state"
 EXHAUSTED = "gpuheal_cordon_budget_exhausted"
-LABELS = {"pool": "gpu.health/pool", "rack": "topology.kubernetes.io/rack"}
-GANG = "jobset.sigs.k8s.io/jobset-name"
+TURNS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +62,8 @@ class Replica:
     telemetry: Telemetry
     stall: Stall | None = None
     release_at: datetime | None = None
+    slow: bool = False
+    """Whether it is one call that hangs, and not the whole process."""
     task: asyncio.Task[object] | None = None
 
 
@@ -109,11 +110,12 @@ class Null(io.TextIOBase):
         return 0
 
 
-class World(Stage):
+class World(Questions):
     """Everything a schedule acts on. Acts are in `tests.chaos.acts`, rules in `judge` and `ending`."""
 
     def __init__(self, loop: VirtualLoop, setup: Setup) -> None:
         self.loop, self.setup = loop, setup
+        loop.idle = self._slept
         self.faults = frozenset(KINDS)
         self.base = ManualClock()
         self.sim = Simulation(fleet(setup.nodes, setup.gpus, nodes_per_rack=setup.rack), clock=self.base)
@@ -212,6 +214,12 @@ class World(Stage):
             await self._wake(replica)
         await asyncio.sleep(0)
 
+    def _slept(self, seconds: float) -> None:
+        """Somebody in the responder waited, and for nothing but the time."""
+        self.base.move(timedelta(seconds=seconds))
+        self.sim.schedule.catch_up()
+        self.signs.note_all()
+
     async def run(self, rounds: int, every: float) -> None:
         """Let the responder look so many times, with so many seconds in between."""
         for _ in range(rounds):
@@ -221,8 +229,18 @@ class World(Stage):
     async def look(self) -> None:
         """Let every replica look once; only the leader does anything."""
         for replica in tuple(self.replicas):
-            if replica.stall is None and replica in self.replicas:
+            if replica.slow and replica.task is not None:
+                await self._go_on(replica, replica.task)
+            free = replica.stall is None or (replica.slow and replica.task is None)
+            if replica in self.replicas and free:
                 await self._round(replica)
+
+    async def _go_on(self, replica: Replica, task: asyncio.Task[object]) -> None:
+        """Let a round go on that waits for one slow call, as far as it can."""
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        if task.done():
+            await self._end(replica, task)
 
     async def _round(self, replica: Replica) -> None:
         self.observer.look(replica.name)
@@ -256,8 +274,11 @@ class World(Stage):
     async def _wake(self, replica: Replica) -> None:
         stall, task = replica.stall, replica.task
         replica.stall = replica.release_at = None
-        if stall is not None and task is not None:
+        replica.slow = False
+        if stall is not None:
             stall.release()
+            await asyncio.sleep(0)
+        if task is not None:
             await self._end(replica, task)
 
     def hang(self, crossing: int) -> None:
@@ -349,49 +370,6 @@ class World(Stage):
     def limits(self) -> Limits:
         """Return the limits of the policy."""
         return self.kept[0].limits
-
-    # Questions about the fleet
-
-    def named(self, index: int) -> str:
-        """Return the name of the n-th node; a smaller fleet is counted around."""
-        return self.names[index % len(self.names)]
-
-    def machine_of(self, node: str) -> str:
-        """Return the serial of the machine that now has this name."""
-        machine = self.sim.fleet.get(node)
-        return machine.spec.system_uuid if machine is not None else ""
-
-    def node_of(self, machine: str) -> str:
-        """Return the name of the node that this machine now is, or an empty text."""
-        return next((n for n, m in self.sim.fleet.items() if m.spec.system_uuid == machine), "")
-
-    def uid_of(self, node: str) -> str:
-        """Return the UID of the Node object of this name."""
-        raw = self.sim.api.nodes.get(node)
-        return str(raw["metadata"]["uid"]) if raw else ""
-
-    def peers_of(self, node: str, dimension: str) -> list[str]:
-        """Return the other nodes in the node's pool, or in its rack."""
-        raws, key = self.sim.api.nodes, LABELS[dimension]
-        mine = raws[node]["metadata"]["labels"].get(key) if node in raws else None
-        return [n for n, raw in raws.items() if n != node and raw["metadata"]["labels"].get(key) == mine]
-
-    def gangs_on(self, node: str) -> set[str]:
-        """Return the gangs that have pods on the node."""
-        pods = [p for p in self.sim.api.pods_on(node) if not pod_over(p)]
-        return {p["metadata"]["labels"][GANG] for p in pods if GANG in p["metadata"].get("labels", {})}
-
-    def pod_of(self, call: Call) -> Json | None:
-        """Return the bound pod that an eviction meant, or None if there is none of that UID any more."""
-        namespace, _, name = call.target.partition("/")
-        pod = self.sim.api.pods.get((namespace, name))
-        same = pod is not None and pod["metadata"]["uid"] == call.detail and bool(pod["spec"].get("nodeName"))
-        return pod if same else None
-
-    def rebooting_by(self, operation: str) -> bool:
-        """Return whether the newest reboot that was carried out is this operation's, and was not told before."""
-        done = self.sim.machines.reboots
-        return bool(done) and done[-1][1] == operation and len(done) > len(self.observer.boots)
 
     def _pod_changed(self, old: Json | None, new: Json | None) -> None:
         if new is not None and new["spec"].get("nodeName") and not (old or {}).get("spec", {}).get("nodeName"):

@@ -1,0 +1,54 @@
+"""A campaign counts what breaks, writes a script for each way of failing, and names what has been mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.chaos import campaign
+from tests.chaos.campaign import Outcome, report, search, stale
+from tests.chaos.rogue import Idle
+from tests.chaos.schedule import Schedule, act
+from tests.chaos.world import Setup, World
+
+
+@pytest.fixture
+def lazy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a responder that looks and does nothing stand before the adversary."""
+    start = World.start
+
+    def lazily(world: World, letter: str) -> object:
+        replica = start(world, letter)
+        replica.engine = Idle()  # type: ignore[assignment]
+        return replica
+
+    monkeypatch.setattr(World, "start", lazily)
+
+
+@pytest.mark.usefixtures("lazy")
+def test_a_lazy_responder_is_found_out_and_the_way_is_written_down(tmp_path: Path) -> None:
+    """Whoever does nothing leaves sick nodes: one broken GPU is enough, and the script says so."""
+    outcome = search(1, 6, theme="B", quiet=True)
+    assert outcome.counts["L-never-contained"] >= 4
+    report(outcome, tmp_path, "B")
+    script = (tmp_path / "AF-L-never-contained-1.py").read_text()
+    assert "await w.break_gpu(" in script
+    assert script.count("await w.") <= 3
+    assert "L-never-contained" in (tmp_path / "INDEX.md").read_text()
+
+
+def test_two_processes_find_the_same() -> None:
+    """Seeds are examined alike on one process and on two."""
+    one, two = (search(1, 30, jobs=jobs, quiet=True) for jobs in (1, 2))
+    assert one == two
+    assert one.schedules == 30
+
+
+def test_a_rule_that_breaks_no_more_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule whose own schedule is harmless now, and which no schedule of the campaign broke, is to be taken off."""
+    harmless = Schedule(Setup(), (act("run", rounds=1, every=1),))
+    monkeypatch.setattr(campaign, "KNOWN", {"S19-control-plane": harmless})
+    assert stale(Outcome()) == ["S19-control-plane"]
+    found = Outcome()
+    found.take(1, ["S19-control-plane"])
+    assert stale(found) == []
