@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
+import stat
 import types
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import GenericAlias
+from typing import Any, TypeVar, Union, get_args, get_origin
 
+import cattrs
 import yaml
+from cattrs.gen import make_dict_structure_fn, override
 
 from gpuheal_responder.core.duration import parse_duration
 from gpuheal_responder.errors import ConfigError
@@ -18,6 +24,10 @@ from gpuheal_responder.errors import ConfigError
 LARGEST_FILE = 4 * 1024 * 1024
 SECTIONS = "sections"
 """Metadata of a field that gathers parts of its dataclass: kinds by the key that each has in the file."""
+LARGEST_NUMBER = 1_000_000_000
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 80, 80
+"""A few YAML aliases can mean a value whose whole text would fill the memory."""
 
 T = TypeVar("T")
 
@@ -25,6 +35,8 @@ T = TypeVar("T")
 def load_yaml(path: Path) -> object:
     """Return the parsed YAML document of a file; raise ConfigError when it can't be read or is not YAML."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(str(path), "", "is no file")
         if path.stat().st_size > LARGEST_FILE:
             raise ConfigError(str(path), "", f"larger than {LARGEST_FILE} bytes")
         text = path.read_text(encoding="utf-8")
@@ -40,6 +52,8 @@ def load_yaml(path: Path) -> object:
         raise ConfigError(str(path), where, f"not YAML: {getattr(problem, 'problem', problem)}") from None
     except RecursionError:
         raise ConfigError(str(path), "", "nested too deeply") from None
+    except (ValueError, ArithmeticError, TypeError, LookupError, AttributeError) as problem:  # dates, numbers, tags
+        raise ConfigError(str(path), "", f"not YAML: {problem}") from None
     return document
 
 
@@ -62,77 +76,189 @@ def read(path: Path, kind: type[T]) -> T:
     A `Path` in the file is taken relative to the file's folder.
     """
     raw = load_yaml(path)
-    return _Reader(str(path), path.parent).dataclass({} if raw is None else raw, kind, "")
+    return Reader(str(path), path.parent).structure({} if raw is None else raw, kind, "")
 
 
-class _Reader:
-    def __init__(self, file: str, folder: Path) -> None:
-        self._file = file
-        self._folder = folder
+class Reader:
+    """Makes values of plain data, strictly; a mistake is a ConfigError that names the file and the path inside it."""
 
-    def _error(self, path: str, problem: str, hint: str = "") -> ConfigError:
-        return ConfigError(self._file, path, problem, hint)
+    def __init__(self, file: str, folder: Path = Path()) -> None:
+        self.file = file
+        self._converter = _converter(folder)
 
-    def dataclass(self, raw: object, kind: type[T], path: str) -> T:
-        if not isinstance(raw, dict):
-            raise self._error(path, f"expected a mapping, got {_called(raw)}")
-        known = {f.name: f for f in fields(kind) if SECTIONS not in f.metadata}  # type: ignore[arg-type]
-        gathered = {f.name: f.metadata[SECTIONS] for f in fields(kind) if SECTIONS in f.metadata}  # type: ignore[arg-type]
-        sections = {key: inner for parts in gathered.values() for key, inner in parts.items()}
-        for key in raw:
-            if key not in known and key not in sections:
-                close = difflib.get_close_matches(str(key), [*known, *sections], 1)
-                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join([*known, *sections])}"
-                raise self._error(_join(path, str(key)), "unknown key", hint)
-        hints = get_type_hints(kind)
-        given = {k: self._value(value, hints[k], _join(path, k)) for k, value in raw.items() if k in known}
-        for name, parts in gathered.items():
-            given[name] = {k: self.dataclass(raw.get(k, {}), inner, _join(path, k)) for k, inner in parts.items()}
-        for name, info in known.items():
-            if name not in given and info.default is MISSING and info.default_factory is MISSING:
-                raise self._error(_join(path, name), "missing")
+    def error(self, path: str, problem: str, hint: str = "") -> ConfigError:
+        """Return the error that says so."""
+        return ConfigError(self.file, path, problem, hint)
+
+    def structure(self, raw: object, kind: type[T], path: str) -> T:
+        """Return `raw`, which stands at `path`, as a `kind`; ConfigError for the first mistake."""
         try:
-            return kind(**given)
-        except ValueError as problem:
-            raise self._error(path, str(problem)) from None
+            return self._converter.structure(raw, kind)
+        except Exception as problem:
+            where, said, hint = _first(problem, path)
+            if said is None:
+                raise
+            raise self.error(where, said, hint) from None
 
-    def _value(self, raw: object, kind: Any, path: str) -> object:
-        origin = get_origin(kind)
-        if origin in {Union, types.UnionType}:
-            (kind,) = (k for k in get_args(kind) if k is not type(None))
-            return self._value(raw, kind, path)
-        if origin is tuple:
-            if not isinstance(raw, list) or not raw:
-                raise self._error(path, f"expected a list with at least one entry, got {_called(raw)}")
-            return tuple(self._value(entry, get_args(kind)[0], f"{path}[{index}]") for index, entry in enumerate(raw))
-        if is_dataclass(kind):
-            assert isinstance(kind, type)
-            return self.dataclass(raw, kind, path)
-        return self._scalar(raw, kind, path)
 
-    def _scalar(self, raw: object, kind: type, path: str) -> object:
-        if kind is timedelta:
-            try:
-                return parse_duration(raw)
-            except (ValueError, OverflowError) as problem:
-                raise self._error(path, str(problem)) from None
-        if kind is Path:
-            return self._folder / self._text(raw, path)
-        if issubclass(kind, StrEnum):
-            if raw not in list(kind):
-                raise self._error(path, f"unknown value {raw!r}", f"known: {', '.join(kind)}")
-            return kind(str(raw))
-        if kind is str:
-            return self._text(raw, path)
-        if isinstance(raw, bool) is not (kind is bool) or not isinstance(raw, kind):
-            wanted = "true or false" if kind is bool else "a whole number"
-            raise self._error(path, f"expected {wanted}, got {_called(raw)}")
-        return raw
+class Mistake(ValueError):
+    """What a value should have been, and what may help; `key` is where in the value the mistake is."""
 
-    def _text(self, raw: object, path: str) -> str:
-        if not isinstance(raw, str) or not raw:
-            raise self._error(path, f"expected a text, got {_called(raw)}")
-        return raw
+    def __init__(self, problem: str, hint: str = "", key: str = "") -> None:
+        self.hint = hint
+        self.key = key
+        super().__init__(problem)
+
+
+def _first(problem: BaseException, path: str) -> tuple[str, str | None, str]:
+    """Return path, text and hint of the first mistake that cattrs has gathered; no text for what is no mistake."""
+    match problem:
+        case cattrs.BaseValidationError():
+            unknown = [e for e in problem.exceptions if isinstance(e, cattrs.ForbiddenExtraKeysError)]
+            inner = (unknown or problem.exceptions)[0]
+            return _first(inner, _place(inner, path))
+        case cattrs.ForbiddenExtraKeysError():
+            key, known = sorted(map(str, problem.extra_fields))[0], _keys(problem.cl)
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            return _join(path, key), "unknown key", hint
+        case KeyError():
+            return path, "missing", ""
+        case Mistake():
+            return path + problem.key, str(problem), problem.hint
+        case ValueError() | OverflowError():
+            return path, str(problem), ""
+    return path, None, ""
+
+
+def _place(problem: BaseException, path: str) -> str:
+    for note in getattr(problem, "__notes__", ()):
+        if isinstance(note, cattrs.AttributeValidationNote):
+            return _join(path, note.name)
+        if isinstance(note, cattrs.IterableValidationNote):
+            return f"{path}[{note.index}]"
+    return path
+
+
+def _converter(folder: Path) -> cattrs.Converter:
+    made = cattrs.Converter(detailed_validation=True)
+    made.register_structure_hook(str, lambda raw, _: _text(raw))
+    made.register_structure_hook(bool, lambda raw, _: _exactly(raw, bool, "true or false"))
+    made.register_structure_hook(int, lambda raw, _: _whole(raw))
+    made.register_structure_hook(timedelta, lambda raw, _: parse_duration(raw))
+    made.register_structure_hook(Path, lambda raw, _: folder / _text(raw))
+    made.register_structure_hook_func(lambda kind: kind is object, lambda raw, _: raw)
+    made.register_structure_hook(StrEnum, _word)
+    made.register_structure_hook_factory(_is_optional, lambda kind: _optional(made, kind))
+    made.register_structure_hook_factory(_is_tuple, lambda kind: _tuple(made, kind))
+    made.register_structure_hook_factory(_is_mapping, lambda _: _texts)
+    made.register_structure_hook_factory(
+        lambda kind: isinstance(kind, type) and is_dataclass(kind), lambda kind: _dataclass(made, kind)
+    )
+    return made
+
+
+def _is_optional(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _is_mapping(kind: Any) -> bool:
+    return get_origin(kind) is Mapping
+
+
+def _optional(made: cattrs.Converter, kind: Any) -> Callable[[object, Any], object]:
+    """A key that is there has a value: None is what it has when it is absent."""
+    (inner,) = (one for one in get_args(kind) if one is not type(None))
+    hook: Callable[[object, Any], object] = made.get_structure_hook(inner)
+    return lambda raw, _: hook(raw, inner)
+
+
+def _tuple(made: cattrs.Converter, kind: Any) -> Callable[[object, Any], object]:
+    items = GenericAlias(list, get_args(kind)[:1])
+    hook: Callable[[object, Any], list[object]] = made.get_structure_hook(items)
+
+    def structure(raw: object, _: Any) -> object:
+        if not isinstance(raw, list) or not raw:
+            raise Mistake(f"expected a list with at least one entry, got {_called(raw)}")
+        return tuple(hook(raw, items))
+
+    return structure
+
+
+def _dataclass(made: cattrs.Converter, kind: type) -> Callable[[object, Any], object]:
+    gathered = _gathered(kind)
+    options: dict[str, Any] = {"_cattrs_forbid_extra_keys": True, "_cattrs_detailed_validation": True}
+    options |= {name: override(omit=True) for name in gathered}
+    own: Callable[[Any, Any], object] = make_dict_structure_fn(kind, made, **options)
+    sections = {key for parts in gathered.values() for key in parts}
+
+    def structure(raw: object, cls: Any) -> object:
+        if not isinstance(raw, dict):
+            raise Mistake(f"expected a mapping, got {_called(raw)}")
+        found: Any = own({key: value for key, value in raw.items() if key not in sections}, cls)
+        given = {
+            name: {key: _section(made, raw.get(key, {}), inner, key) for key, inner in parts.items()}
+            for name, parts in gathered.items()
+        }
+        return replace(found, **given) if given else found
+
+    return structure
+
+
+def _section(made: cattrs.Converter, raw: object, kind: type, key: str) -> object:
+    try:
+        return made.structure(raw, kind)
+    except (cattrs.BaseValidationError, ValueError) as problem:
+        problem.add_note(cattrs.AttributeValidationNote(f"Section {key}", key, kind))
+        raise cattrs.ClassValidationError(f"While structuring {key}", [problem], kind) from None
+
+
+def _gathered(kind: Any) -> Mapping[str, Mapping[str, type]]:
+    return {f.name: f.metadata[SECTIONS] for f in fields(kind) if SECTIONS in f.metadata}
+
+
+def _keys(kind: Any) -> list[str]:
+    """The keys that a dataclass has in a file."""
+    sections = [key for parts in _gathered(kind).values() for key in parts]
+    return [f.name for f in fields(kind) if SECTIONS not in f.metadata] + sections
+
+
+def _texts(raw: object, _: Any) -> Mapping[str, str]:
+    if not isinstance(raw, dict):
+        raise Mistake(f"expected a mapping, got {_called(raw)}")
+    for key, value in raw.items():
+        if not isinstance(key, str) or not isinstance(value, str) or not value:
+            raise Mistake(f"expected a text, got {_called(value)}", key=f"[{key}]")
+    return raw
+
+
+def _word(raw: object, kind: Any) -> object:
+    if not isinstance(raw, str) or raw not in list(kind):
+        raise Mistake(f"unknown value {_called(raw)}", f"known: {', '.join(kind)}")
+    return kind(raw)
+
+
+def _text(raw: object) -> str:
+    if not isinstance(raw, str) or not raw:
+        raise Mistake(f"expected a text, got {_called(raw)}")
+    return raw
+
+
+def _whole(raw: object) -> int:
+    number = _exactly(raw, int, "a whole number")
+    if not 0 <= number <= LARGEST_NUMBER:
+        raise Mistake(f"expected a whole number from 0 to {LARGEST_NUMBER}, got {_called(raw)}")
+    return number
+
+
+def _exactly(raw: object, kind: type[T], wanted: str) -> T:
+    if isinstance(raw, bool) is not (kind is bool) or not isinstance(raw, kind):
+        raise Mistake(f"expected {wanted}, got {_called(raw)}")
+    return raw
 
 
 def _join(path: str, key: str) -> str:
@@ -140,4 +266,4 @@ def _join(path: str, key: str) -> str:
 
 
 def _called(raw: object) -> str:
-    return "nothing" if raw is None or raw in ("", [], {}) else repr(raw)[:80]
+    return "nothing" if raw is None or raw in ("", [], {}) else _BRIEF.repr(raw)

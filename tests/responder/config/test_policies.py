@@ -13,7 +13,7 @@ from tests.responder.stage import FAULTS, LADDER
 from gpuheal_responder.actions import SPECS
 from gpuheal_responder.config.policies import parse_policies
 from gpuheal_responder.core.alert import Fault, Severity, Target
-from gpuheal_responder.core.duration import format_duration, parse_duration
+from gpuheal_responder.core.duration import format_duration, parse_duration, people_duration
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.policy import Policy, Requirement, match
@@ -114,7 +114,8 @@ def test_documents_that_are_no_policies_at_all() -> None:
     assert refused({})[0] == "policies"
     assert refused({"policies": "p"})[0] == "policies"
     assert refused({"policies": [policy(), policy()]})[0] == "policies[1].name"
-    assert "known: policies" in refused({"polices": []})[1]
+    assert "did you mean policies?" in refused({"polices": []})[1]
+    assert "known: policies" in refused({"rules": []})[1]
 
 
 def test_a_good_policy_is_what_it_says() -> None:
@@ -191,6 +192,37 @@ def test_other_things_are_no_durations(text: object) -> None:
     """A bare number is refused: its unit would be a guess."""
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000 + "s", "9" * 60 + "d", "1s" * 40, "٣s"])
+def test_a_duration_beyond_measure_is_refused(text: str) -> None:
+    """Neither a flood of digits nor digits of other scripts are worse than a mistake."""
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (-5, "0s"),
+        (0.4, "0s"),
+        (45, "45s"),
+        (90, "1m30s"),
+        (1800, "30m"),
+        (1790.6, "29m51s"),
+        (3599.6, "1h"),
+        (5400, "1h30m"),
+        (86_400, "24h"),
+        (100_000, "27h47m"),
+        (172_800, "2d"),
+        (259_200 + 3 * 3600 + 59, "3d3h"),
+        (30 * 86_400, "30d"),
+    ],
+)
+def test_durations_for_people(seconds: float, text: str) -> None:
+    """Two units at most, a day is 24h as limits say it, and nothing is claimed that was not counted."""
+    assert people_duration(timedelta(seconds=seconds)) == text
 
 
 @given(st.integers(min_value=0, max_value=10**9).map(lambda ms: timedelta(milliseconds=ms)))

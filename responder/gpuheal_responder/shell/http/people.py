@@ -99,14 +99,20 @@ class CaseApi:
 
 
 async def _fields(request: web.Request) -> Mapping[str, str]:
-    """The body: a JSON object of texts, nothing else."""
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise Permanent("invalid", "compressed bodies are not taken")
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
-            raw = json.loads(await request.read() or b"{}")
+            body = await request.read()
     except TimeoutError:
         raise Permanent("too-slow", f"the body took longer than {BODY_DEADLINE_S:g} s") from None
+    return fields_of(body)
+
+
+def fields_of(body: bytes) -> Mapping[str, str]:
+    """Return what a person asks for: a JSON object of texts, nothing else. Permanent `invalid` for any other body."""
+    try:
+        raw = json.loads(body or b"{}")
     except (ValueError, RecursionError):
         raise Permanent("invalid", "the body is not JSON") from None
     known = {"step", "evidence", "for", "reason"}
