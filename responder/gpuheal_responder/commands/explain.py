@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpuheal_responder.core.world import World
 
 PEER = "file"
+LARGEST_FILE = 64 * 1024 * 1024
 
 
 def main(argv: Sequence[str]) -> int:
@@ -172,6 +173,8 @@ def with_alerts(
 def read_alerts(file: Path, now: datetime) -> Sequence[Alert]:
     """Return the firing alerts of a file: one alert, a list as API v2 gives it, or a webhook message."""
     try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise ConfigError(str(file), "", f"larger than {LARGEST_FILE} bytes")
         raw = json.loads(file.read_bytes())
     except OSError as problem:
         raise ConfigError(str(file), "", f"cannot be read: {problem.strerror}") from None
@@ -200,10 +203,18 @@ def _alert(file: str, path: str, raw: Any, now: datetime) -> Alert | None:
         starts_at=_time(file, f"{path}.startsAt", raw.get("startsAt"), now),
         updated_at=_time(file, f"{path}.updatedAt", raw.get("updatedAt"), now),
         suppressed=told.get("state") == "suppressed",
-        silenced_by=tuple(map(str, told.get("silencedBy") or ())),
-        inhibited_by=tuple(map(str, told.get("inhibitedBy") or ())),
-        muted_by=tuple(map(str, told.get("mutedBy") or ())),
+        silenced_by=_texts(file, f"{path}.status.silencedBy", told.get("silencedBy")),
+        inhibited_by=_texts(file, f"{path}.status.inhibitedBy", told.get("inhibitedBy")),
+        muted_by=_texts(file, f"{path}.status.mutedBy", told.get("mutedBy")),
     )
+
+
+def _texts(file: str, path: str, raw: Any) -> tuple[str, ...]:
+    if raw is None:
+        return ()
+    if not isinstance(raw, list) or not all(isinstance(entry, str) for entry in raw):
+        raise ConfigError(file, path, "expected a list of texts")
+    return tuple(raw)
 
 
 def _time(file: str, path: str, raw: Any, now: datetime) -> datetime:

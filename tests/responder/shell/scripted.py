@@ -35,6 +35,8 @@ class Script:
     statuses: dict[str, int] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    slow_s: float = 0.0
+    """How long every answer takes."""
     date: datetime = NOW
     """The server's own clock."""
 
@@ -43,6 +45,7 @@ class Script:
         form = await request.post() if request.method == "POST" else request.query
         fields = {key: [str(v) for v in form.getall(key)] for key in form}
         self.asked.append((request.path, fields, dict(request.headers)))
+        await asyncio.sleep(self.slow_s)
         if request.path in self.stuck:
             await self.released.wait()
         found = self.answers.get(request.path)

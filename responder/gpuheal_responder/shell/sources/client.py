@@ -24,15 +24,23 @@ BIG_BODY = 256 * 1024
 interpreter all that time and what it makes keeps the garbage collector busy."""
 MOST_ADDRESSES = 32
 
+UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading an answer raises when it has not the shape that was expected."""
+KEPT_S = 75.0
+"""How long an idle connection is kept: longer than the longest time between two looks, so that it stays the same."""
+
 T = TypeVar("T")
 
 
 class Client:
     """Asks one server; every failure is an ObserveError that names `source`."""
 
-    def __init__(self, endpoint: Endpoint, *, source: str, on_problem: Callable[[ConfigError], None]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, source: str, on_problem: Callable[[ConfigError], None], connections: int = 100
+    ) -> None:
         """Read the files the endpoint names; ConfigError when one can't be used. Connects on the first request."""
         self._endpoint = endpoint
+        self._connections = connections
         self._source = source
         self._timeout = endpoint.timeout.total_seconds()
         self._session: aiohttp.ClientSession | None = None
@@ -58,8 +66,7 @@ class Client:
     ) -> T:
         """Return what `read` makes of the body of a 200; `at` is one address of the host, when it has several.
 
-        `read` runs in a thread for big bodies; its ValueError, LookupError, TypeError and ArithmeticError mean an
-        answer we can't use.
+        `read` runs in a thread for big bodies; what of UNUSABLE it raises means an answer we can't use.
         """
         found, _ = await self._ask("GET", path, read, at=at, params=query)
         return found
@@ -90,7 +97,11 @@ class Client:
         data: Mapping[str, str] | None = None,
     ) -> tuple[T, datetime | None]:
         if self._session is None:
-            self._session = aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEPT_S),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
         host = f"[{at}]:{self.port}" if ":" in at else f"{at}:{self.port}"
         headers = dict(self._headers())
         headers["Host"] = self._netloc
@@ -123,7 +134,7 @@ class Client:
             raise ObserveError(self._source, f"no answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as problem:
             raise ObserveError(self._source, _said(problem)) from None
-        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as problem:
+        except UNUSABLE as problem:
             raise ObserveError(self._source, f"unusable answer to {path}: {_said(problem)}") from None
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:

@@ -1,22 +1,25 @@
-"""Evidence from Prometheus: a few instant queries for the whole fleet, all at one moment of Prometheus' own clock."""
+"""Evidence from Prometheus: a few instant queries for the whole fleet, all at one moment of Prometheus' own clock.
+
+One look asks one server. Two replicas behind one name know different things, and half of each is no evidence: all
+queries go over one connection, one after the other, and the server is asked who it is before and after them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 import json
-import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from gpuheal_responder.config.settings import PrometheusServer
 from gpuheal_responder.core.duration import format_duration
-from gpuheal_responder.core.sighting import Evidence, GpuHealth, HealthSample, Identity, Strength, Witness, WitnessClass
+from gpuheal_responder.core.sighting import Evidence
 from gpuheal_responder.errors import ConfigError, ObserveError
 from gpuheal_responder.ports import Clock
-from gpuheal_responder.shell.sources.client import Client, decoded, together
+from gpuheal_responder.shell.sources.client import UNUSABLE, Client
+from gpuheal_responder.shell.sources.series import Series, data_of, folded, moment_of, series_of, started_of, told_of
 
 SOURCE = "prometheus"
 WITNESS = "gpuheal:fault_witness:last_seen_seconds"
@@ -25,14 +28,15 @@ BOOTED = "gpuheal_node_boot_timestamp_seconds"
 STATE = "gpuheal:gpu_state"
 CHUNK = 100
 """Nodes named in one query: the states of 100 nodes with 8 GPUs in ten minutes are 1 MB, decoded in about 10 ms."""
-UNKNOWN = 5
+QUERY = "/api/v1/query"
+NO_SUCH_PAGE = ("HTTP 404", "HTTP 405", "HTTP 400", "HTTP 501")
+WHOLE_LOOK = 6
+"""How many times as long as one request a look may take: it has dozens when a thousand nodes are faulty."""
+MOST_SERVERS = 16
 SKEW_S = 5.0
 LATELY = timedelta(minutes=5)
 OUR_GROUPS = 'rule_group=~".*gpuheal.*"'
 _NODE = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")  # DNS-1123 subdomain
-
-Labels = Mapping[str, str]
-Series = tuple[Labels, Sequence[tuple[float, float]]]
 
 
 class PrometheusEvidence:
@@ -50,7 +54,11 @@ class PrometheusEvidence:
 
         `on_ignored` is told, as a slug, of each series that breaks the contract; such a series is no evidence.
         """
-        self._client = Client(server, source=SOURCE, on_problem=on_problem)
+        self._client = Client(server, source=SOURCE, on_problem=on_problem, connections=1)
+        self._turn = asyncio.Lock()
+        self._deadline_s = WHOLE_LOOK * server.timeout.total_seconds()
+        self._servers = Servers()
+        self._last_at = 0.0
         self._window = format_duration(window)
         self._on_ignored = on_ignored
         self._settle = server.settle
@@ -60,11 +68,28 @@ class PrometheusEvidence:
         """Return evidence of every node that has a witness or is named in `health_of`; ObserveError if any query fails.
 
         Identities are read for the same nodes, boot times and GPU states only for `health_of`; those nodes are always
-        keys.
+        keys. Two servers behind one name are an ObserveError as well.
         """
         names = sorted(name for name in health_of if self._is_node(name))
-        at = await self.now()
-        moment = f"{at:.3f}"
+        async with self._whole_look():
+            first = await self._who()
+            at = await self._later()
+            found, chunks = await self._asked(names, f"{at:.3f}")
+            last = {await self._who(), await self._who()}  # a balancer that takes turns shows one at every second
+        if last != {first}:
+            raise ObserveError(SOURCE, "another server answered in the middle of a look")
+        try:
+            evidence, ignored = await asyncio.to_thread(  # hundreds of thousands of samples would hold the event loop
+                folded, found, chunks, datetime.fromtimestamp(at, UTC), health_of
+            )
+        except UNUSABLE as problem:
+            raise ObserveError(SOURCE, f"unusable series: {type(problem).__name__}: {problem}") from None
+        for reason in ignored:
+            self._on_ignored(reason)
+        return evidence
+
+    async def _asked(self, names: Sequence[str], moment: str) -> tuple[Sequence[Sequence[Series]], int]:
+        """Return the answers of one look in order, and into how many chunks the nodes were cut."""
         asked = [
             WITNESS,
             f"time() - timestamp({WITNESS})",
@@ -74,13 +99,35 @@ class PrometheusEvidence:
         asked += [f'{IDENTITY}{{node=~"{chunk}"}}' for chunk in chunks]
         asked += [f'max by (node) ({BOOTED}{{node=~"{chunk}"}})' for chunk in chunks]
         asked += [f'{STATE}{{node=~"{chunk}"}}[{self._window}]' for chunk in chunks]
-        found = await together(*(self._query(expression, moment) for expression in asked))
-        evidence, ignored = await asyncio.to_thread(  # hundreds of thousands of samples would hold the event loop
-            _folded, found, len(chunks), datetime.fromtimestamp(at, UTC), health_of
-        )
-        for reason in ignored:
-            self._on_ignored(reason)
-        return evidence
+        return [await self._query(expression, moment) for expression in asked], len(chunks)
+
+    @contextlib.asynccontextmanager
+    async def _whole_look(self) -> AsyncIterator[None]:
+        """What belongs together is asked without anything in between, and ends in time."""
+        try:
+            async with self._turn, asyncio.timeout(self._deadline_s):
+                yield
+        except TimeoutError:
+            raise ObserveError(SOURCE, f"no whole answer within {self._deadline_s:g} s") from None
+
+    async def _who(self) -> float | None:
+        """Return when the server that answers started; ObserveError when another one answered before."""
+        try:
+            started_at: float = await self._client.get("/api/v1/status/runtimeinfo", started_of)
+        except ObserveError as problem:
+            if problem.problem.startswith(NO_SUCH_PAGE):  # it speaks PromQL without being Prometheus (Thanos, Mimir)
+                return None
+            raise
+        self._servers.heard(started_at)
+        return started_at
+
+    async def _later(self) -> float:
+        """Return the server's time; ObserveError if that is before the last look's: it is another server's time."""
+        at = await self.now()
+        before, self._last_at = self._last_at, at
+        if at < before:
+            raise ObserveError(SOURCE, f"its time went back by {before - at:.3f} s: do two servers share one name?")
+        return at
 
     async def pipeline(self, clock: Clock) -> str:
         """Return why nothing disruptive may start as far as Prometheus can tell, or an empty text.
@@ -89,46 +136,60 @@ class PrometheusEvidence:
         notifications were dropped, its configuration was refused. All but the first two are metrics of its own, so
         they are seen only if it scrapes itself.
         """
-        before = clock.now().timestamp()
         try:
-            at = await self.now()
-            after = clock.now().timestamp()
-            if at < before - SKEW_S or at > after + SKEW_S:
-                return f"prometheus-skew: its clock differs by {at - (before + after) / 2:+.1f} s from ours"
-            started_at, problems = await together(self._started_at(), self._query(self._pipeline, f"{at:.3f}"))
+            async with self._whole_look():
+                before = clock.now().timestamp()
+                at = await self.now()
+                after = clock.now().timestamp()
+                if at < before - SKEW_S or at > after + SKEW_S:
+                    return f"prometheus-skew: its clock differs by {at - (before + after) / 2:+.1f} s from ours"
+                started_at = await self._who()
+                fields = {"query": self._pipeline, "time": f"{at:.3f}"}
+                problems = await self._client.post(QUERY, lambda body: told_of(series_of(body)), fields)
         except ObserveError as problem:
             return f"prometheus-unreadable: {problem.problem}"
         if started_at is not None and at - started_at < self._settle.total_seconds():
             return f"prometheus-settling: it started {at - started_at:.0f} s ago"
-        return "; ".join(sorted(f"{labels['problem']}: {value:g}" for labels, ((_, value),) in problems))
+        return problems
 
     async def now(self) -> float:
         """Return Prometheus' clock as Unix seconds; ObserveError if it does not answer."""
-        answer = await self._client.post("/api/v1/query", _data, {"query": "time()"})
-        try:
-            return float(answer["result"][1])
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise ObserveError(SOURCE, "time() gave no number") from None
+        return await self._client.post(QUERY, lambda body: moment_of(data_of(body)), {"query": "time()"})
 
     async def close(self) -> None:
         """All connections are closed."""
         await self._client.close()
 
-    async def _started_at(self) -> float | None:
-        try:
-            data = await self._client.get("/api/v1/status/runtimeinfo", _data)
-            return datetime.fromisoformat(data["startTime"]).timestamp()
-        except ObserveError:  # what speaks PromQL without being Prometheus (Thanos, Mimir) has no such page
-            return None
-
     async def _query(self, expression: str, moment: str) -> Sequence[Series]:
-        return await self._client.post("/api/v1/query", _series, {"query": expression, "time": moment})
+        return await self._client.post(QUERY, series_of, {"query": expression, "time": moment})
 
     def _is_node(self, name: str) -> bool:
         if len(name) <= 253 and _NODE.fullmatch(name):
             return True
         self._on_ignored("node-name")
         return False
+
+
+class Servers:
+    """Knows the servers that have answered under one name, by the moment each started."""
+
+    def __init__(self) -> None:
+        self._known: dict[float, None] = {}
+
+    def heard(self, started_at: float) -> None:
+        """Take note of who answers; ObserveError when it is one that had made room for another.
+
+        A server that was started anew has not been heard before; one that comes back was there all the time.
+        """
+        newest = next(reversed(self._known), started_at)
+        if started_at != newest and started_at in self._known:
+            del self._known[started_at]
+            self._known[started_at] = None
+            both = " and ".join(datetime.fromtimestamp(at, UTC).isoformat() for at in sorted((started_at, newest)))
+            raise ObserveError(SOURCE, f"two servers answer under one name: started {both}")
+        self._known[started_at] = None
+        while len(self._known) > MOST_SERVERS:
+            del self._known[next(iter(self._known))]
 
 
 def _pipeline(server: PrometheusServer) -> str:
@@ -152,157 +213,3 @@ def _pipeline(server: PrometheusServer) -> str:
 
 def _escaped(name: str) -> str:
     return name.replace(".", "[.]")  # the only sign of a DNS-1123 name that means something in RE2
-
-
-def _data(body: bytes) -> Any:
-    """The `data` of a complete answer; ValueError for an error or for one that carries warnings: it may be partial."""
-    raw: Any = decoded(body)
-    if raw["status"] != "success":
-        raise ValueError(f"{raw.get('errorType')}: {raw.get('error')}")
-    if raw.get("warnings"):
-        raise ValueError(f"the answer may be partial: {raw['warnings']}")
-    return raw["data"]
-
-
-def _series(body: bytes) -> Sequence[Series]:
-    """The series of an answer, each with its samples as (time, value); an instant vector has one sample per series."""
-    data = _data(body)
-    match data["resultType"]:
-        case "vector":
-            return [(_labels(s), ((float(s["value"][0]), float(s["value"][1])),)) for s in data["result"]]
-        case "matrix":
-            known: dict[tuple[float, float], tuple[float, float]] = {}  # most GPUs are ok at the same moments
-            return [
-                (_labels(s), [known.setdefault(p, p) for p in ((float(at), float(v)) for at, v in s["values"])])
-                for s in data["result"]
-            ]
-        case kind:
-            raise ValueError(f"expected series, got a {kind}")
-
-
-def _labels(series: Any) -> Labels:
-    labels = series["metric"]
-    if not isinstance(labels, dict) or not all(isinstance(v, str) for v in labels.values()):
-        raise ValueError("metric is not a mapping of texts")
-    return labels
-
-
-def _folded(
-    found: Sequence[Sequence[Series]], chunks: int, at: datetime, health_of: Collection[str]
-) -> tuple[Mapping[str, Evidence], Sequence[str]]:
-    """Return evidence by node from the answers in the order they were asked, and why series were ignored."""
-    fold = _Fold()
-    fold.witnesses(found[0], found[1])
-    for series in found[2 : 3 + chunks]:
-        fold.identities(series)
-    for series in found[3 + chunks : 3 + 2 * chunks]:
-        fold.boots(series)
-    for series in found[3 + 2 * chunks :]:
-        fold.states(series)
-    return fold.evidence(at, health_of), fold.ignored
-
-
-class _Fold:
-    """Gathers series by node; `ignored` says of each that broke the contract why."""
-
-    def __init__(self) -> None:
-        self.ignored: list[str] = []
-        self._witnesses: dict[str, dict[tuple[str, str, str, str], Witness]] = {}
-        self._identities: dict[str, set[tuple[str, str]]] = {}
-        self._boots: dict[str, datetime] = {}
-        self._states: dict[str, dict[str, dict[float, int]]] = {}
-
-    def witnesses(self, last_seen: Sequence[Series], ages: Sequence[Series]) -> None:
-        """Take in the witnesses; one whose sample age is not known is none."""
-        age_of = {_witness_key(labels): age for labels, ((_, age),) in ages}
-        for labels, ((_, seen),) in last_seen:
-            key = _witness_key(labels)
-            age = age_of.get(key)
-            node, gpu, fault, kind, strength = key
-            if not node or not fault or kind not in list(WitnessClass):
-                self.ignored.append("witness-labels")
-            elif age is None or not _moment(seen) or not math.isfinite(age):
-                self.ignored.append("witness-value")
-            else:
-                found = Witness(
-                    fault=fault,
-                    gpu_uuid=gpu or None,
-                    witness_class=WitnessClass(kind),
-                    last_seen_at=datetime.fromtimestamp(seen, UTC),
-                    sample_age=timedelta(seconds=max(0.0, age)),
-                    strength=_strength(strength),
-                )
-                self._witnesses.setdefault(node, {})[(gpu, fault, kind, strength)] = found
-
-    def identities(self, series: Sequence[Series]) -> None:
-        """Take in who knows which GPU to sit where."""
-        for labels, _ in series:
-            node, gpu, source = (labels.get(name, "") for name in ("node", "gpu_uuid", "source"))
-            if node and gpu and source:
-                self._identities.setdefault(node, set()).add((gpu, source))
-            else:
-                self.ignored.append("identity-labels")
-
-    def boots(self, series: Sequence[Series]) -> None:
-        """Take in when each node's kernel started."""
-        for labels, ((_, began),) in series:
-            if labels.get("node") and _moment(began):
-                self._boots[labels["node"]] = datetime.fromtimestamp(began, UTC)
-            else:
-                self.ignored.append("boot-value")
-
-    def states(self, series: Sequence[Series]) -> None:
-        """Take in the GPU states; where two series tell of one moment the worse one counts."""
-        for labels, values in series:
-            node, gpu = labels.get("node", ""), labels.get("gpu_uuid", "")
-            if not node or not gpu:
-                self.ignored.append("state-labels")
-                continue
-            samples = self._states.setdefault(node, {}).setdefault(gpu, {})
-            for at, value in values:
-                state = int(value) if value in range(6) else None
-                if state is None:
-                    self.ignored.append("state-value")
-                samples[at] = max(UNKNOWN if state is None else state, samples.get(at, 0))
-
-    def evidence(self, at: datetime, nodes: Collection[str]) -> Mapping[str, Evidence]:
-        """Return what was gathered, by node, in a stable order."""
-        known = {*nodes, *self._witnesses, *self._identities, *self._states}
-        samples = functools.cache(_sample)
-        return {
-            node: Evidence(
-                at=at,
-                booted_at=self._boots.get(node),
-                witnesses=tuple(w for _, w in sorted(self._witnesses.get(node, {}).items())),
-                identities=tuple(Identity(gpu_uuid=g, source=s) for g, s in sorted(self._identities.get(node, ()))),
-                health=tuple(_health(self._states.get(node, {}), samples)),
-            )
-            for node in sorted(known)
-        }
-
-
-def _health(
-    by_gpu: Mapping[str, Mapping[float, int]], sample: Callable[[float, int], HealthSample]
-) -> Iterator[GpuHealth]:
-    for gpu, states in sorted(by_gpu.items()):
-        yield GpuHealth(gpu_uuid=gpu, samples=tuple(sample(at, state) for at, state in sorted(states.items())))
-
-
-def _sample(at: float, state: int) -> HealthSample:
-    return HealthSample(at=datetime.fromtimestamp(at, UTC), state=state)
-
-
-def _witness_key(labels: Mapping[str, str]) -> tuple[str, str, str, str, str]:
-    names = ("node", "gpu_uuid", "fault", "class", "strength")
-    return tuple(labels.get(name, "") for name in names)  # type: ignore[return-value]
-
-
-def _strength(label: str) -> Strength | None:
-    """Return what the label says: None where the rules are older than the label, weak for a word unknown here."""
-    if not label:
-        return None
-    return Strength.STRONG if label == Strength.STRONG else Strength.WEAK
-
-
-def _moment(seconds: float) -> bool:
-    return math.isfinite(seconds) and 0 < seconds < 1e11

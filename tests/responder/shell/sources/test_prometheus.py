@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -79,6 +82,124 @@ async def prometheus(make_script: MakeScript, answers: Mapping[str, object]) -> 
     script, server = await make_script(), Prometheus(answers)
     script.answers[QUERY] = server
     return script, server
+
+
+def running(started: float) -> dict[str, Any]:
+    """The page of runtime information of a server that started so long after the hour."""
+    at = datetime.fromtimestamp(T - 3600 + started, UTC).isoformat()
+    return {"status": "success", "data": {"startTime": at}}
+
+
+@pytest.mark.parametrize("turns", [("a", "b"), ("a", "b", "b"), ("a", "a", "b"), ("a", "a", "a", "a", "b", "b", "b")])
+async def test_s10_two_servers_behind_one_name_give_no_evidence(make_script: MakeScript, turns: Sequence[str]) -> None:
+    """A balancer that spreads requests: within two looks at the latest it is noticed, and nothing is evidence."""
+    script, _ = await prometheus(make_script, {})
+    pages = {"a": running(0), "b": running(60)}
+    asked = iter(turns * 20)
+    script.answers[INFO] = lambda _: pages[next(asked)]
+    source = await source_at(script)
+    problems = []
+    for _ in range(2):
+        try:
+            await source.read({"n1"})
+        except ObserveError as problem:
+            problems.append(str(problem))
+    await source.close()
+    assert problems
+    assert "another server answered" in problems[-1] or "two servers answer under one name" in problems[-1]
+
+
+async def test_s10_a_server_that_is_started_anew_is_heard(make_script: MakeScript) -> None:
+    """Between two looks it may be another one that was never there before; one that comes back is two servers."""
+    script, _ = await prometheus(make_script, {})
+    source = await source_at(script)
+    for started in (0.0, 0.0, 60.0, 60.0):
+        script.answers[INFO] = running(started)
+        assert await source.read({"n1"})
+    script.answers[INFO] = running(0.0)
+    with pytest.raises(ObserveError, match="two servers answer under one name"):
+        await source.read({"n1"})
+    assert await source.read({"n1"})
+    await source.close()
+
+
+async def test_s10_time_does_not_go_back(make_script: MakeScript) -> None:
+    """A time before the last look's is another server's: that look is lost, the next one counts from there."""
+    script, _ = await prometheus(make_script, {})
+    times = iter([T, T - 2, T - 1])
+    server = script.answers[QUERY]
+    assert callable(server)
+
+    def answer(fields: Mapping[str, list[str]]) -> object:
+        if fields["query"] == ["time()"]:
+            return {"status": "success", "data": {"resultType": "scalar", "result": [T, f"{next(times):.3f}"]}}
+        return server(fields)
+
+    script.answers[QUERY] = answer
+    source = await source_at(script)
+    assert await source.read({"n1"})
+    with pytest.raises(ObserveError, match=r"went back by 2\.000 s"):
+        await source.read({"n1"})
+    assert await source.read({"n1"})
+    await source.close()
+
+
+async def test_s10_one_look_goes_over_one_connection(make_script: MakeScript) -> None:
+    """A balancer of connections gives all of a look to one of two servers, and the next look too."""
+    scripts = [(await prometheus(make_script, {}))[0] for _ in range(2)]
+    for number, script in enumerate(scripts):
+        script.answers[INFO] = running(number)
+    async with spread(*(int(script.url.rsplit(":", 1)[1]) for script in scripts)) as port:
+        source = PrometheusEvidence(
+            PrometheusServer(url=f"http://127.0.0.1:{port}"),
+            window=timedelta(minutes=10),
+            on_problem=no_problem,
+            on_ignored=no_problem,
+        )
+        for _ in range(3):
+            assert await source.read({f"n{number}" for number in range(250)})
+            await source.pipeline(StillClock())
+        await source.close()
+    assert sorted(bool(script.asked) for script in scripts) == [False, True]
+
+
+@asynccontextmanager
+async def spread(*ports: int) -> AsyncIterator[int]:
+    """A balancer that gives every connection to the next of these ports; its own port."""
+    turn = itertools.cycle(ports)
+    ends: set[asyncio.Task[None]] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", next(turn))
+        for one in (carry(reader, there[1]), carry(there[0], writer)):
+            task = asyncio.create_task(one)
+            ends.add(task)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+    await asyncio.gather(*ends, return_exceptions=True)
+
+
+async def test_a_look_as_a_whole_ends_in_time(make_script: MakeScript) -> None:
+    """Every query by itself is fast enough, but there are too many of them."""
+    script, _ = await prometheus(make_script, {})
+    script.slow_s = 0.1
+    source = PrometheusEvidence(
+        PrometheusServer(url=script.url, timeout=timedelta(seconds=0.15)),
+        window=timedelta(minutes=10),
+        on_problem=no_problem,
+        on_ignored=no_problem,
+    )
+    with pytest.raises(ObserveError, match=r"no whole answer within 0\.9 s"):
+        await source.read({f"n{number}" for number in range(1000)})
+    await source.close()
 
 
 async def test_series_become_evidence(make_script: MakeScript) -> None:
