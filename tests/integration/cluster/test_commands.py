@@ -224,8 +224,11 @@ async def test_s18_revert_leaves_no_trace(
     status, out, err = await gpuheal("revert", "--all", "--kubeconfig", plane.kubeconfig())
     assert (status, err) == (0, "")
     assert f"{name}: taint gpu.health/unhealthy removed, uncordoned, condition GPUHealthy removed" in out
-    assert essence(await asyncio.to_thread(plane.node, name)) == before
 
+    async def as_before() -> bool:  # Kubernetes takes its own taint of the cordon off a moment later
+        return essence(await asyncio.to_thread(plane.node, name)) == before
+
+    await eventually(as_before, "the node to be as before")
     status, out, _ = await gpuheal("revert", "--all", "--kubeconfig", plane.kubeconfig())
     assert (status, out) == (0, "no node carries an undo record\n")
     status, _, err = await gpuheal("revert", name, "--kubeconfig", plane.kubeconfig())

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from gpuheal_responder.shell.kube import roles, schema
+from gpuheal_responder.shell.kube import admission, roles, schema
 
 Documents = Iterable[tuple[str, Mapping[str, Any]]]
 COMMAND = "python -m gpuheal_responder.shell.kube.generate deploy/kustomize/base"
@@ -47,6 +47,7 @@ _Dumper.add_representer(str, _text)
 FILES: Mapping[str, Callable[[], Documents]] = {
     "crd.yaml": lambda: [("The only CRD: one object per case.", schema.definition())],
     "rbac.yaml": roles.documents,
+    "admission.yaml": admission.documents,
 }
 
 
