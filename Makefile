@@ -54,6 +54,7 @@ cluster: install ## tests on the control plane, and on the current Prometheus an
 	$(REAL) -n 3 --maxschedchunk 1 -m cluster
 
 mutants: install ## every safety invariant's small wrong change must turn its test red
+	$(RUN) -m gpuheal_lab.servers ensure $(NEW) --generation current
 	$(RUN) -m tests.mutants.run
 
 nightly: install mutants ## what takes too long for every change: the adversary's campaign, all small wrong rules
