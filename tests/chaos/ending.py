@@ -19,6 +19,8 @@ from gpuheal_responder.core.mode import Mode
 
 TELLING = frozenset({"held", "escalated", "pending", "stale"})
 """States of a case that generated rules alert on (GPUHealHeld, GPUHealEscalated, GPUHealPending, GPUHealStaleCase)."""
+GIVEN_UP = "escalated"
+"""What could not be done for good has been given to people."""
 QUIET = timedelta(hours=2)
 """Longer than every deadline, cooldown and window but the day of attempts, after which people are asked."""
 LONGEST_PAUSE = 1800
@@ -156,10 +158,9 @@ class Ending(People):
         for name, raw in self.sim.api.nodes.items():
             if self._must_be_contained(name) and not raw["spec"].get("unschedulable") and not has_taint(raw, TAINT):
                 states = self._states().get(name, set())
-                text = (
-                    f"it is sick since {self._oldest(name):%H:%M:%S}; its case is {', '.join(sorted(states)) or 'none'}"
-                )
-                self.observer.broken("L-never-contained", name, text)
+                if GIVEN_UP not in states:
+                    text = f"sick since {self._oldest(name):%H:%M:%S}; its case is {', '.join(sorted(states)) or 'none'}"
+                    self.observer.broken("L-never-contained", name, text)
 
     def _oldest(self, name: str) -> datetime:
         return min(i.began for i in self._to_contain(name))

@@ -14,7 +14,7 @@ from gpuheal_responder.errors import GpuhealError, ObserveError, Permanent, Tran
 
 T = TypeVar("T")
 
-READS = frozenset({"histories", "nodes", "node", "pods_on", "lock_of", "list", "lookup", "controls"})
+READS = frozenset({"nodes", "node", "pods_on", "lock_of", "list", "lookup", "controls", "histories", "unreadable"})
 
 ACTOR: ContextVar[str] = ContextVar("actor", default="")
 """Who calls: one of several replicas, each of whose tasks carries its name."""
