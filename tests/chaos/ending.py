@@ -159,7 +159,9 @@ class Ending(People):
             if self._must_be_contained(name) and not raw["spec"].get("unschedulable") and not has_taint(raw, TAINT):
                 states = self._states().get(name, set())
                 if GIVEN_UP not in states:
-                    text = f"sick since {self._oldest(name):%H:%M:%S}; its case is {', '.join(sorted(states)) or 'none'}"
+                    text = (
+                        f"sick since {self._oldest(name):%H:%M:%S}; its case is {', '.join(sorted(states)) or 'none'}"
+                    )
                     self.observer.broken("L-never-contained", name, text)
 
     def _oldest(self, name: str) -> datetime:

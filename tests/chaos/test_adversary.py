@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from tests.chaos.campaign import search
+from tests.chaos.cases import CASES
 from tests.chaos.grammar import THEMES, WEIGHTS, generate
 from tests.chaos.known import KNOWN
 from tests.chaos.rules import RULES
+from tests.chaos.schedule import play
 
 EACH = 19
 FIRST = 1
@@ -18,6 +20,12 @@ def test_theme(theme: str) -> None:
     outcome = search(FIRST, EACH, theme=theme, quiet=True)
     told = {rule: outcome.seeds[rule] for rule in outcome.unknown}
     assert not told, f"seeds by broken rule: {told}; see `python -m tests.chaos --theme {theme} --show --seed N`"
+
+
+@pytest.mark.parametrize("rule", sorted(set(CASES) - set(KNOWN)))
+def test_what_was_mended_stays_mended(rule: str) -> None:
+    """The schedule that once broke the rule breaks it no more."""
+    assert rule not in {v.rule for v in play(CASES[rule])}
 
 
 def test_themes_reach_every_rule_that_can_break_today() -> None:
