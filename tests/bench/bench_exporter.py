@@ -107,7 +107,7 @@ def throughput() -> dict[str, float]:
         "parsed_lines_per_second": rate(LINES, parse),
         "latched_flood_lines_per_second": rate(LINES, lambda: take(storm)),
         "usual_log_lines_per_second": rate(LINES, lambda: take(usual)),
-        "flood_series": float(len(take(storm).xids)),
+        "flood_series": float(len(take(storm).levels.xids)),
     }
 
 

@@ -64,9 +64,9 @@ def _from_table(code: int) -> Resolution:
 
 
 def _from_verdict(message: Xid) -> Resolution:
-    if message.recovery is None:
+    if message.details.recovery is None:
         return Resolution(action="alert", basis="xid154", detail="recovery action changed, new value cut off")
-    value = message.recovery.now
+    value = message.details.recovery.now
     action = RECOVERY_ACTIONS.get(value, "alert")
     return Resolution(
         action=action, basis="xid154", severity="fatal" if value else "", detail=f"recovery action {value}"
@@ -75,11 +75,11 @@ def _from_verdict(message: Xid) -> Resolution:
 
 def _from_reset_words(message: Xid) -> Resolution | None:
     """Xid 94 and 95 say themselves whether a reset is needed; None if the line was cut before that."""
-    if message.rst is None:
+    if message.details.rst is None:
         return None
-    if message.rst:
+    if message.details.rst:
         return Resolution(action="gpu_reset", basis="message", severity="fatal", detail="RST: Yes")
-    if message.d_rst:
+    if message.details.d_rst:
         return Resolution(action="gpu_reset_after_drain", basis="message", severity="non_fatal", detail="D-RST: Yes")
     return Resolution(action="alert", basis="message", severity="non_fatal", detail="no reset asked for")
 
@@ -91,10 +91,10 @@ def resolve_xid(message: Xid, driver_version: str = "", *, drill: bool = False) 
     decided: Resolution | None = None
     if message.xid in (94, 95):
         decided = _from_reset_words(message)
-    elif message.nvlink5 is not None:
-        decided = nvlink5.decode(message.xid, message.nvlink5, driver_version, drill=drill).resolution
-    elif message.xid == 74 and message.regs:
-        decided = nvlink4.decode(message.regs)
+    elif message.details.nvlink5 is not None:
+        decided = nvlink5.decode(message.xid, message.details.nvlink5, driver_version, drill=drill).resolution
+    elif message.xid == 74 and message.details.regs:
+        decided = nvlink4.decode(message.details.regs)
     elif message.xid in NVLINK5_XIDS and _FATAL.search(message.text):
         decided = worse(_from_table(message.xid), nvlink5.by_word(fatal=True, what="text of unknown shape"))
     return decided or _from_table(message.xid)

@@ -15,10 +15,10 @@ from gpuheal_exporters.kernel.wrapper import unwrap
 TOKENS = (b"NVRM:", b"SXid", b"AER:", b"PCIe Bus Error:", b": Link Down")
 # Facility 0 is the kernel (include/linux/syslog.h numbering); user-space writes to /dev/kmsg get facility 1 or higher.
 _FACILITY_SHIFT = 3
-_HEADER = re.compile(rb"(\d{1,5}),(\d{1,20}),(\d{1,20}),([^,;]{0,8})(?:,([^;]{0,200}))?;")
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 MAX_RECORD = 8192  # bytes; the kernel's own limit for one formatted record (CONSOLE_EXT_LOG_MAX)
 MAX_FRAGMENTS = 8
+_MAX_HEAD = 260  # four numbers and flags, and what a later kernel may add
 
 
 class KernelRecord(NamedTuple):
@@ -52,32 +52,36 @@ def interesting(raw: bytes) -> bool:
 
 
 def unescape(raw: bytes) -> str:
-    """The text with `\\xNN` resolved; bytes that are not UTF-8 become U+FFFD, NUL becomes a blank."""
+    """Return the text with `\\xNN` resolved; bytes that are not UTF-8 become U+FFFD, NUL becomes a blank."""
     if b"\\x" in raw:
         raw = _ESCAPE.sub(lambda m: bytes((int(m[1], 16),)), raw)
-    return raw.decode("utf-8", "replace").replace("\0", " ")
+    text = raw.decode("utf-8", "replace")
+    return text.replace("\0", " ") if "\0" in text else text
 
 
 def parse_raw(raw: bytes) -> KernelRecord | None:
-    """The record of one read() from /dev/kmsg (dictionary lines are dropped), or None if it has no such header."""
-    match = _HEADER.match(raw)
-    if match is None:
+    """Return the record of one read() from /dev/kmsg (dictionary lines are dropped), or None if it has no such header.
+
+    Split by hand: half the time of a regular expression, and a flood brings hundreds of thousands of these a second.
+    """
+    head, separator, body = raw.partition(b";")
+    fields = head.split(b",", 4)
+    try:
+        prio, seq, usec, flags = fields
+        extra = b""
+    except ValueError:
+        if len(fields) < 4 or len(head) > _MAX_HEAD:
+            return None
+        prio, seq, usec, flags, extra = fields
+    if not (prio.isdigit() and seq.isdigit() and usec.isdigit() and separator) or len(prio) > 5 or len(flags) > 8:
         return None
-    prio, seq, usec, flags, extra = match.groups()
-    body = raw[match.end() : match.end() + MAX_RECORD].partition(b"\n")[0]
-    text = unescape(body)
-    if extra is None and flags == b"-":
+    end = body.find(b"\n")
+    text = unescape(body[: MAX_RECORD if end < 0 or end > MAX_RECORD else end])
+    if flags == b"-" and not extra:
         return KernelRecord(text, int(prio), int(seq), int(usec))
-    caller = ""
-    if extra and b"caller=" in extra:
-        caller = extra.split(b"caller=", 1)[1].split(b",", 1)[0].decode("ascii", "replace")
+    caller = extra.split(b"caller=", 1)[1].split(b",", 1)[0] if b"caller=" in extra else b""
     return KernelRecord(
-        text=text,
-        prio=int(prio),
-        seq=int(seq),
-        usec=int(usec),
-        flags=flags.decode("ascii", "replace"),
-        caller=caller,
+        text, int(prio), int(seq), int(usec), flags.decode("ascii", "replace"), caller.decode("ascii", "replace")
     )
 
 

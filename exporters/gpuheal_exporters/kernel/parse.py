@@ -27,22 +27,22 @@ def _xid(message: Xid) -> dict[str, Any]:
     }
     optional = {
         "uuid": message.uuid,
-        "gi": message.gi,
-        "ci": message.ci,
-        "link": message.link,
-        "regs": list(message.regs) or None,
-        "rst": message.rst,
-        "d_rst": message.d_rst,
-        "caused_by": message.caused_by,
+        "gi": message.gpu.gi,
+        "ci": message.gpu.ci,
+        "link": message.details.link,
+        "regs": list(message.details.regs) or None,
+        "rst": message.details.rst,
+        "d_rst": message.details.d_rst,
+        "caused_by": message.details.caused_by,
     }
     out |= {key: value for key, value in optional.items() if value is not None}
-    if message.location is not None:
-        out |= {"gpc": message.location.gpc, "tpc": message.location.tpc, "sm": message.location.sm}
+    if (location := message.details.location) is not None:
+        out |= {"gpc": location.gpc, "tpc": location.tpc, "sm": location.sm}
     if message.xid == 154:
-        recovery = message.recovery
+        recovery = message.details.recovery
         out["recovery"] = None if recovery is None else {"from": recovery.before, "to": recovery.now}
-    if message.nvlink5 is not None:
-        coded = message.nvlink5
+    if message.details.nvlink5 is not None:
+        coded = message.details.nvlink5
         out["nvlink5"] = {
             "unit": coded.unit,
             "severity": coded.severity,

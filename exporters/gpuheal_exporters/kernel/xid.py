@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 from gpuheal_exporters.host.identity import normalise_pci
 
-_HEAD = re.compile(
-    r"NVRM: Xid \((?:(?:PCI:)?(?P<pci>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})(?:\.[0-9a-fA-F])?"
+_TAG = "NVRM: Xid ("
+_WHO = re.compile(
+    r"(?:(?:PCI:)?(?P<pci>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})(?:\.[0-9a-fA-F])?"
     r"(?: GPU-I:(?P<gi>\d{1,3}))?(?: GPU-CI:(?P<ci>\d{1,3}))?"
-    r"|(?P<uuid>GPU-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}))\): "
-    r"(?P<xid>\d{1,6})\b[, ]*(?P<rest>.*)",
-    re.DOTALL,
+    r"|(?P<uuid>GPU-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}))\Z"
 )
+_CODE = re.compile(r"(\d{1,6})\b[, ]*")
 _PID = re.compile(r"pid=(?:(\d{1,10})|'?<unknown>'?)(?:, ?|\Z)")
 # A process name may hold commas (15 bytes, TASK_COMM_LEN): it ends where one of the driver's own texts begins.
 _TEXT_START = re.compile(
@@ -39,7 +40,10 @@ _NVLINK5 = re.compile(
 NVLINK5_XIDS = range(144, 151)
 NVLINK_XIDS = frozenset((74, 136, 137))
 RECOVERY_XID = 154
+_MIN_WHO, _MAX_WHO = len(_TAG), 100
 CLEANUP_XID = 45  # follows every other Xid and every killed job: never a cause itself
+
+_DETAILED = frozenset((13, CLEANUP_XID, 94, 95, RECOVERY_XID, *NVLINK_XIDS, *NVLINK5_XIDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,20 +77,18 @@ class Nvlink5:
     words: tuple[int, ...]
 
 
-class Xid(NamedTuple):
-    """One Xid headline; None where the line says nothing. `pci` is normalised, `text` is what follows pid and name.
+class Gpu(NamedTuple):
+    """Whom a headline names: an address (normalised) or a UUID, and the MIG instance; None where it says nothing."""
 
-    A named tuple, because a flood makes tens of thousands of them a second.
-    """
-
-    xid: int
-    text: str
-    pci: str | None = None
+    pci: str | None
     uuid: str | None = None
     gi: int | None = None
     ci: int | None = None
-    pid: int | None = None
-    name: str | None = None
+
+
+class Details(NamedTuple):
+    """What only some codes say; only what is anchored in the driver's own text is believed."""
+
     location: Location | None = None
     link: int | None = None
     regs: tuple[int, ...] = ()
@@ -97,6 +99,51 @@ class Xid(NamedTuple):
     nvlink5: Nvlink5 | None = None
 
 
+NO_DETAILS = Details()
+
+
+class Xid(NamedTuple):
+    """One Xid headline; None where the line says nothing.
+
+    Small and lazy, because a flood makes hundreds of thousands of them a second, and of a repeated event nobody asks
+    for process and text.
+    """
+
+    xid: int
+    gpu: Gpu
+    rest: str
+    details: Details = NO_DETAILS
+
+    @property
+    def pci(self) -> str | None:
+        """Return the GPU's address."""
+        return self.gpu.pci
+
+    @property
+    def uuid(self) -> str | None:
+        """Return the GPU's UUID, if the headline has it in the address's place."""
+        return self.gpu.uuid
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process that the headline names."""
+        match = _PID.match(self.rest)
+        return int(match[1]) if match is not None and match[1] else None
+
+    @property
+    def name(self) -> str | None:
+        """Return the name of that process."""
+        match = _PID.match(self.rest)
+        return None if match is None else _split_name(self.rest[match.end() :])[0]
+
+    @property
+    def text(self) -> str:
+        """Return what follows pid and name."""
+        match = _PID.match(self.rest)
+        text = self.rest if match is None else _split_name(self.rest[match.end() :])[1]
+        return text.rstrip()
+
+
 def _split_name(rest: str) -> tuple[str | None, str]:
     """Take `name=…` off the front: (name or None, what follows)."""
     if not rest.startswith("name="):
@@ -104,10 +151,12 @@ def _split_name(rest: str) -> tuple[str | None, str]:
     body = rest[5:]
     if body.startswith("<unknown>"):
         return None, body[9:].lstrip(", ")
-    known = _TEXT_START.search(body)
-    end = known.start() if known is not None and known.start() <= _COMM_MAX else body.find(", ")
+    end = body.find(", ")
     if end < 0:
         return body.strip()[:_COMM_MAX] or None, ""
+    if _TEXT_START.match(body, end) is None:  # not the usual case: a comma inside the name, or a text nobody knows
+        known = _TEXT_START.search(body, end)
+        end = known.start() if known is not None and known.start() <= _COMM_MAX else end
     return body[:end] or None, body[end + 2 :]
 
 
@@ -129,50 +178,50 @@ def _nvlink5(text: str) -> Nvlink5 | None:
     )
 
 
-def _details(code: int, text: str) -> dict[str, Any]:
-    """The fields that depend on the code; only what is anchored in the driver's own text is believed."""
+def _details(code: int, text: str) -> Details:
+    """Return the fields that depend on the code."""
     if code == CLEANUP_XID:
         match = _CAUSED_BY.search(text) if "caused by" in text else None
-        return {"caused_by": int(match[1])} if match else {}
+        return Details(caused_by=int(match[1])) if match else NO_DETAILS
     if code == RECOVERY_XID:
         match = _RECOVERY.search(text)
-        return {"recovery": Recovery(before=int(match[1], 16), now=int(match[2], 16))} if match else {}
+        return Details(recovery=Recovery(before=int(match[1], 16), now=int(match[2], 16))) if match else NO_DETAILS
     if code in NVLINK5_XIDS:
         nvlink5 = _nvlink5(text)
-        return {"nvlink5": nvlink5, "link": nvlink5.link if nvlink5.link >= 0 else None} if nvlink5 else {}
+        return Details(nvlink5=nvlink5, link=nvlink5.link if nvlink5.link >= 0 else None) if nvlink5 else NO_DETAILS
     if code == 13:
         match = _LOCATION.search(text)
-        return {"location": Location(gpc=int(match[1]), tpc=int(match[2]), sm=int(match[3]))} if match else {}
+        return (
+            Details(location=Location(gpc=int(match[1]), tpc=int(match[2]), sm=int(match[3]))) if match else NO_DETAILS
+        )
     if code in (94, 95):
         match = _RESET.search(text)
-        return {"rst": match[1] == "Yes", "d_rst": match[2] == "Yes"} if match else {}
-    if code in NVLINK_XIDS:
-        match = _LINK.search(text)
-        return {"link": int(match[1]), "regs": _hex_words(match[2])} if match else {}
-    return {}
+        return Details(rst=match[1] == "Yes", d_rst=match[2] == "Yes") if match else NO_DETAILS
+    match = _LINK.search(text)
+    return Details(link=int(match[1]), regs=_hex_words(match[2])) if match else NO_DETAILS
+
+
+@lru_cache(maxsize=512)
+def _gpu(text: str) -> Gpu | None:
+    """Return whom the brackets of a headline name; a node has a handful of them."""
+    who = _WHO.match(text)
+    if who is None:
+        return None
+    pci, gi, ci, uuid = who.groups()
+    return Gpu(normalise_pci(pci) if pci else None, uuid, int(gi) if gi else None, int(ci) if ci else None)
 
 
 def parse_xid(message: str) -> Xid | None:
-    """The Xid in a message whose log prefix was taken off, or None; never raises."""
-    head = _HEAD.match(message)
-    if head is None:
+    """Return the Xid in a message whose log prefix was taken off, or None; never raises."""
+    close = message.find("): ", _MIN_WHO, _MAX_WHO)
+    if close < 0 or not message.startswith(_TAG):
         return None
-    pci, gi, ci, uuid, number, rest = head.groups()
-    code = int(number)
-    pid_match = _PID.match(rest)
-    pid = name = None
-    if pid_match is not None:
-        pid = int(pid_match[1]) if pid_match[1] else None
-        name, rest = _split_name(rest[pid_match.end() :])
-    found = Xid(
-        xid=code,
-        text=rest.rstrip(),
-        pci=normalise_pci(pci) if pci else None,
-        uuid=uuid,
-        gi=int(gi) if gi else None,
-        ci=int(ci) if ci else None,
-        pid=pid,
-        name=name,
-    )
-    details = _details(code, rest)
-    return found._replace(**details) if details else found
+    gpu, number = _gpu(message[_MIN_WHO:close]), _CODE.match(message, close + 3)
+    if gpu is None or number is None:
+        return None
+    code, rest = int(number[1]), message[number.end() :]
+    if code not in _DETAILED or (code == CLEANUP_XID and "caused by" not in rest):
+        return Xid(code, gpu, rest)
+    plain = Xid(code, gpu, rest)
+    # What a program may have put into its name is no text of the driver's.
+    return Xid(code, gpu, rest, _details(code, plain.text))

@@ -141,9 +141,9 @@ class Handlers:
         A clean-up that came before its cause learns of it too.
         """
         group = self._group(key.pci_bus_id, at)
-        if message.caused_by is not None:
-            group.cause = group.cause or str(message.caused_by)
-            return str(message.caused_by)
+        if message.details.caused_by is not None:
+            group.cause = group.cause or str(message.details.caused_by)
+            return str(message.details.caused_by)
         if message.xid in (CLEANUP_XID, RECOVERY_XID):
             return group.cause
         if not group.cause:
@@ -159,17 +159,17 @@ class Handlers:
         key = XidKey(uuid, pci, str(message.xid))
         resolution = resolve_xid(message, self.situation.driver_version, drill=self.situation.drill)
         cause = self._cause(message, key, at)
-        recovery = message.recovery
+        recovery = message.details.recovery
         entry = self._levels.xids.record(key, at, resolution, cause=cause, latch=recovery is None or recovery.now != 0)
         if entry is not None and message.xid == RECOVERY_XID and entry.latched:
             entry.resolution = resolution  # the driver's newest verdict, also if it asks for less than the one before
-        if message.link is not None:
-            self._levels.links.record(LinkKey(uuid, pci, key.xid, str(message.link)), at, latch=False)
+        if message.details.link is not None:
+            self._levels.links.record(LinkKey(uuid, pci, key.xid, str(message.details.link)), at, latch=False)
         if recovery is not None:
             self._levels.recovery[pci] = recovery.now
             if recovery.now == 0:
                 self._levels.recover(pci, self._addresses.uuid_of(pci))
-        ring_key = ("xid", key.xid, pci, message.link, recovery and recovery.now)
+        ring_key = ("xid", key.xid, pci, message.details.link, recovery and recovery.now)
         if not self._events.repeat(ring_key, at):
             fresh = (
                 self.situation.clock() - at < ATTRIBUTION_SECONDS
@@ -178,8 +178,8 @@ class Handlers:
             pod = ask(pid=message.pid, gpu_uuid=uuid, pci_bus_id=pci) if ask else {}
             event = self._event("xid", key.xid, (uuid, pci), record, at, resolution)
             event.pid, event.process, event.pod, event.cause = message.pid, message.name, dict(pod), cause
-            if message.location is not None:
-                event.detail = f"GPC {message.location.gpc}, TPC {message.location.tpc}, SM {message.location.sm}"
+            if (location := message.details.location) is not None:
+                event.detail = f"GPC {location.gpc}, TPC {location.tpc}, SM {location.sm}"
             self._events.add(ring_key, event)
 
     def _event(

@@ -18,8 +18,8 @@ V1_DRIVER, V2_DRIVER = "570.124.06", "575.51.03"
 def decode(text: str, driver: str, *, drill: bool = False) -> nvlink5.Decoded:
     message = parse_xid(f"NVRM: Xid (PCI:0000:01:00): {text}")
     assert message is not None
-    assert message.nvlink5 is not None
-    return nvlink5.decode(message.xid, message.nvlink5, driver, drill=drill)
+    assert message.details.nvlink5 is not None
+    return nvlink5.decode(message.xid, message.details.nvlink5, driver, drill=drill)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["why"])

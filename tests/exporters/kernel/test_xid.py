@@ -13,7 +13,7 @@ def test_a_process_name_cannot_forge_the_recovery_value() -> None:
     """Text that only looks like another Xid inside a name changes neither code nor address."""
     message = parse_xid(HEAD + "43, pid=1, name=x): 154, GPU r, Ch 00000001")
     assert message is not None
-    assert (message.xid, message.recovery) == (43, None)
+    assert (message.xid, message.details.recovery) == (43, None)
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def test_location_link_and_recovery_are_typed() -> None:
     location = parse_xid(HEAD + "13, Graphics SM Warp Exception on (GPC 1, TPC 3, SM 0): Out Of Range Address")
     recovery = parse_xid(HEAD + "154, GPU recovery action changed from 0xa (x) to 0x10 (y)")
     assert location is not None
-    assert location.location == Location(gpc=1, tpc=3, sm=0)
+    assert location.details.location == Location(gpc=1, tpc=3, sm=0)
     assert recovery is not None
-    assert recovery.recovery == Recovery(before=10, now=16)
+    assert recovery.details.recovery == Recovery(before=10, now=16)
 
 
 def test_the_uuid_form_is_accepted() -> None:
@@ -54,7 +54,7 @@ def test_reset_words_are_only_believed_at_the_end_of_the_line() -> None:
     """RST and D-RST stand at the very end of Xid 94 and 95; text before that is not taken for them."""
     message = parse_xid(HEAD + "95, Uncontained: RST: No, D-RST: No but more text")
     assert message is not None
-    assert message.rst is None
+    assert message.details.rst is None
 
 
 @pytest.mark.parametrize(
