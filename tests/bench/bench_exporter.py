@@ -30,7 +30,7 @@ LINES = 200_000
 ROUNDS = 3
 SCRAPES = 200
 BUDGETS = {"scrape_ms_median": 5.0, "rss_mb": 45.0}
-FLOOR = {"parsed_lines_per_second": 100_000.0}
+FLOOR = {"parsed_lines_per_second": 300_000.0}
 
 
 def addresses() -> list[str]:

@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import stat
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,9 @@ from gpuheal_exporters.kernel.tally import GapCounter, Tally
 Cursor = Mapping[str, object]
 _LINE_MAX = 2 * MAX_RECORD  # a longer line in a file is cut here, never buffered without bound
 _CHUNK = 65536
+BACKLOG_BYTES = 8 * 2**20  # some 50,000 records: a burst of half a second at the rate the kernel can write
+_OBJECT_BYTES = 64  # what a record takes in memory beside its bytes
+MAX_SKIPPED = 1024
 _BOOT_BANNER = b"Linux version "  # first line of every boot (init/version.c of the kernel)
 
 
@@ -63,15 +67,17 @@ class _Intake:
         self._numbered = numbered
 
     def push(self, raw: bytes, out: list[KernelRecord]) -> None:
-        """Whatever became complete by this record or line is appended to `out`."""
+        """Append to `out` whatever became complete by this record or line."""
         self._tally.records += 1
-        head = raw[:48].split(b",", 2) if raw[:1].isdigit() else ()
-        if len(head) == 3 and head[1].isdigit():
+        head = raw[:48].split(b",", 2)
+        if len(head) == 3 and head[1].isdigit() and head[0].isdigit():
             if not self.sequence.is_new(int(head[1])):
                 return
         elif self._numbered:
             return
-        if not (self._assembler.holding or interesting(raw)):
+        else:
+            head = []
+        if not self._assembler.holding and not interesting(raw):
             return
         record = parse_raw(raw) if head else None
         if record is None and not self._numbered:
@@ -86,7 +92,12 @@ class _Intake:
 
 
 class KmsgSource:
-    """/dev/kmsg: one record per read, EPIPE when the ring overtook the reader (Documentation/ABI/testing/dev-kmsg)."""
+    """/dev/kmsg: one record per read, EPIPE when the ring overtook the reader (Documentation/ABI/testing/dev-kmsg).
+
+    The ring is emptied first, into a backlog with a bound, and a batch of that is parsed: a record is lost if the ring
+    wraps before it is read, and a read costs a tenth of what parsing and latching do. A thread of its own would not
+    help: each read lets go of the interpreter's lock, and takes it again only when the parser has had its turn.
+    """
 
     name = "kmsg"
     place = "seq"
@@ -95,9 +106,12 @@ class KmsgSource:
     def __init__(
         self, fd: int, tally: Tally, cursor: Cursor | None = None, *, read: Callable[[int, int], bytes] = os.read
     ) -> None:
-        """A source on an open, non-blocking descriptor that gives one record per `read`; `close` closes it."""
+        """Read from an open, non-blocking descriptor that gives one record per `read`; `close` closes it."""
         self._fd, self._tally, self._read = fd, tally, read
         self.caught_up = False
+        self._backlog: deque[bytes] = deque()
+        self._room = BACKLOG_BYTES
+        self._empty = False
         self._intake = _Intake(tally, cursor or {}, numbered=True)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -113,26 +127,43 @@ class KmsgSource:
 
     def read(self, limit: int) -> list[KernelRecord]:
         """See LogSource; an overrun is counted and reading goes on with the oldest record left."""
+        ended = self._fill()
         out: list[KernelRecord] = []
-        for _ in range(limit):
-            try:
-                raw = self._read(self._fd, MAX_RECORD)
-            except OSError as error:
-                if error.errno == errno.EPIPE:
-                    self._tally.overruns += 1
-                    continue
-                if error.errno == errno.EINVAL:  # a record longer than the buffer: skipped by the kernel
-                    continue
-                if error.errno == errno.EAGAIN:
-                    self.caught_up = True
-                    self._intake.flush(out)
-                    return out
-                raise SourceError(f"kmsg: {error.strerror}") from None
-            if not raw:
-                raise SourceError("kmsg: end of file")
-            self._intake.push(raw, out)
+        backlog, push = self._backlog, self._intake.push
+        for _ in range(min(limit, len(backlog))):
+            raw = backlog.popleft()
+            self._room += len(raw) + _OBJECT_BYTES
+            push(raw, out)
+        self.caught_up = self._empty and not backlog
         self._intake.flush(out)
+        if ended is not None and not backlog and not out:
+            raise ended
         return out
+
+    def _fill(self) -> SourceError | None:
+        """Move what the ring holds to the backlog, as far as there is room; return why there will be no more."""
+        read, fd, append, room = self._read, self._fd, self._backlog.append, self._room
+        self._empty, skipped = False, 0
+        try:
+            while room > 0 and skipped < MAX_SKIPPED:
+                try:
+                    raw = read(fd, MAX_RECORD)
+                except OSError as error:
+                    if error.errno == errno.EAGAIN:
+                        self._empty = True
+                        return None
+                    if error.errno not in (errno.EPIPE, errno.EINVAL):
+                        return SourceError(f"kmsg: {error.strerror}")
+                    self._tally.overruns += error.errno == errno.EPIPE
+                    skipped += 1  # EINVAL: a record longer than the buffer, skipped by the kernel
+                    continue
+                if not raw:
+                    return SourceError("kmsg: end of file")
+                append(raw)
+                room -= len(raw) + _OBJECT_BYTES
+        finally:
+            self._room = room
+        return None
 
     def cursor(self) -> Cursor:
         """The last sequence number counted."""
@@ -140,7 +171,7 @@ class KmsgSource:
 
     def wait(self, seconds: float) -> bool:
         """See LogSource."""
-        return bool(self._poll.poll(seconds * 1000))
+        return bool(self._backlog) or bool(self._poll.poll(seconds * 1000))
 
     def close(self) -> None:
         """See LogSource."""

@@ -20,6 +20,7 @@ BATCH = 256  # records taken while the state is locked; a scrape waits for one b
 WRITE_SECONDS = 1.0  # the state file is written at most this often
 CURSOR_SECONDS = 60.0  # and at least this often while the log moves
 RETRY_SECONDS = 15.0
+SAVE_SECONDS = 5.0  # at the end, so long for a write that is under way
 REFRESH_SECONDS = 10.0
 
 
@@ -59,6 +60,7 @@ class Follower:
         self._written_at = 0.0
         self._written_cursor: Cursor = {}
         self._write_lock = threading.Lock()
+        self._saver: threading.Thread | None = None
 
     def load(self) -> None:
         """The state of an earlier process is taken over, if its file is usable; another boot's levels are dropped."""
@@ -156,17 +158,26 @@ class Follower:
         elif not self._more:
             self._source.wait(wait_seconds)
         self._more = self.drain()
-        self._persist_if_due()
+        if self._saver is None or not self._saver.is_alive():
+            self._persist_if_due()
 
     def run(self, stop: threading.Event) -> None:
         """Cycles until `stop` is set, then releases the source and writes the state."""
         refreshed = self._clock()
+        self._saver = threading.Thread(target=self._save_until, args=(stop,), name="state", daemon=True)
+        self._saver.start()
         while not stop.is_set():
             self.step(sleep=stop.wait)
             if self._clock() - refreshed >= REFRESH_SECONDS:
                 refreshed = self._clock()
                 self._refresh()
+        self._saver.join(SAVE_SECONDS)
         self.close()
+
+    def _save_until(self, stop: threading.Event) -> None:
+        """Write the state when it is due: a disk that is slow to sync must not keep the log waiting."""
+        while not stop.wait(WRITE_SECONDS / 2):
+            self._persist_if_due()
 
     def _persist_if_due(self) -> None:
         age = self._clock() - self._written_at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from gpuheal_exporters.catalogue.resolution import ACTIONS, Resolution, worse
@@ -67,9 +67,13 @@ MAX_LABEL = 128
 MAX_PARTS = 8
 
 
+_RESOLUTION: Mapping[str, Callable[[object], Any]] = dict.fromkeys(
+    ("action", "basis", "severity", "blames", "followup", "detail"), shape.text
+)
+
+
 def _resolution(value: object) -> Resolution:
-    names = ("action", "basis", "severity", "blames", "followup", "detail")
-    found = Resolution(**shape.fields(value, dict.fromkeys(names, shape.text)))
+    found = Resolution(**shape.fields(value, _RESOLUTION))
     if found.action not in ACTIONS:
         raise ValueError(f"not an action: {found.action[:40]!r}")
     return found
@@ -84,6 +88,14 @@ _LATCH: Mapping[str, Callable[[object], Any]] = {
     "resolution": shape.optional(_resolution),
     "cause": lambda value: shape.text(value, MAX_LABEL),
 }
+
+
+def _plain(entry: Latch) -> dict[str, Any]:
+    """Return a latch as a JSON-ready object; faster than dataclasses.asdict, which the log would have to wait for."""
+    plain = {name: getattr(entry, name) for name in _LATCH}
+    why = entry.resolution
+    plain["resolution"] = None if why is None else {name: getattr(why, name) for name in _RESOLUTION}
+    return plain
 
 
 class LatchStore(Generic[KeyT]):
@@ -175,7 +187,7 @@ class LatchStore(Generic[KeyT]):
 
     def dump(self) -> list[dict[str, Any]]:
         """The content as JSON-ready objects."""
-        return [{"key": list(key), **asdict(entry)} for key, entry in self._latches.items()]
+        return [{"key": list(key), **_plain(entry)} for key, entry in self._latches.items()]
 
     def parse(self, dumped: object) -> dict[KeyT, Latch]:
         """Return the latches that `dump` gave; raise KeyError or ValueError on anything else."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gpuheal_exporters.kernel.source import FileSource, KmsgSource, SourceError
+from gpuheal_exporters.kernel.source import BACKLOG_BYTES, MAX_SKIPPED, FileSource, KmsgSource, SourceError
 from gpuheal_exporters.kernel.tally import GapCounter, Tally
 
 
@@ -60,6 +61,66 @@ def test_sequence_gaps_are_counted_once_each(device: Device) -> None:
         device.write(seq, "noise")
     source.read(100)
     assert (tally.gaps, tally.lost) == (2, 6)
+    source.close()
+
+
+class Ring:
+    """The reads of a source on a device that holds `count` records, and what comes after them."""
+
+    def __init__(self, count: int, after: OSError | None = None) -> None:
+        self.records = deque(f"4,{seq},1,-;{headline(79)}\n".encode() for seq in range(1, count + 1))
+        self.after = after or OSError(errno.EAGAIN, "again")
+        self.reads = 0
+
+    def __call__(self, fd: int, size: int) -> bytes:
+        self.reads += 1
+        if not self.records:
+            raise self.after
+        return self.records.popleft()
+
+
+def test_the_ring_is_emptied_before_anything_is_parsed(device: Device) -> None:
+    """A batch of one record still takes all that the ring holds out of it; the rest comes without reading again."""
+    tally, ring = Tally(), Ring(1_000)
+    source = KmsgSource(device.fd, tally, read=ring)
+    assert len(source.read(1)) == 1
+    assert (len(ring.records), tally.records, source.caught_up, source.cursor()) == (0, 1, False, {"seq": 1})
+    assert source.wait(0.0), "what was taken out of the ring is waiting"
+    assert len(source.read(5_000)) == 999
+    assert (tally.records, source.caught_up, source.wait(0.0)) == (1_000, True, False)
+    source.close()
+
+
+def test_the_backlog_is_bounded(device: Device) -> None:
+    """A storm is taken in up to the bound and stays in the ring beyond it, where the kernel counts what it drops."""
+    ring = Ring(200_000)
+    source = KmsgSource(device.fd, Tally(), read=ring)
+    source.read(1)
+    taken = 200_000 - len(ring.records)
+    size = len(ring.records[-1])
+    assert 10_000 < taken <= BACKLOG_BYTES // size
+    source.read(100)
+    source.read(100)
+    assert 95 <= 200_000 - len(ring.records) - taken <= 102, "the room that a batch makes is used by the next"
+    source.close()
+
+
+def test_what_was_read_before_a_device_failed_still_counts(device: Device) -> None:
+    """The error comes after the last record."""
+    source = KmsgSource(device.fd, Tally(), read=Ring(3, OSError(errno.ENODEV, "No such device")))
+    assert [len(source.read(2)), len(source.read(2))] == [2, 1]
+    with pytest.raises(SourceError, match="No such device"):
+        source.read(2)
+    source.close()
+
+
+def test_a_ring_that_always_overruns_does_not_hold_the_loop(device: Device) -> None:
+    """A device that answers EPIPE for ever is left after a while, with each overrun counted."""
+    tally = Tally()
+    source = KmsgSource(device.fd, tally, read=Ring(0, OSError(errno.EPIPE, "Broken pipe")))
+    assert source.read(10) == []
+    assert tally.overruns == MAX_SKIPPED
+    assert not source.caught_up
     source.close()
 
 

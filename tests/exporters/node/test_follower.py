@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from gpuheal_exporters.host.identity import StaticInventory
 from gpuheal_exporters.kernel.journal import JournalSource
@@ -319,3 +324,32 @@ def test_one_look_takes_what_a_slow_journal_has(tmp_path: Path) -> None:
     counted = totals(follower)
     follower.close()
     assert counted == {"79": 1}
+
+
+def test_a_disk_that_hangs_does_not_keep_the_log_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a write of the state is stuck, records are taken in; at the end the state is written."""
+    node = Node(tmp_path)
+    follower = node.start()
+    stuck, free = threading.Event(), threading.Event()
+    sync = os.fsync
+
+    def slow(fd: int) -> None:
+        stuck.set()
+        assert free.wait(30)
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    stop = threading.Event()
+    runs = threading.Thread(target=follower.run, args=(stop,))
+    runs.start()
+    node.write(79)
+    assert stuck.wait(30)
+    node.write(45, 45)
+    until = time.monotonic() + 30
+    while totals(follower) != {"79": 1, "45": 2} and time.monotonic() < until:
+        stop.wait(0.01)
+    assert totals(follower) == {"79": 1, "45": 2}
+    free.set()
+    stop.set()
+    runs.join(30)
+    assert totals(node.start()) == {"79": 1, "45": 2}
