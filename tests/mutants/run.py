@@ -2,11 +2,13 @@
 
 A mutant is a patch named after its invariant; its first lines say in `# words` what is wrong and which tests must fail:
 `# tests: tests/safety -k s08`. The patch is applied to a copy of the tree. A mutant that survives, or that no longer
-applies, fails the run.
+applies, fails the run. As many run at a time as there are CPUs; `--jobs N` says otherwise.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,16 +67,25 @@ def killed(patch: Path) -> tuple[bool, str]:
         return ran.returncode == 1, last
 
 
+def timed(patch: Path) -> tuple[bool, str, float]:
+    """Return what `killed` says, and the seconds it took."""
+    began = time.monotonic()
+    noticed, said = killed(patch)
+    return noticed, said, time.monotonic() - began
+
+
 def main(argv: Sequence[str]) -> int:
-    """Run the named mutants, or all; return 1 if one survives."""
-    patches = sorted(p for p in MUTANTS.glob("S*.patch") if not argv or any(p.name.startswith(a) for a in argv))
+    """Run the mutants whose names begin as said, or all; return 1 if one survives."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants.run", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="beginning of a mutant's name, such as S04")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many run at a time")
+    wanted = parser.parse_args(argv)
+    patches = [p for p in sorted(MUTANTS.glob("S*.patch")) if p.name.startswith(tuple(wanted.names) or "S")]
     survivors = 0
-    for patch in patches:
-        began = time.monotonic()
-        noticed, said = killed(patch)
-        survivors += not noticed
-        word, spent = "killed  " if noticed else "SURVIVED", time.monotonic() - began
-        print(f"{word} {patch.stem:<42} {spent:5.1f} s  {said}", flush=True)
+    with ThreadPoolExecutor(wanted.jobs) as pool:
+        for patch, (noticed, said, spent) in zip(patches, pool.map(timed, patches), strict=True):
+            survivors += not noticed
+            print(f"{'killed  ' if noticed else 'SURVIVED'} {patch.stem:<42} {spent:5.1f} s  {said}", flush=True)
     print(f"{len(patches) - survivors} passed, {survivors} failed")
     return 1 if survivors or not patches else 0
 

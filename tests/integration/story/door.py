@@ -15,6 +15,7 @@ from aiohttp import web
 from tests.integration.cluster.proxy import Proxy, is_write
 
 from gpuheal_lab.controlplane.plane import ControlPlane
+from gpuheal_lab.servers.process import wait_frozen
 
 UNDO = "gpu.health/undo"
 
@@ -81,6 +82,7 @@ class Door(Proxy):
         pid = self.pid()
         if deed is Deed.KILL_AFTER:
             os.killpg(pid, signal.SIGSTOP)
+            wait_frozen(pid)
             await self._count(label, await self._pass_on(request, quiet=True))
         os.killpg(pid, signal.SIGKILL)
         self.killed_at.append(label)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,18 @@ import pytest
 
 from gpuheal_lab.servers.process import Child, CommandFailed, LabError, free_ports, run
 
+BUSY = (
+    "import threading\n"
+    "def spin():\n while True: sum(range(1000))\n"
+    "for _ in range(4): threading.Thread(target=spin, daemon=True).start()\n"
+    "print('up', flush=True)\n"
+    "spin()\n"
+)
+ONE_PORT = (
+    "import sys\nfrom gpuheal_lab.servers import process\n"
+    "process._PORTS.FIRST, process._PORTS.LAST = int(sys.argv[1]), int(sys.argv[1]) + 1\n"
+    "print(process.free_ports(1))\n"
+)
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 DEAF = [
     sys.executable,
@@ -154,11 +167,42 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     parent.kill()
 
 
+def test_a_frozen_child_stands_still_when_freeze_returns(tmp_path: Path) -> None:
+    """Not one of a busy child's threads runs any more, however many were at work; after thaw they do."""
+    made = child([sys.executable, "-c", BUSY], tmp_path)
+    made.start()
+    process = psutil.Process(made.pid)
+    for _ in range(5):
+        made.freeze()
+        stats = [path.read_text().rpartition(")")[2].split() for path in Path(f"/proc/{made.pid}/task").glob("*/stat")]
+        assert [state for state, *_ in stats] == ["T"] * 5
+        made.thaw()
+        _wait_until(lambda: process.status() != psutil.STATUS_STOPPED)
+    made.kill()
+
+
+def test_a_port_is_given_to_one_process_at_a_time() -> None:
+    """Nobody else is given a port of ours that nothing listens on yet; what a process had is free when it has ended."""
+    (ours,) = free_ports(1)
+    with pytest.raises(CommandFailed, match="no 1 free loopback ports"):
+        run([sys.executable, "-c", ONE_PORT, str(ours)], deadline_s=30)
+    lower = 17000 + os.getpid() % 1000  # where `free_ports` gives none of its own accord
+    for _ in range(2):
+        assert run([sys.executable, "-c", ONE_PORT, str(lower)], deadline_s=30) == f"[{lower}]\n"
+
+
 def test_free_ports_are_distinct_and_not_ephemeral() -> None:
     """The ports differ from each other and lie below those Linux gives to outgoing connections."""
     ports = free_ports(50)
     assert len(set(ports)) == 50
     assert all(1024 < port < 32768 for port in ports)
+
+
+def _wait_until(check: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def _wait_until_gone(pid: int) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -179,6 +181,7 @@ class Child:
     def freeze(self) -> None:
         """The process stands still (SIGSTOP): it accepts connections and answers nothing. `thaw` ends it."""
         self._signal(signal.SIGSTOP)
+        wait_frozen(self.pid)
 
     def thaw(self) -> None:
         """The process runs on after `freeze`."""
@@ -246,19 +249,82 @@ def run(
     return text
 
 
-def free_ports(count: int) -> list[int]:
-    """`count` distinct loopback TCP ports that nothing listens on.
+def wait_frozen(pid: int) -> None:
+    """The process, to which SIGSTOP was sent, stands still.
 
-    They lie below Linux's ephemeral range (32768 up), so that no outgoing connection takes one before the server does.
+    The signal is not instant: kill(2) returns while a thread on another CPU, or asleep in the kernel, has yet to
+    notice, and a server may answer one more request in between. Raises LabError when it does not happen.
     """
-    found: list[int] = []
-    with contextlib.ExitStack() as held:
-        for _ in range(1000):
-            if len(found) == count:
-                return found
-            probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            port = random.randrange(18000, 32000)  # noqa: S311  # spreads parallel runs, guards nothing
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                found.append(port)
-    raise LabError(f"no {count} free loopback ports")
+    end = time.monotonic() + STOP_DEADLINE_S
+    while any(state not in "TZX" for state in _thread_states(pid)):
+        if time.monotonic() > end:
+            raise LabError(f"process {pid} did not stand still within {STOP_DEADLINE_S:g} s of SIGSTOP")
+        time.sleep(0.001)
+
+
+def _thread_states(pid: int) -> list[str]:
+    """The state letter of every thread (proc_pid_stat(5): T stopped, Z and X ended)."""
+    found = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread ended meanwhile
+            found.append(stat.read_text().rpartition(")")[2].split()[0])
+    return found
+
+
+class _Ports:
+    """Ports that this process handed out; no other process of this user gets them from `free_ports` while it lives.
+
+    Between "nothing listens there" and the server's own bind somebody else could be told the same port. Each port is a
+    byte of a common file, locked by the process that has it; the kernel lets go when the process ends, however it does.
+    """
+
+    FIRST, LAST = 18000, 32000
+    """Below Linux's ephemeral range (32768 up), so that no outgoing connection takes one before the server does."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._file: IO[bytes] | None = None
+        self._owner = 0
+        self._given: set[int] = set()
+
+    def take(self, count: int) -> list[int]:
+        """`count` ports that nothing listens on and nobody else was given."""
+        found: list[int] = []
+        with self._guard, contextlib.ExitStack() as held:
+            self._open()
+            for _ in range(1000):
+                if len(found) == count:
+                    self._given.update(found)
+                    return found
+                port = random.randrange(self.FIRST, self.LAST)  # noqa: S311  # spreads parallel runs, guards nothing
+                if port in self._given or port in found or not self._lock(port):
+                    continue
+                probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+                with contextlib.suppress(OSError):
+                    probe.bind(("127.0.0.1", port))
+                    found.append(port)
+        raise LabError(f"no {count} free loopback ports")
+
+    def _open(self) -> None:
+        if self._file is None or self._owner != os.getpid():  # locks do not pass to a forked child
+            path = Path(tempfile.gettempdir()) / f"gpuheal-ports-{os.getuid()}"
+            self._file = os.fdopen(
+                os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+b", 0
+            )
+            self._owner = os.getpid()
+
+    def _lock(self, port: int) -> bool:
+        assert self._file is not None
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except BlockingIOError:
+            return False
+        return True
+
+
+_PORTS = _Ports()
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` loopback TCP ports that nothing listens on, and that are nobody else's while this process lives."""
+    return _PORTS.take(count)
