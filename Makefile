@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 PYTEST := $(RUN) -m pytest -q
-# Tests with other processes (servers, the exporter's child) wait for them with deadlines; on a starved machine one may
-# run out. It is run once more, and the closing line counts it as rerun.
-REAL := $(PYTEST) --reruns 1 --durations=15
+# Tests with servers mostly wait for them: more of them than CPUs at a time, one by one, the longest first (tests/conftest.py).
+UNIT := $(PYTEST) -n 3 --maxschedchunk 4 --durations=10
+REAL := $(PYTEST) -n 8 --maxschedchunk 1 --durations=15
+PLANE := $(PYTEST) -n 4 --maxschedchunk 1 --durations=15
 SOURCES := responder rules exporters deploy/lab tests dashboards
 
 OLD := prometheus promtool alertmanager amtool
@@ -42,16 +43,16 @@ lint: install ## formatting, lint, types, layers, generated files
 	$(BIN)/gpuheal rules lint
 
 unit: install ## tests without servers; coverage of the pure core is at least 95 %
-	$(REAL) -n 2 -m "not servers and not cluster" --cov=gpuheal_responder.core --cov-report=term --cov-fail-under=95
+	$(UNIT) -m "not servers and not cluster" --cov=gpuheal_responder.core --cov-report=term --cov-fail-under=95
 
 servers: install ## tests on Debian's Prometheus and Alertmanager
 	$(RUN) -m gpuheal_lab.servers ensure $(OLD) --generation debian
-	GPUHEAL_GENERATION=debian $(REAL) -n 4 -m "servers and not cluster"
+	GPUHEAL_GENERATION=debian $(REAL) -m "servers and not cluster"
 
 cluster: install ## tests on the control plane, and on the current Prometheus and Alertmanager
 	$(RUN) -m gpuheal_lab.servers ensure $(NEW) --generation current
-	GPUHEAL_GENERATION=current $(REAL) -n 4 -m "servers and not cluster"
-	$(REAL) -n 3 --maxschedchunk 1 -m cluster
+	GPUHEAL_GENERATION=current $(REAL) -m "servers and not cluster"
+	$(PLANE) -m cluster
 
 mutants: install ## every safety invariant's small wrong change must turn its test red
 	$(RUN) -m gpuheal_lab.servers ensure $(NEW) --generation current

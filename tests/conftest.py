@@ -10,6 +10,11 @@ pytest_plugins = ["tests.integration.plane"]
 
 DEBIAN_FIXTURES = frozenset({"promtool"})
 
+SLOW = frozenset(
+    {"test_prometheus_path", "test_pair", "test_pipeline", "test_behaviour", "test_servers_real", "test_daemon"}
+)
+"""Files whose tests wait for servers or children for many seconds."""
+
 
 def _debian(item: pytest.Item) -> bool:
     """Return whether Debian's servers are all that a test needs."""
@@ -21,15 +26,15 @@ def _debian(item: pytest.Item) -> bool:
 
 
 def _allowance(item: pytest.Item) -> float:
-    """How many seconds a test of marker `cluster` may take by its own mark; 0 without one, and for other tests."""
+    """How many seconds a test may take by its own mark; without one 0, or 60 in a file that is known to be slow."""
     own = item.get_closest_marker("timeout")
-    return float(own.args[0]) if own and own.args and item.get_closest_marker("cluster") else 0.0
+    return float(own.args[0]) if own and own.args else 60.0 * (item.path.stem in SLOW)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With GPUHEAL_GENERATION=debian or =current keep that part of the tests marked `servers`; both are all.
 
-    Tests on the control plane that may take long begin first, so that none of several workers ends long after the rest.
+    Tests that may take long begin first, so that none of several workers ends long after the rest.
     """
     items.sort(key=_allowance, reverse=True)
     wanted = os.environ.get("GPUHEAL_GENERATION", "")

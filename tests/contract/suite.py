@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
 
 import pytest
+from tests.contract.rig import Rig
 
 from gpuheal_lab.fleet.objects import canonical, differences, essence
 from gpuheal_responder.core.case import Approval, Attempt, AttemptState, Case, Result
@@ -17,70 +16,14 @@ from gpuheal_responder.core.undo import TAINT_KEY, conditioned, cordoned, intact
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import OperationState, World
 from gpuheal_responder.errors import Permanent, Transient
-from gpuheal_responder.ports import Cluster, EvictionResult, Machines, Note, Remediations, Stored
+from gpuheal_responder.ports import EvictionResult, Note, Stored
 from gpuheal_responder.shell.record import decision
-
-Json = dict[str, Any]
 
 CORDONED = "node.kubernetes.io/unschedulable"
 UNWELL = Condition(type="GPUHealthy", status="False", reason="GpuFellOffBus", message="one")
 OURS = Taint(key=TAINT_KEY, value="true", effect="NoSchedule")
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SPAN = timedelta(minutes=5)
-
-
-class Rig(Protocol):
-    """An implementation of the ports, and hands to move the world behind it."""
-
-    cluster: Cluster
-    remediations: Remediations
-    machines: Machines
-    nodes: tuple[str, str]
-    """Two Ready nodes of 8 GPUs, nothing running on them."""
-
-    async def raw(self, node: str) -> Json:
-        """The raw Node."""
-        ...
-
-    async def delete_node(self, node: str) -> None:
-        """The Node object is deleted."""
-        ...
-
-    async def label(self, node: str, key: str, value: str) -> None:
-        """A person sets a label."""
-        ...
-
-    async def taint(self, node: str, key: str) -> None:
-        """A person adds a taint, in front of all others."""
-        ...
-
-    async def deployment(self, name: str, node: str, replicas: int, gpus: int) -> None:
-        """A Deployment runs on the node."""
-        ...
-
-    async def gang(self, name: str, node: str, size: int) -> None:
-        """A JobSet's Job runs on the node."""
-        ...
-
-    async def daemonset(self, name: str, node: str) -> None:
-        """A DaemonSet's pod runs on the node."""
-        ...
-
-    async def bare_pod(self, name: str, node: str) -> None:
-        """A pod without owner runs on the node."""
-        ...
-
-    async def budget(self, name: str, app: str, minimum: int) -> None:
-        """A PodDisruptionBudget guards an app."""
-        ...
-
-    async def foreign_lock(self, node: str, holder: str, span: timedelta) -> None:
-        """Another tool holds the node's lock."""
-        ...
-
-    async def until(self, check: Callable[[], Awaitable[object]], words: str) -> None:
-        """Time passes until the check is true."""
-        ...
 
 
 async def node_of(rig: Rig, name: str) -> Node:

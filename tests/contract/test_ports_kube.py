@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
 import pytest
-from tests.contract.suite import Json, PortContract
+from tests.contract.rig import Json
+from tests.contract.suite import PortContract
 from tests.integration.plane import NODES, Eventually, WallClock, deployment
 
 from gpuheal_lab.controlplane.kubeapi import ApiRefused

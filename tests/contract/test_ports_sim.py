@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
-from tests.contract.suite import Json, PortContract
+from tests.contract.rig import Json
+from tests.contract.suite import PortContract
 
 from gpuheal_lab.fleet.cluster import Simulation
 from gpuheal_lab.fleet.spec import fleet

@@ -49,6 +49,13 @@ def cases(_catalogue: Catalogue) -> list[Case]:
                               for s in World(dcgm=None).series() if s.metric == "gpuheal_nvml_up"]),
         _no_inventory(),
         _frozen(),
+        *_witnessed(world, fault),
+    ]  # fmt: skip
+
+
+def _witnessed(world: World, fault: list[Series]) -> list[Case]:
+    gpu = {"gpu_uuid": UUIDS[1]}
+    return [
         Case(
             name="Witnesses: the driver's verdict through DCGM confirms a fault that the kernel log shows",
             series=[
@@ -90,7 +97,7 @@ def cases(_catalogue: Catalogue) -> list[Case]:
             queries=[Query(step=EVENT, expr=_gpu("gpuheal:gpu_state"), samples=[(_gpu("gpuheal:gpu_state"), 0.0)])],
             steps=EVENT,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _gpu(name: str) -> str:
