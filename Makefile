@@ -7,7 +7,7 @@ PYTEST := $(RUN) -m pytest -q
 # Tests with servers mostly wait for them: more of them than CPUs at a time, one by one, the longest first (tests/conftest.py).
 UNIT := $(PYTEST) -n 3 --maxschedchunk 4 --durations=10
 REAL := $(PYTEST) -n 8 --maxschedchunk 1 --durations=15
-PLANE := $(PYTEST) -n 4 --maxschedchunk 1 --durations=15
+PLANE := $(PYTEST) -n 3 --maxschedchunk 1 --durations=15
 SOURCES := responder rules exporters deploy/lab tests dashboards
 
 OLD := prometheus promtool alertmanager amtool

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -272,10 +270,10 @@ def _thread_states(pid: int) -> list[str]:
 
 
 class _Ports:
-    """Ports that this process handed out; no other process of this user gets them from `free_ports` while it lives.
+    """Ports that this process handed out; nobody else on this machine gets them from `free_ports` while it lives.
 
-    Between "nothing listens there" and the server's own bind somebody else could be told the same port. Each port is a
-    byte of a common file, locked by the process that has it; the kernel lets go when the process ends, however it does.
+    Between "nothing listens there" and the server's own bind somebody else could be told the same port. So each port
+    has a socket with an abstract name (unix(7)): whoever holds it has the port, and the kernel takes it from the dead.
     """
 
     FIRST, LAST = 18000, 32000
@@ -283,21 +281,17 @@ class _Ports:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._file: IO[bytes] | None = None
-        self._owner = 0
-        self._given: set[int] = set()
+        self._names: dict[int, socket.socket] = {}
 
     def take(self, count: int) -> list[int]:
         """`count` ports that nothing listens on and nobody else was given."""
         found: list[int] = []
         with self._guard, contextlib.ExitStack() as held:
-            self._open()
             for _ in range(1000):
                 if len(found) == count:
-                    self._given.update(found)
                     return found
                 port = random.randrange(self.FIRST, self.LAST)  # noqa: S311  # spreads parallel runs, guards nothing
-                if port in self._given or port in found or not self._lock(port):
+                if not self._name(port):
                     continue
                 probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
                 with contextlib.suppress(OSError):
@@ -305,20 +299,15 @@ class _Ports:
                     found.append(port)
         raise LabError(f"no {count} free loopback ports")
 
-    def _open(self) -> None:
-        if self._file is None or self._owner != os.getpid():  # locks do not pass to a forked child
-            path = Path(tempfile.gettempdir()) / f"gpuheal-ports-{os.getuid()}"
-            self._file = os.fdopen(
-                os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+b", 0
-            )
-            self._owner = os.getpid()
-
-    def _lock(self, port: int) -> bool:
-        assert self._file is not None
+    def _name(self, port: int) -> bool:
+        """Whether the port is ours from now on, and was not before."""
+        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-        except BlockingIOError:
+            name.bind(f"\0gpuheal-port-{port}")
+        except OSError:
+            name.close()
             return False
+        self._names[port] = name
         return True
 
 
