@@ -1,4 +1,4 @@
-"""Metrics and audit lines: the port Recorder, and what the web layer counts. Every name is explained in METRICS.md.
+"""Metrics and audit lines: the port Recorder, and what the web layer counts. Every name stands in `metrics.py`.
 
 Each application has a registry of its own. Gauges about cases are made from the last round's cases as a whole, so a
 closed case leaves no series behind.
@@ -25,14 +25,11 @@ from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.state import state_of
 from gpuheal_responder.core.verdict import Hold, Verdict, due_of
 from gpuheal_responder.ports import Clock
+from gpuheal_responder.shell.metrics import METRICS, TABLE, Kind
 from gpuheal_responder.shell.process.stall import Longest
 from gpuheal_responder.shell.record import dump_time, dump_verdict
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-STEP_BUCKETS = (0.1, 1, 10, 60, 300, 900, 1800, 3600, 7200)
-REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 10)
-ROUND_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-STALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STALE = "stale"
 STALE_AFTER = timedelta(hours=48)
 """As medik8s' NodeHealthCheck: a remediation older than this stands still (NodeHealthCheckOldRemediationCR alert)."""
@@ -49,73 +46,25 @@ class Telemetry:
         self._audit = audit
         self._standing = _Standing(clock)
         self._seen: frozenset[tuple[str, str]] = frozenset()
-        registry = self.registry
-        registry.register(self._standing)
-        Info("gpuheal_responder", "Version of this responder.", registry=registry).info({"version": __version__})
-        self._verdicts = Counter(
-            "gpuheal_verdicts",
-            "Verdicts that differed from the case's last one.",
-            ("verdict", "reason"),
-            registry=registry,
-        )
-        self._steps = Histogram(
-            "gpuheal_step_duration_seconds",
-            "Time one performance of a step took.",
-            ("action", "outcome"),
-            buckets=STEP_BUCKETS,
-            registry=registry,
-        )
-        self._rounds = Histogram(
-            "gpuheal_tick_duration_seconds", "Time one round took.", ("ok",), buckets=ROUND_BUCKETS, registry=registry
-        )
-        self._problems = Counter(
-            "gpuheal_observe_errors", "Looks at a source that failed.", ("source",), registry=registry
-        )
-        self._dead_total = Counter(
-            "gpuheal_dead_letters", "Alerts and deliveries that could not be used.", ("reason",), registry=registry
-        )
-        self._ignored = Counter(
-            "gpuheal_evidence_ignored", "Series that broke the evidence contract.", ("reason",), registry=registry
-        )
-        self._deliveries = Counter(
-            "gpuheal_deliveries", "Webhook deliveries by HTTP answer.", ("answer",), registry=registry
-        )
-        self._latency = Histogram(
-            "gpuheal_delivery_duration_seconds",
-            "Time from a delivery's head to its answer.",
-            buckets=REQUEST_BUCKETS,
-            registry=registry,
-        )
-        self._config = Counter(
-            "gpuheal_config_errors", "Changed files that could not be used; the old ones stay.", registry=registry
-        )
-        self._leader = Gauge("gpuheal_leader", "1 while this replica is the one that acts.", registry=registry)
-        self._good = Gauge(
-            "gpuheal_last_good_round_timestamp_seconds",
-            "When this replica, leading, last ended a round well; 0 while it does not lead.",
-            registry=registry,
-        )
+        self.registry.register(self._standing)
+        made = _Families(self.registry)
+        made.info.info({"version": __version__})
+        self._verdicts = made.counter("gpuheal_verdicts_total")
+        self._steps = made.histogram("gpuheal_step_duration_seconds")
+        self._rounds = made.histogram("gpuheal_tick_duration_seconds")
+        self._problems = made.counter("gpuheal_observe_errors_total")
+        self._dead_total = made.counter("gpuheal_dead_letters_total")
+        self._ignored = made.counter("gpuheal_evidence_ignored_total")
+        self._deliveries = made.counter("gpuheal_deliveries_total")
+        self._latency = made.histogram("gpuheal_delivery_duration_seconds")
+        self._config = made.counter("gpuheal_config_errors_total")
+        self._leader = made.gauge("gpuheal_leader")
+        self._good = made.gauge("gpuheal_last_good_round_timestamp_seconds")
         self._leads = False
-        self._frozen = Gauge(
-            "gpuheal_frozen",
-            "1 while nothing disruptive starts because the alert pipeline is not well.",
-            registry=registry,
-        )
-        self._stalls = Histogram(
-            "gpuheal_event_loop_stall_seconds",
-            "How late the event loop woke a timer.",
-            buckets=STALL_BUCKETS,
-            registry=registry,
-        )
-        self._unreadable = Gauge(
-            "gpuheal_unreadable_cases", "Remediations that cannot be read in full.", registry=registry
-        )
-        longest = Gauge(
-            "gpuheal_event_loop_longest_stall_seconds",
-            "Longest stall of the event loop within the last minute or two.",
-            ("time",),
-            registry=registry,
-        )
+        self._frozen = made.gauge("gpuheal_frozen")
+        self._stalls = made.histogram("gpuheal_event_loop_stall_seconds")
+        self._unreadable = made.gauge("gpuheal_unreadable_cases")
+        longest = made.gauge("gpuheal_event_loop_longest_stall_seconds")
         self._longest_stall, self._longest_work = Longest(time.monotonic), Longest(time.monotonic)
         longest.labels("wall").set_function(self._longest_stall.value)
         longest.labels("cpu").set_function(self._longest_work.value)
@@ -222,6 +171,30 @@ class Telemetry:
         return generate_latest(self.registry)
 
 
+class _Families:
+    """Makes the families of the table in a registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        (info,) = (metric for metric in TABLE if metric.kind is Kind.INFO)
+        self.info = Info(info.name.removesuffix("_info"), info.help, registry=registry)
+
+    def counter(self, name: str) -> Counter:
+        metric = METRICS[name]
+        return Counter(name.removesuffix("_total"), metric.help, metric.labels, registry=self._registry)
+
+    def gauge(self, name: str) -> Gauge:
+        return Gauge(name, METRICS[name].help, METRICS[name].labels, registry=self._registry)
+
+    def histogram(self, name: str) -> Histogram:
+        metric = METRICS[name]
+        return Histogram(name, metric.help, metric.labels, buckets=metric.buckets, registry=self._registry)
+
+
+def _family(name: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, METRICS[name].help, labels=METRICS[name].labels)
+
+
 class _Standing(Collector):
     """Gauges that are made from the last round's cases at scrape time."""
 
@@ -235,16 +208,8 @@ class _Standing(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families; each is there even without a series."""
-        state = GaugeMetricFamily(
-            "gpuheal_case_state",
-            "1 for the state each fault of an open case is in.",
-            labels=("target_node", "fault", "state", "step", "phase", "reason"),
-        )
-        opened = GaugeMetricFamily(
-            "gpuheal_case_opened_timestamp_seconds",
-            "When the open case of a node was opened.",
-            labels=("target_node", "case"),
-        )
+        state = _family("gpuheal_case_state")
+        opened = _family("gpuheal_case_opened_timestamp_seconds")
         for case, verdict in self.open:
             opened.add_metric((case.node, case.name), case.opened_at.timestamp())
             due = due_of(verdict)
@@ -253,31 +218,19 @@ class _Standing(Collector):
             for fault in sorted({f.slug for f in case.faults}):
                 for word in states:
                     state.add_metric((case.node, fault, word, step, phase, verdict.reason), 1)
-        cleared = GaugeMetricFamily(
-            "gpuheal_fault_cleared_timestamp_seconds",
-            "Until when evidence of this fault is settled by a closed case.",
-            labels=("target_node", "gpu_uuid", "fault"),
-        )
+        cleared = _family("gpuheal_fault_cleared_timestamp_seconds")
         for key, at in settled(self.closed).items():
             cleared.add_metric(key, at.timestamp())
-        letters = GaugeMetricFamily(
-            "gpuheal_dead_letters_current", "Alerts now firing that cannot be used.", labels=("reason",)
-        )
+        letters = _family("gpuheal_dead_letters_current")
         for reason in sorted(set(self.dead)):
             letters.add_metric((reason,), self.dead.count(reason))
-        spent = GaugeMetricFamily(
-            "gpuheal_cordon_budget_exhausted", "1 while a faulty node waits because the budget for marks is spent."
-        )
+        spent = _family("gpuheal_cordon_budget_exhausted")
         spent.add_metric((), float(any(Reason.MARK_BUDGET in _reasons(verdict) for _, verdict in self.open)))
-        ignored = GaugeMetricFamily(
-            "gpuheal_ignored_faults", "Faults that open no case at this moment, by reason.", labels=("reason",)
-        )
+        ignored = _family("gpuheal_ignored_faults")
         reasons = [one.reason for one in self.ignored]
         for reason in sorted(set(reasons)):
             ignored.add_metric((reason,), reasons.count(reason))
-        unreadable = GaugeMetricFamily(
-            "gpuheal_unreadable_undo", "1 for each node whose undo record cannot be read.", labels=("target_node",)
-        )
+        unreadable = _family("gpuheal_unreadable_undo")
         for node in self.unreadable:
             unreadable.add_metric((node,), 1)
         return (state, opened, cleared, letters, spent, ignored, unreadable)
