@@ -104,10 +104,11 @@ def test_gpuheal_works_alone_and_says_what_the_lab_would_add(wheels: dict[str, P
     explained = site.gpuheal("explain", "--policies", *names, folder=tmp_path)
     assert (explained.returncode, "verdict  act: taint" in explained.stdout) == (0, True), explained.stderr
     settings = tmp_path / "settings.yaml"
-    settings.write_text("cluster: prod-1\npolicies: [policies.yaml]\nengine: {tick: sometimes}\n")
+    settings.write_text("cluster: prod-1\n")
     checked = site.gpuheal("check", "--config", str(settings), folder=tmp_path)
     assert checked.returncode == 2
-    assert f"{settings}: engine.tick" in checked.stderr
+    assert f"gpuheal: {settings}: " in checked.stderr
+    assert ": missing" in checked.stderr
     for command in (["demo"], ["sim"], ["rules", "mutate"]):
         refused = site.gpuheal(*command, folder=tmp_path)
         assert refused.returncode == 2
