@@ -12,10 +12,11 @@ from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.life import absent, contained, taken_back
 from gpuheal_responder.core.node import Unreadable
 from gpuheal_responder.core.phase import Phase
-from gpuheal_responder.core.plan import Closer, Finished, Idle, Next, Spent, plan
+from gpuheal_responder.core.plan import Closer, Finished, Idle, Next, Refused, Spent, plan
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.step import Due, ProgressState, Repeat
+from gpuheal_responder.core.undo import cordon_lost
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Refusal, Verdict, Wait
 from gpuheal_responder.core.world import World
 
@@ -37,7 +38,7 @@ def decide(case: Case, policy: Policy | None, world: World) -> Verdict:
     if stuck is not None or policy is None:
         return stuck or _missing(case)
     if case.escalated:
-        return Escalate(reason=case.escalated, message="waiting for people; the node stays contained")
+        return _waiting(case, world)
     stage = plan(case, policy, world)
     match stage:
         case Finished():
@@ -48,8 +49,21 @@ def decide(case: Case, policy: Policy | None, world: World) -> Verdict:
             return Wait(due=stage.due, until=world.now + LOOK_AGAIN, reason=stage.reason, message=stage.message)
         case Closer():
             return Inspect(due=stage.due, needs=stage.needs)
+        case Refused():
+            refusal = Refusal(
+                guard="step", reason=stage.reason, message=stage.message, retry_in=stage.again_at - world.now
+            )
+            return Hold(due=stage.due, refusals=(refusal,))
         case Next():
             return _next(case, policy, world, stage)
+
+
+def _waiting(case: Case, world: World) -> Escalate:
+    """Return what an escalated case says: why it waits, and that a cordon lifted meanwhile has not ended it."""
+    if world.node is not None and contained(case, world.node) and cordon_lost(world.node):
+        text = "somebody lifted the cordon; our taint stays; to take the node back, remove it or run gpuheal revert"
+        return Escalate(reason=Reason.UNCORDONED, message=f"{text} {case.name}")
+    return Escalate(reason=case.escalated, message="waiting for people; the node stays contained")
 
 
 def _next(case: Case, policy: Policy, world: World, stage: Next) -> Verdict:

@@ -21,9 +21,11 @@ from gpuheal_responder.core.step import WHOLE_NODE, Due, Empties, Progress, Prog
 from gpuheal_responder.core.world import Need, World
 
 MOST_FAILURES = 3
-"""After so many failures in a row of a step that is no cure, people have to take a look."""
-RETRY = timedelta(seconds=30)
-"""Pause after the first failure; it doubles with every further one."""
+"""After so many failures in a row of a step that marks a node or gives it back, people are told."""
+RETRY, LAST_RETRY = timedelta(seconds=30), timedelta(minutes=10)
+"""Pause after the first failure; it doubles with every further one, up to the last. Both kinds of step can be undone,
+and a node that is not contained, or not given back, is worth trying for as long as it takes.
+"""
 MOST_DRAINS = 8
 """So often a node that fills again is emptied in one case."""
 
@@ -55,6 +57,16 @@ class Idle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The step was refused again and again; it is tried again at `again_at`, and people are told meanwhile."""
+
+    reason: str
+    message: str
+    due: Due
+    again_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
     """The ladder is used up; people have to take a look. `blamed` names the GPUs of a failed proof."""
 
@@ -68,7 +80,7 @@ class Finished:
     """Every step is done."""
 
 
-Stage = Next | Closer | Idle | Spent | Finished
+Stage = Next | Closer | Idle | Refused | Spent | Finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,12 +261,13 @@ def _bounded(case: Case, due: Due, progress: Progress, world: World) -> Stage:
     if not failed or progress.state is ProgressState.RUNNING:
         return Next(due=due, progress=progress)
     last = failed[0]
+    again_at = (last.ended_at or last.started_at) + min(LAST_RETRY, RETRY * 2 ** min(len(failed) - 1, 16))
+    if world.now >= again_at:
+        return Next(due=due, progress=progress)
     if len(failed) >= MOST_FAILURES:
-        return Spent(reason=last.reason, message=f"{due.key} failed {len(failed)} times: {last.detail}")
-    again_at = (last.ended_at or last.started_at) + RETRY * 2 ** (len(failed) - 1)
-    if world.now < again_at:
-        return Idle(reason=Reason.RETRYING, message=f"{last.reason}: {last.detail}", due=due)
-    return Next(due=due, progress=progress)
+        message = f"{due.key} failed {MOST_FAILURES} times or more in a row: {last.detail}"
+        return Refused(reason=last.reason, message=message, due=due, again_at=again_at)
+    return Idle(reason=Reason.RETRYING, message=f"{last.reason}: {last.detail}", due=due)
 
 
 def _failed_in_a_row(case: Case, due: Due) -> Iterator[Attempt]:

@@ -112,6 +112,7 @@ class Reason(StrEnum):
     NODE_RECREATED = "node-recreated", "the Node object was deleted and recreated"
     # escalations of the ladder itself
     LADDER_EXHAUSTED = "ladder-exhausted", "no cure is left in the policy"
+    UNCORDONED = "uncordoned", "somebody lifted the cordon of a node that waits for people; our taint stays"
     # errors of the other side
     CONFLICT = "conflict", "somebody else changed the object in between"
     FORBIDDEN = "forbidden", "the API server does not allow it"

@@ -18,13 +18,15 @@ _QUIET.log_errors = False
 
 
 def silence_matches(silence: Silence, labels: Mapping[str, str]) -> bool:
-    """Return whether every matcher of the silence agrees with these labels; one without matchers matches nothing.
+    """Return whether every matcher of the silence agrees with these labels.
+
+    Alertmanager keeps no silence without matchers; one whose matchers a peer does not tell matches everything.
 
     As Alertmanager (pkg/labels/matcher.go, silence/silence.go): a label that is missing has the empty value, regular
     expressions are RE2 and have to match the whole value. An expression that can't be read agrees with everything: its
     author wanted something stopped, and it is safer to stop too much.
     """
-    return bool(silence.matchers) and all(_agrees(matcher, labels) for matcher in silence.matchers)
+    return all(_agrees(matcher, labels) for matcher in silence.matchers)
 
 
 def _agrees(matcher: Matcher, labels: Mapping[str, str]) -> bool:

@@ -8,9 +8,12 @@ the decision looked at, so `replay` comes to the same verdict.
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import GenericAlias, NoneType, UnionType
@@ -44,6 +47,7 @@ PHASES_OF_FIRST_VERSION: Mapping[object, Phase] = {
 }
 """Every action there was when attempts did not tell their phase."""
 _INITIALISMS = frozenset({"id", "uid", "uuid"})
+LARGEST_UNPACKED = 16 * 1024 * 1024
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -137,8 +141,33 @@ def decision(at: datetime, verdict: Verdict, world: World, case: Case, policy: P
         "state": state_of(case, verdict).value,
         "verdict": dump_verdict(verdict),
         "case": dump_case(case),
-        "world": dump_world(world),
+        "world": dump_world(_lean(world)),
     }
+
+
+def _lean(world: World) -> World:
+    """Return the world without what no decision reads: the labels of pods, most of a busy node's record."""
+    return world if not world.pods else replace(world, pods=tuple(replace(p, labels={}) for p in world.pods))
+
+
+def packed(decision: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a decision record whose case and world are one compressed text: for those too large to be kept plain."""
+    looked_at = json.dumps({key: decision[key] for key in ("case", "world")}, separators=(",", ":"))
+    kept = {key: value for key, value in decision.items() if key not in ("case", "world")}
+    return {**kept, "packed": base64.b85encode(zlib.compress(looked_at.encode(), 9)).decode()}
+
+
+def unpacked(record: Mapping[str, Any], file: str) -> Mapping[str, Any]:
+    """Return the record with its case and world as plain data; ConfigError for a text that holds none."""
+    if "packed" not in record:
+        return record
+    try:
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(base64.b85decode(str(record["packed"])), LARGEST_UNPACKED)
+        looked_at = json.loads(text)
+        return {**record, "case": looked_at["case"], "world": looked_at["world"]}
+    except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as problem:
+        raise ConfigError(file, "packed", f"holds no case and world: {problem}") from None
 
 
 def replay(record: Mapping[str, Any], policy: Policy, file: str = "decision") -> Verdict:
@@ -146,6 +175,7 @@ def replay(record: Mapping[str, Any], policy: Policy, file: str = "decision") ->
 
     ConfigError when the record does not hold what the decision looked at.
     """
+    record = unpacked(record, file)
     for key in ("case", "world"):
         if key not in record:
             raise ConfigError(file, key, "missing", str(record.get("omitted", "")))

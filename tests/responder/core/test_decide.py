@@ -6,8 +6,10 @@ from datetime import timedelta
 
 from tests.responder.stage import LADDER, Stage
 
+from gpuheal_lab.fleet import injection
 from gpuheal_lab.fleet.machine import fell_off_bus
 from gpuheal_responder.core.case import Result
+from gpuheal_responder.core.undo import TAINT_KEY, UNDO_ANNOTATION
 
 
 async def test_a_policy_without_cure_contains_and_waits_for_hands() -> None:
@@ -112,3 +114,29 @@ async def test_a_case_whose_policy_is_gone_is_held_and_told_and_still_ends() -> 
     stage.sim.edit(name, lambda raw: raw["spec"].pop("unschedulable"))
     assert (await stage.play(5))[-1] == "Done taken-over"
     assert "taints" not in stage.sim.raw(name)["spec"]
+
+
+async def test_containing_that_is_refused_is_told_and_tried_until_it_is_allowed() -> None:
+    """A sick node takes work while it is not contained, so it is tried ever more slowly, never given up."""
+    stage = Stage()
+    name = stage.break_gpu()
+    stage.sim.gate.fail_next("mark", injection.forbidden(), times=10)
+    said = await stage.play(600)
+    assert "Hold taint forbidden" in said
+    assert any(c.detail == "GPUHealHeld" for c in stage.sim.gate.made("publish"))
+    assert "taints" not in stage.sim.raw(name)["spec"]
+    tried = [outcome for action, outcome in stage.heard.outcomes if action == "taint"]
+    assert 4 <= len(tried) <= 8
+    said = await stage.play(6000, until="Done")
+    assert said[-1] == "Done restored"
+
+
+async def test_a_record_removed_by_hand_leaves_no_taint_of_ours() -> None:
+    """Without its record the cordon's owner is unknown and it stays; the taint's key is ours, so it goes."""
+    stage = Stage()
+    name = stage.break_gpu()
+    await stage.play(until="Act condition")
+    stage.sim.edit(name, lambda raw: raw["metadata"]["annotations"].pop(UNDO_ANNOTATION))
+    assert (await stage.play(5))[-1] == "Done reverted"
+    assert all(t["key"] != TAINT_KEY for t in stage.sim.raw(name)["spec"].get("taints", ()))
+    assert stage.sim.raw(name)["spec"]["unschedulable"]

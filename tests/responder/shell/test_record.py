@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +18,7 @@ from gpuheal_responder.core.alert import Fault, Severity, Target
 from gpuheal_responder.core.case import Attempt, AttemptState, Case, Result
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.mode import Mode
-from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.node import Node, Pod
 from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.step import ActionSpec, Due, Progress, ProgressState, Step
@@ -31,6 +33,7 @@ from gpuheal_responder.shell.record import (
     dump_world,
     load_case,
     load_world,
+    packed,
     replay,
 )
 
@@ -192,6 +195,26 @@ def test_s24_a_decision_is_replayed_from_its_record(world: World, mode: Mode, ki
     path = tmp_path / "decision.yaml"
     path.write_text(yaml.safe_dump(decision(NOW, verdict, world, CASE, None)), encoding="utf-8")
     assert replay(yaml.safe_load(path.read_text(encoding="utf-8")), policy) == verdict
+
+
+def test_s24_a_record_of_a_busy_node_is_packed_and_replays() -> None:
+    """Hundreds of pods never cost a decision its world: their labels, which nothing reads, go; the rest is compressed."""
+    many = {f"app.kubernetes.io/label-{n}": "x" * 40 for n in range(10)}
+    pods = tuple(Pod(namespace="ml", name=f"train-{n:04}", uid=f"{n:036}", labels=many) for n in range(2000))
+    world = World(now=NOW, node=Node(name="node-a", uid="u1"), pods=pods)
+    policy = taint_policy(Mode.OBSERVE)
+    verdict = decide(CASE, policy, world)
+    plain = decision(NOW, verdict, world, CASE, policy)
+    small = packed(plain)
+    assert len(json.dumps(small)) < 64 * 1024 < len(json.dumps(plain))
+    assert dump_verdict(replay(small, policy)) == dump_verdict(verdict) == dump_verdict(replay(plain, policy))
+
+
+@pytest.mark.parametrize("text", ["", "%%%", "c$}?", 7, base64.b85encode(zlib.compress(b"[1]")).decode()])
+def test_a_packed_record_that_is_damaged_is_named(text: object) -> None:
+    """What cannot be unpacked is a mistake of the file, not a crash."""
+    with pytest.raises(ConfigError, match="packed"):
+        replay({"policy": "p", "packed": text}, taint_policy(Mode.OBSERVE))
 
 
 def test_a_record_without_its_world_cannot_be_replayed() -> None:

@@ -28,7 +28,7 @@ from gpuheal_responder.shell.kube.bounds import fit
 from gpuheal_responder.shell.kube.columns import SHOWN, show
 from gpuheal_responder.shell.kube.mirror import Mirror, WatchSettings
 from gpuheal_responder.shell.lenient import Read, merged, read
-from gpuheal_responder.shell.record import camel, dump_case, load_case, upgraded
+from gpuheal_responder.shell.record import camel, dump_case, load_case, packed, upgraded
 
 GROUP, VERSION, PLURAL, KIND = "gpu.health", "v1alpha1", "remediations", "Remediation"
 PATH = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
@@ -298,15 +298,18 @@ def _removing(before: Any, now: Any) -> Any:
 
 
 def _entry(decision: Mapping[str, Any], known: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
-    """Return the decision under a key that sorts after all known; one too large to keep loses what it looked at."""
+    """Return the decision under a key that sorts after all known; one too large to be kept plain is packed."""
     at = datetime.fromisoformat(str(decision["at"]))
     key = _key(at)
     if known and key <= known[-1]:
         key = _key(datetime.fromisoformat(known[-1]) + timedelta(microseconds=1))
     if len(json.dumps(decision)) <= MAX_DECISION_BYTES:
         return key, decision
-    kept = {name: value for name, value in decision.items() if name not in ("world", "case")}
-    return key, {**kept, "omitted": f"case and world: larger than {MAX_DECISION_BYTES} bytes"}
+    small = packed(decision)
+    if len(json.dumps(small)) <= MAX_DECISION_BYTES:
+        return key, small
+    kept = {name: value for name, value in small.items() if name != "packed"}
+    return key, {**kept, "omitted": f"case and world: larger than {MAX_DECISION_BYTES} bytes, even packed"}
 
 
 def _key(at: datetime) -> str:

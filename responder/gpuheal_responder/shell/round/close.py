@@ -16,6 +16,7 @@ from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.step import Due
+from gpuheal_responder.core.undo import TAINT_KEY, Marks
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import Transient
@@ -44,6 +45,9 @@ async def finish(
     await _withdraw(ports, case, policy, fresh, may_act)
     if fresh is not None and fresh.record is not None and fresh.record.case == case.name:
         await undo(ports.cluster, fresh, may_act=may_act)
+    elif fresh is not None and fresh.undo is None and any(t.key == TAINT_KEY for t in fresh.taints):
+        kept = tuple(t for t in fresh.taints if t.key != TAINT_KEY)  # its record was removed by hand; the key is ours
+        await ports.cluster.mark(fresh, Marks(taints=kept, unschedulable=None, undo=None))
     if not may_act():
         raise Transient(Reason.NOT_LEADER, "another replica leads now")
     await ports.cluster.unlock(case.node)

@@ -262,9 +262,10 @@ class Engine:
         due = due_of(work.verdict)
         try:
             await self.ports.cluster.lock(node, (due.deadline if due is not None else timedelta(0)) + LOCK_MARGIN)
-            self._locked[work.case.name] = look.now
         except ActionError as problem:
             log.warning("the Lease of %s was not renewed: %s", node.name, problem)
+            self.recorder.performed("lock", problem.reason, 0)
+        self._locked[work.case.name] = look.now  # a refusal is not asked for again at every look either
 
     def _count(self, board: Board, work: Work) -> None:
         """Let what was just decided count in the budgets of those that are decided next."""

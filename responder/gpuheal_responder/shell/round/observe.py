@@ -245,8 +245,9 @@ def standing_of(
 
     It may be rebooting while our case disrupts it, and while its kubelet is not heard of, whoever's doing that is.
 
-    A faulty node that is not contained yet waits behind all that are: were it out for them, two faults at once in a
-    small pool would keep the first from being healed until the mark budget let the second be contained.
+    A node that others had cordoned before we contained it is out as it was. A faulty node that is not contained yet
+    waits behind all that are: were it out for them, two faults at once in a small pool would keep the first from being
+    healed until the mark budget let the second be contained.
     """
     domains = domains_of(node.labels, keys)
     ours = node.undo is not None
@@ -264,13 +265,16 @@ def standing_of(
             schedulable=schedulable,
         )
     if ours and case is not None and not case.escalated:
+        out = node.record is not None and node.record.found_cordoned
+        queued_at = node.record.at if node.record is not None else case.opened_at
         return Standing(
             node=node.name,
             domains=domains,
+            unavailable=out,
             disrupting=silent,
             marked_recently=marked,
             schedulable=schedulable,
-            queued_at=node.record.at if node.record is not None else case.opened_at,
+            queued_at=None if out else queued_at,
         )
     faulty = any(f.severity is Severity.CRITICAL for f in faults)
     return Standing(
