@@ -198,7 +198,7 @@ def test_s24_a_decision_is_replayed_from_its_record(world: World, mode: Mode, ki
 
 
 def test_s24_a_record_of_a_busy_node_is_packed_and_replays() -> None:
-    """Hundreds of pods never cost a decision its world: their labels, which nothing reads, go; the rest is compressed."""
+    """Many pods never cost a decision its world: their labels, which nothing reads, go; the rest is compressed."""
     many = {f"app.kubernetes.io/label-{n}": "x" * 40 for n in range(10)}
     pods = tuple(Pod(namespace="ml", name=f"train-{n:04}", uid=f"{n:036}", labels=many) for n in range(2000))
     world = World(now=NOW, node=Node(name="node-a", uid="u1"), pods=pods)
