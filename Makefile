@@ -69,6 +69,7 @@ bench: install ## print measurements; nothing is asserted
 generated: install rules ## make all generated files anew
 	$(RUN) -m gpuheal_responder.shell.kube.generate deploy/kustomize/base
 	$(RUN) -m gpuheal_responder.config.page > responder/SETTINGS.md
+	$(RUN) -m tests.safety.promises
 
 rules: install ## make the generated files of the rules anew
 	$(BIN)/gpuheal rules build

@@ -12,7 +12,6 @@ MODULE, FUNCTION = 400, 60
 OVERDUE = {
     "deploy/lab/gpuheal_lab/fleet/cluster.py",
     "responder/gpuheal_responder/shell/build.py parts_of",
-    "responder/gpuheal_responder/shell/telemetry.py __init__",
     "tests/chaos/draft.py any_act",
     "tests/integration/cluster/test_admission.py",
     "tests/responder/shell/sources/test_prometheus.py",

@@ -35,7 +35,7 @@ def test_a_message_that_is_not_utf8_comes_as_bytes() -> None:
 
 
 @pytest.mark.parametrize("facility", ["1", "3", ""])
-def test_what_user_space_wrote_is_not_the_kernels(facility: str) -> None:
+def test_s12_what_user_space_wrote_is_not_the_kernels(facility: str) -> None:
     """journald files writes to /dev/kmsg as kernel messages too, but with their own facility; none is not trusted."""
     parsed = parse_entry(entry(HEADLINE, SYSLOG_FACILITY=facility))
     assert parsed is not None

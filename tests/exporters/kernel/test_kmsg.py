@@ -21,7 +21,7 @@ def test_escapes_are_resolved() -> None:
 @pytest.mark.parametrize(
     ("priority", "kernel"), [(0, True), (4, True), (7, True), (8, False), (12, False), (30, False), (None, True)]
 )
-def test_only_facility_zero_is_the_kernel(priority: int | None, kernel: bool) -> None:
+def test_s12_only_facility_zero_is_the_kernel(priority: int | None, kernel: bool) -> None:
     """Priorities 0 to 7 are the kernel's; text without a priority is trusted as its source is."""
     assert KernelRecord("x", priority).from_kernel is kernel
 

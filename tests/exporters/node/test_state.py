@@ -110,7 +110,7 @@ def test_another_boot_ends_everything_but_the_ring() -> None:
     assert (len(state.events), state.levels.cleared["reboot"]) == (1, 1)
 
 
-def test_user_space_cannot_write_faults_unless_it_is_a_drill() -> None:
+def test_s12_user_space_cannot_write_faults_unless_it_is_a_drill() -> None:
     """A record of another facility is counted as foreign and changes no level; in a drill it counts."""
     record = KernelRecord(f"NVRM: Xid (PCI:{PCI}): 79, GPU has fallen off the bus.", prio=12, seq=1, usec=1)
     state, drill = make(), make(drill=True)
