@@ -21,7 +21,7 @@ from gpuheal_responder.core.opening import Ignore
 from gpuheal_responder.core.sighting import Evidence
 from gpuheal_responder.core.undo import Marks
 from gpuheal_responder.core.verdict import Verdict
-from gpuheal_responder.core.world import Controls, NodeLock, OperationState
+from gpuheal_responder.core.world import Controls, GroupIncident, NodeLock, OperationState
 
 
 class EvictionResult(StrEnum):
@@ -230,8 +230,10 @@ class Recorder(Protocol):
         """Replace the gauges made from all cases: states, and until when each fault's evidence is settled."""
         ...
 
-    def passed_over(self, ignored: Sequence[Ignore], unreadable: Sequence[str]) -> None:
-        """Replace what is known of faults that open no case, and which nodes' undo records cannot be read."""
+    def passed_over(
+        self, ignored: Sequence[Ignore], unreadable: Sequence[str], incidents: Sequence[GroupIncident] = ()
+    ) -> None:
+        """Replace what is known of faults that open no case, of undo records that cannot be read, and of incidents."""
         ...
 
     def ticked(self, seconds: float, ok: bool) -> None:

@@ -22,6 +22,7 @@ from gpuheal_responder.core.opening import Ignore
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.sighting import Evidence, GpuHealth, HealthSample, Identity, Witness, WitnessClass
 from gpuheal_responder.core.verdict import Verdict, due_of
+from gpuheal_responder.core.world import GroupIncident
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.shell.round.engine import Engine, Work
 from gpuheal_responder.shell.round.observe import Ports
@@ -169,6 +170,7 @@ class Heard:
     closed: list[Case] = field(default_factory=list)
     ignored: list[Ignore] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    incidents: list[GroupIncident] = field(default_factory=list)
 
     def decided(self, case: Case, verdict: Verdict) -> None:
         """Keep it."""
@@ -189,10 +191,13 @@ class Heard:
         self.open_cases = [case for case, _ in open_cases]
         self.closed = list(closed)
 
-    def passed_over(self, ignored: Sequence[Ignore], unreadable: Sequence[str]) -> None:
+    def passed_over(
+        self, ignored: Sequence[Ignore], unreadable: Sequence[str], incidents: Sequence[GroupIncident] = ()
+    ) -> None:
         """Keep the newest."""
         self.ignored = list(ignored)
         self.unreadable = list(unreadable)
+        self.incidents = list(incidents)
 
     def ticked(self, seconds: float, ok: bool) -> None:
         """Ignore it."""

@@ -74,9 +74,12 @@ async def run(ctx: Context) -> Outcome:
 
 async def look(ask: Inquiry) -> OperationState:
     """Return what the provider knows of the operation."""
-    if ask.node is None:
-        return OperationState.UNKNOWABLE
     return await ask.machines.lookup(ask.node, ask.attempt.operation, ask.due.params.provider)
+
+
+async def withdraw(ask: Inquiry) -> None:
+    """Make sure that a reboot that has not happened yet never will."""
+    await ask.machines.withdraw(ask.node, ask.attempt.operation, ask.due.params.provider)
 
 
 ACTION = Action(
@@ -94,4 +97,5 @@ ACTION = Action(
     rbac=(Rule(group="batch", resources=("jobs",), verbs=("get", "create")),),
     run=run,
     look=look,
+    withdraw=withdraw,
 )

@@ -59,6 +59,10 @@ class Incidents:
         """Return what the node is part of."""
         return self.by_node.get(node, ())
 
+    def all(self) -> tuple[GroupIncident, ...]:
+        """Return every incident once."""
+        return tuple({(i.kind, i.where, i.what): i for many in self.by_node.values() for i in many}.values())
+
 
 def incidents_of(
     faults: Mapping[str, Sequence[Fault]],

@@ -17,14 +17,16 @@ class CaseState(StrEnum):
     HELD = "held"
     PENDING = "pending"
     OBSERVING = "observing"
+    INCIDENT = "incident"
     ESCALATED = "escalated"
     CLOSING = "closing"
 
 
 def state_of(case: Case, verdict: Verdict) -> CaseState:
-    """Return the case's state: `pending` waits only for an approval, `observing` is a case that touched nothing.
+    """Return the case's state.
 
-    A node that is contained while the mode only observes is held: somebody has to decide what becomes of it.
+    `pending` waits only for an approval, `observing` is a case that touched nothing, `incident` is part of one, which
+    is told of once. A node that is contained while the mode only observes is held: somebody has to decide about it.
     """
     match verdict:
         case Act() | Inspect():
@@ -39,4 +41,6 @@ def state_of(case: Case, verdict: Verdict) -> CaseState:
             reasons = {r.reason for r in verdict.refusals}
             if Reason.MODE_OBSERVE in reasons and not case.attempts:
                 return CaseState.OBSERVING
+            if Reason.FLEET_INCIDENT in reasons:
+                return CaseState.INCIDENT
             return CaseState.PENDING if reasons == {Reason.APPROVAL_NEEDED} else CaseState.HELD

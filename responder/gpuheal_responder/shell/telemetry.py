@@ -24,6 +24,7 @@ from gpuheal_responder.core.opening import Ignore
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.state import state_of
 from gpuheal_responder.core.verdict import Hold, Verdict, due_of
+from gpuheal_responder.core.world import GroupIncident
 from gpuheal_responder.ports import Clock
 from gpuheal_responder.shell.metrics import METRICS, TABLE, Kind
 from gpuheal_responder.shell.process.stall import Longest
@@ -100,8 +101,11 @@ class Telemetry:
         self._standing.open = tuple(open_cases)
         self._standing.closed = tuple(closed)
 
-    def passed_over(self, ignored: Sequence[Ignore], unreadable: Sequence[str]) -> None:
-        """Replace what is known of faults that open no case, and which nodes' undo records cannot be read."""
+    def passed_over(
+        self, ignored: Sequence[Ignore], unreadable: Sequence[str], incidents: Sequence[GroupIncident] = ()
+    ) -> None:
+        """Replace what is known of faults that open no case, of undo records that cannot be read, and of incidents."""
+        self._standing.incidents = tuple(incidents)
         self._standing.ignored = tuple(ignored)
         self._standing.unreadable = tuple(unreadable)
 
@@ -205,6 +209,7 @@ class _Standing(Collector):
         self.dead: Sequence[str] = ()
         self.ignored: Sequence[Ignore] = ()
         self.unreadable: Sequence[str] = ()
+        self.incidents: Sequence[GroupIncident] = ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families; each is there even without a series."""
@@ -233,7 +238,10 @@ class _Standing(Collector):
         unreadable = _family("gpuheal_unreadable_undo")
         for node in self.unreadable:
             unreadable.add_metric((node,), 1)
-        return (state, opened, cleared, letters, spent, ignored, unreadable)
+        many = _family("gpuheal_incident_nodes")
+        for one in self.incidents:
+            many.add_metric((one.kind, one.where, one.what), one.nodes)
+        return (state, opened, cleared, letters, spent, ignored, unreadable, many)
 
 
 def _reasons(verdict: Verdict) -> Sequence[str]:

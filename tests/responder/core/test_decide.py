@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 from tests.responder.stage import LADDER, Stage
 
 from gpuheal_lab.fleet import injection
 from gpuheal_lab.fleet.machine import fell_off_bus
-from gpuheal_responder.core.case import Result
+from gpuheal_responder.core import evidence as ev
+from gpuheal_responder.core.case import Case, Result
+from gpuheal_responder.core.life import settle
+from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.sighting import Evidence, GpuHealth, HealthSample, Identity
 from gpuheal_responder.core.undo import TAINT_KEY, UNDO_ANNOTATION
+from gpuheal_responder.core.world import World
 
 
 async def test_a_policy_without_cure_contains_and_waits_for_hands() -> None:
@@ -140,3 +146,38 @@ async def test_a_record_removed_by_hand_leaves_no_taint_of_ours() -> None:
     assert (await stage.play(5))[-1] == "Done reverted"
     assert all(t["key"] != TAINT_KEY for t in stage.sim.raw(name)["spec"].get("taints", ()))
     assert stage.sim.raw(name)["spec"]["unschedulable"]
+
+
+async def test_a_reboot_that_was_asked_for_is_withdrawn_when_a_person_takes_the_node_back() -> None:
+    """A request that has not been carried out yet must not be after the case is over."""
+    stage = Stage()
+    name = stage.break_gpu()
+    stage.sim.machines.loses_calls = True
+    await stage.play(10)
+    assert stage.only_case().latest("reboot") is not None
+    stage.sim.edit(name, lambda raw: raw["spec"].update(taints=[]))
+    assert (await stage.play(5))[-1] == "Done taken-over"
+    assert stage.sim.gate.made("withdraw", name)
+    assert stage.sim.machines.reboots == []
+
+
+def test_an_exchanged_gpu_can_be_proven_and_the_old_one_is_not_waited_for() -> None:
+    """A GPU with a new UUID in the same slot takes the place of the one that nobody has a fresh state of."""
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    fresh = tuple(HealthSample(at=at - timedelta(seconds=15 * n), state=0) for n in (3, 2, 1))
+    evidence = Evidence(
+        at=at,
+        identities=(
+            Identity(gpu_uuid="GPU-old", source="exporter", slot="0000:1b:00"),
+            Identity(gpu_uuid="GPU-new", source="exporter", slot="0000:1b:00"),
+            Identity(gpu_uuid="GPU-2", source="exporter", slot="0000:3b:00"),
+        ),
+        health=(GpuHealth(gpu_uuid="GPU-new", samples=fresh), GpuHealth(gpu_uuid="GPU-2", samples=fresh)),
+    )
+    node = Node(name="n", uid="u", gpu_capacity=2, gpu_allocatable=2)
+    world = World(now=at, node=node, evidence=evidence)
+    case = Case(name="n-1", node="n", opened_at=at, policy="p", gpus=("GPU-2", "GPU-old"), gpu_capacity=2)
+    assert ev.unproven(case, world, since=at - timedelta(hours=1), evaluations=2) == ()
+    assert settle(case, None, world).gpus == ("GPU-2", "GPU-new")
+    silent = replace(world, evidence=replace(evidence, health=evidence.health[1:]))
+    assert ev.unproven(case, silent, since=at - timedelta(hours=1), evaluations=2)

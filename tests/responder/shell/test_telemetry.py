@@ -23,6 +23,7 @@ from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.state import state_of
 from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.verdict import Done, Escalate, Hold, Refusal, Verdict
+from gpuheal_responder.core.world import GroupIncident
 from gpuheal_responder.shell import metrics
 from gpuheal_responder.shell.telemetry import Telemetry
 
@@ -91,7 +92,11 @@ def test_every_metric_is_explained(telemetry: Telemetry) -> None:
     telemetry.performed("taint", "succeeded", 0.1)
     telemetry.looked(["prometheus: down"], [dead("a")])
     telemetry.standing([(CASE, hold(SILENCE))], [closed(1)])
-    telemetry.passed_over([Ignore(node="n1", reason=Reason.NO_POLICY, message="none")], ["n2"])
+    telemetry.passed_over(
+        [Ignore(node="n1", reason=Reason.NO_POLICY, message="none")],
+        ["n2"],
+        [GroupIncident(kind="correlated", where="rack/r1", what="x", since=NOW, nodes=3)],
+    )
     telemetry.ticked(0.1, ok=True)
     telemetry.delivered(200, 0.001)
     telemetry.ignored("state-value")

@@ -7,6 +7,7 @@ metadata: {name: gpuheal-controls, namespace: gpuheal}
 data:
   paused: "ann: rack work until noon"   # any text stops every next step; empty or absent lets them go on
   mode: observe                         # caps every policy: observe, propose or enforce
+  released: rack/r1, pool/h100          # domains whose incident a person has looked at: their nodes are healed again
 ```
 """
 
@@ -22,6 +23,8 @@ from gpuheal_responder.core.world import Controls
 from gpuheal_responder.rights import Right
 from gpuheal_responder.shell.kube.api import Api, ApiError, reading
 from gpuheal_responder.shell.sources.deadman import Pipeline
+
+MOST_RELEASED = 256
 
 
 def rights(namespace: str, name: str) -> tuple[Right, ...]:
@@ -61,4 +64,5 @@ def controls_of(data: Mapping[str, str], mode: Mode, frozen: str) -> Controls:
         paused = paused or f"the controls name an unknown mode {wanted!r}"
     elif wanted:
         mode = min(mode, Mode(wanted), key=lambda m: m.rank)
-    return Controls(paused=paused, mode=mode, frozen=frozen)
+    released = tuple(sorted({where.strip() for where in data.get("released", "").split(",") if where.strip()}))
+    return Controls(paused=paused, mode=mode, frozen=frozen, released=released[:MOST_RELEASED])

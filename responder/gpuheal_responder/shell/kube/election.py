@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from gpuheal_responder.ports import Clock
 from gpuheal_responder.rights import Right
@@ -81,6 +81,7 @@ class Election:
         self._monotonic = monotonic
         self._changed = changed
         self._valid_until = float("-inf")
+        self._valid_until_wall = datetime.min.replace(tzinfo=UTC)
         self._seen: tuple[str, float] = ("", float("-inf"))
         self._announced = False
         self._task: asyncio.Task[None] | None = None
@@ -89,8 +90,12 @@ class Election:
 
     @property
     def is_leader(self) -> bool:
-        """True while nobody else can have the Lease."""
-        return self._monotonic() < self._valid_until
+        """True while nobody else can have the Lease.
+
+        Both clocks must agree: the monotonic one stands still while a virtual machine is suspended, the wall's may be
+        set back.
+        """
+        return self._monotonic() < self._valid_until and self._clock.now() < self._valid_until_wall
 
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Begin to take part; return the task that does."""
@@ -123,7 +128,7 @@ class Election:
 
     async def campaign(self) -> None:
         """Try once to renew or take the Lease; ApiError when the API server cannot be asked or another won."""
-        began = self._monotonic()
+        began, began_at = self._monotonic(), self._clock.now()
         lease = await self._leases.read(self._name) or Lease()
         if lease.version != self._seen[0]:
             self._seen = (lease.version, self._monotonic())
@@ -145,6 +150,7 @@ class Election:
         self._seen = (written.version, self._monotonic())
         self.holder = self._identity
         self._valid_until = began + self._settings.renew_deadline.total_seconds()
+        self._valid_until_wall = began_at + self._settings.renew_deadline
 
     def _expired(self, lease: Lease) -> bool:
         """Return whether the Lease has stood unchanged before our eyes for longer than it was taken for."""

@@ -161,7 +161,7 @@ class Engine:
         await self._each(surplus(look.closed, look.now), self._forget)
         await self._steps.settle(self.pace.patience, self._wake)
         self._soon = self._soon or self._steps.any()
-        self.recorder.passed_over(plan.ignored, plan.unreadable)
+        self.recorder.passed_over(plan.ignored, plan.unreadable, board.incidents.all())
         self._report(look, works)
         self.looked_at = self._led_at = look.now
         return tuple(works)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +18,7 @@ LONGEST_TOLD = 500
 
 Labels = Mapping[str, str]
 Series = tuple[Labels, Sequence[tuple[float, float]]]
+_PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})(?:\.[0-7])?")
 
 
 def data_of(body: bytes) -> Any:
@@ -95,7 +97,7 @@ class _Fold:
     def __init__(self) -> None:
         self.ignored: list[str] = []
         self._witnesses: dict[str, dict[tuple[str, str, str, str], Witness]] = {}
-        self._identities: dict[str, set[tuple[str, str]]] = {}
+        self._identities: dict[str, dict[tuple[str, str], str]] = {}
         self._boots: dict[str, datetime] = {}
         self._states: dict[str, dict[str, dict[float, int]]] = {}
 
@@ -126,7 +128,7 @@ class _Fold:
         for labels, _ in series:
             node, gpu, source = (labels.get(name, "") for name in ("node", "gpu_uuid", "source"))
             if node and gpu and source:
-                self._identities.setdefault(node, set()).add((gpu, source))
+                self._identities.setdefault(node, {})[(gpu, source)] = _slot(labels.get("pci_bus_id", ""))
             else:
                 self.ignored.append("identity-labels")
 
@@ -161,11 +163,20 @@ class _Fold:
                 at=at,
                 booted_at=self._boots.get(node),
                 witnesses=tuple(w for _, w in sorted(self._witnesses.get(node, {}).items())),
-                identities=tuple(Identity(gpu_uuid=g, source=s) for g, s in sorted(self._identities.get(node, ()))),
+                identities=tuple(
+                    Identity(gpu_uuid=g, source=s, slot=slot)
+                    for (g, s), slot in sorted(self._identities.get(node, {}).items())
+                ),
                 health=tuple(_health(self._states.get(node, {}), samples)),
             )
             for node in sorted(known)
         }
+
+
+def _slot(bus_id: str) -> str:
+    """Return a PCI address in one form for all sources (`0000:1b:00`), or an empty text for none."""
+    found = _PCI.fullmatch(bus_id.lower())
+    return f"{int(found[1] or '0', 16):04x}:{found[2]}:{found[3]}" if found else ""
 
 
 def _health(

@@ -18,11 +18,11 @@ class Skewed:
 
     def __init__(self) -> None:
         Skewed.made += 1
-        self._at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=Skewed.made)
+        self.at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=Skewed.made)
 
     def now(self) -> datetime:
         """The wrong time."""
-        return self._at
+        return self.at
 
 
 class Hands:
@@ -40,8 +40,9 @@ class Replica:
 
     def __init__(self, api: Api, identity: str) -> None:
         self.hands = Hands()
+        self.clock = Skewed()
         self.election = Election(
-            api, Skewed(), namespace="gpuheal", name="lease", identity=identity, monotonic=self.hands
+            api, self.clock, namespace="gpuheal", name="lease", identity=identity, monotonic=self.hands
         )
 
     async def campaigns(self) -> bool:
@@ -155,3 +156,13 @@ def test_spans_that_could_make_two_leaders_are_refused(duration: int, renew: int
             renew_deadline=timedelta(seconds=renew),
             retry=timedelta(seconds=retry),
         )
+
+
+async def test_s22_a_suspended_machine_does_not_believe_that_it_leads_when_it_wakes(
+    pair: tuple[Replica, Replica],
+) -> None:
+    """The monotonic clock stood still while the machine was suspended; the wall's did not, and that is enough."""
+    one, _ = pair
+    assert await one.campaigns()
+    one.clock.at += timedelta(minutes=5)
+    assert not one.election.is_leader

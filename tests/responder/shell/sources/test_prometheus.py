@@ -25,6 +25,7 @@ from gpuheal_responder.core.sighting import (
     WitnessClass,
 )
 from gpuheal_responder.errors import ObserveError
+from gpuheal_responder.shell.sources import series
 from gpuheal_responder.shell.sources.prometheus import PrometheusEvidence
 
 QUERY = "/api/v1/query"
@@ -247,6 +248,22 @@ async def test_series_become_evidence(make_script: MakeScript) -> None:
         GpuHealth(gpu_uuid="GPU-2", samples=(HealthSample(at=at, state=4), HealthSample(at=NOW, state=0))),
     )
     assert found["n3"].identities == ()
+
+
+@pytest.mark.parametrize(
+    ("told", "slot"),
+    [
+        ("0000:1b:00", "0000:1b:00"),
+        ("00000000:1B:00.0", "0000:1b:00"),
+        ("1b:00.0", "0000:1b:00"),
+        ("0001:01:00", "0001:01:00"),
+        ("", ""),
+        ("slot 3", ""),
+    ],
+)
+def test_a_slot_has_one_form_whoever_tells_it(told: str, slot: str) -> None:
+    """NVML, DCGM and the kernel write one PCI address in three ways."""
+    assert series._slot(told) == slot
 
 
 async def test_all_queries_are_of_one_moment_and_few(make_script: MakeScript) -> None:
