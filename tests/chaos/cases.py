@@ -1,4 +1,4 @@
-"""One small schedule for each rule that has ever been broken, as campaigns found and shrank them."""
+"""Small schedules that have broken rules, as campaigns found and shrank them, by rule; a word tells two apart."""
 
 from __future__ import annotations
 
@@ -21,13 +21,29 @@ def _run(rounds: int, every: int = 1) -> Act:
 
 
 _AWAY = (_breaks(), act("hold", node=0, on=True), _run(1), act("darken", node=0, on=True), _run(1))
+_LATE = (
+    _breaks(fault="gsp"),
+    act("run", rounds=15, every=2.3),
+    act("pass_time", seconds=1.9),
+    _breaks(gpu=1, fault="gsp"),
+    act("run", rounds=1, every=0.4),
+)
 _DRAIN = (act("deploy", name="app-1", nodes=[0], minimum=1), _breaks(), _run(3))
 _BURST = (_breaks(0, fault="gsp"), _breaks(1, fault="gsp"), _breaks(2, fault="gsp"))
 
 CASES: Mapping[str, Schedule] = {
-    "E-sick-untold": _story(*_AWAY),
-    "L-never-contained": _story(*_AWAY),
-    "E-standing-still": _story(_breaks(), _run(1), act("damage_undo", node=0, how="cut")),
+    "E-sick-untold": _story(*_LATE),
+    "L-never-contained": _story(*_LATE),
+    "E-standing-still": _story(
+        act("forbid", method="set_conditions"),
+        _breaks(fault="memory"),
+        _run(1),
+        act("delete_case", node=0),
+        act("cure", node=0),
+        act("stand"),
+    ),
+    "E-sick-untold (silence)": _story(*_AWAY),
+    "E-standing-still (record)": _story(_breaks(), _run(1), act("damage_undo", node=0, how="cut")),
     "E-unbounded-attempts": _story(_breaks(), _run(1), act("forbid", method="mark"), act("stand")),
     "E-unbounded-tries": _story(_breaks(), act("forbid", method="unlock"), act("stand")),
     "S07-against-frozen": _story(

@@ -79,6 +79,8 @@ def any_act(d: Draft) -> None:
         ("delay_alerts", {"seconds": d.one(0, 5, 30)}),
         ("forge", {"node": node, "how": d.one("plain", "foreign", "nobody", "junk")}),
         ("set_watchdog", {"whose": d.one("ours", "foreign", "none")}),
+        ("identities", {"sources": d.one(0, 1, 1, 2)}),
+        ("witnesses", {"classes": d.one(1, 2)}),
         ("freeze", {"on": on}),
         (
             "fail",

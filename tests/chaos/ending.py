@@ -78,6 +78,8 @@ class Ending(People):
         self.signs.dark.clear()
         self.alertmanager.extra.clear()
         self.alertmanager.delay = timedelta(0)
+        await self.identities(2)
+        await self.witnesses(2)
         await self.set_watchdog("ours")
         await self._let_go()
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from gpuheal_lab.fleet.machine import GpuFault
 from gpuheal_responder.core.sighting import WitnessClass
 
 LINE = "NVRM: Xid (PCI:{{pci}}): {xid}, pid='<unknown>', name=<unknown>, a line of the simulated driver."
 XID = re.compile(r"Xid \(PCI:(?P<pci>[0-9a-f:.]+)\): (?P<xid>\d+),")
+EVALUATION = timedelta(seconds=5)
+"""Time between two evaluations of the rules."""
 REBOOT = frozenset({"reboot"})
 
 
@@ -55,3 +57,8 @@ FAULTS: Mapping[str, GpuFault] = {
     "faint": _fault(FAINT),
 }
 """By the name that schedules use: `dead` is cured by nothing, `relapse` comes back, `faint` has one weak witness."""
+
+
+def evaluated(now: datetime) -> datetime:
+    """Return when the rules were last evaluated; what happened since then nobody knows yet."""
+    return now - timedelta(seconds=now.timestamp() % EVALUATION.total_seconds())

@@ -1,7 +1,8 @@
 """From a seed to a schedule. A theme sets the scene of one kind of failure; acts of every other kind are mixed in.
 
 The themes carry the letters of the kinds of harm in the safety review (A: silence taken for an acknowledgement … K:
-fleet events taken for node faults). `S` kills the responder at every boundary, `W` is wild: any act at any time.
+fleet events taken for node faults). `L` is late news, `S` kills the responder at every boundary, `W` is wild: any act
+at any time.
 """
 
 from __future__ import annotations
@@ -49,6 +50,22 @@ def acknowledgement(d: Draft) -> None:
     d.add("set_prometheus", state="ok")
     d.add("darken", node=d.here, on=False)
     d.run(1, 4)
+
+
+def late(d: Draft) -> None:
+    """L: something happens after the last evaluation that a decision was made on, and before it is carried out."""
+    every = d.one(1.7, 2.3, 3.1, 4.3)
+    d.breaks(fault=d.one("bus", "gsp", "memory"))
+    d.add("run", rounds=d.rng.randint(6, int(60 / every)), every=every)
+    d.add("run", rounds=1, every=round(d.rng.uniform(0.1, every), 1))
+    match d.one("fault", "fault", "person", "reboot"):
+        case "fault":
+            d.breaks(fault=d.one("bus", "gsp", "gsp", "dead"))
+        case "person":
+            d.add(d.one("uncordon", "remove_taint", "cordon"), node=d.here)
+        case _:
+            d.add("reboot", node=d.here)
+    d.add("run", rounds=2, every=0.3)
 
 
 def old_gates(d: Draft) -> None:
@@ -218,7 +235,13 @@ def forged(d: Draft) -> None:
     if d.maybe(0.5):
         d.breaks()
     for _ in range(d.rng.randint(1, 4)):
-        match d.one("alert", "alert", "approval", "watchdog"):
+        match d.one("alert", "alert", "approval", "watchdog", "doubt"):
+            case "doubt":
+                if d.maybe(0.5):
+                    d.add("identities", sources=d.one(0, 1))
+                else:
+                    d.add("witnesses", classes=1)
+                d.breaks()
             case "alert":
                 d.add("forge", node=d.here, how=d.one("plain", "foreign", "nobody", "junk", "junk"))
             case "approval":
@@ -289,16 +312,18 @@ THEMES: Mapping[str, Theme] = {
     "G": forged,
     "J": large,
     "K": burst,
+    "L": late,
     "S": boundaries,
     "W": wild,
 }
-WEIGHTS: Mapping[str, int] = {"A": 3, "B": 4, "C": 2, "D": 4, "E": 4, "F": 4, "G": 2, "J": 1, "K": 2, "S": 4, "W": 6}
+OFTEN = "AAABBBBCCDDDDEEEEFFFFGGJKKLLSSSSWWWWWW"
+"""How often each theme is drawn."""
 
 
 def generate(seed: int, theme: str = "") -> Schedule:
     """Return the schedule of a seed, of any theme or of the given one."""
     rng = Random(f"{seed}/{theme}")
-    chosen = theme or rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+    chosen = theme or rng.choice(OFTEN)
     draft = Draft(rng, here=rng.randrange(4), there=rng.randrange(4, 8))
     THEMES[chosen](draft)
     if chosen != "W" and rng.random() < 0.5:

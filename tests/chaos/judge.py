@@ -22,6 +22,8 @@ BURSTS = {"rack": (3, 0.0), "pool": (5, 0.2)}
 EVERYTHING = frozenset({"paused", "mode-observe", "held"})
 BEGINNING = frozenset({"silenced", "opted-out"})
 DISRUPTION = frozenset({"frozen", "locked", "policy-gone"})
+STARTING = frozenset({"unproven", "unconfirmed"})
+"""What keeps a first disruptive step from beginning; later ones of the same case go on."""
 ENGINE = "responder"
 OUR_PREFIX = "gpu.health/"
 PLACES = frozenset({"gpu.health/pool", "gpu.health/rack", "gpu.health/fabric-domain", "gpu.health/ignore"})
@@ -161,6 +163,7 @@ class Judge:
     def begun(self, node: str, call: Call) -> None:
         """The first disruptive call on a node: budgets, gangs, approvals, bursts, control planes."""
         world, looked = self._seen.world, self._looked(call)
+        self._stopped("disrupted", node, call, STARTING)
         if "node-role.kubernetes.io/control-plane" in self._seen.raw[node]["metadata"]["labels"]:
             self._seen.broken("S19-control-plane", node, f"{call.method} on a control-plane node")
         self._approved(node, call)

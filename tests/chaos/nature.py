@@ -10,7 +10,7 @@ from functools import partial
 
 from tests.chaos.faults import BUS, FAULTS
 from tests.chaos.observer import NATURE
-from tests.chaos.sources import alert
+from tests.chaos.sources import SOURCES, alert
 from tests.chaos.world import World
 
 from gpuheal_lab.fleet import injection
@@ -126,6 +126,16 @@ class Nature(World):
         """The exporters of a node are away, or back."""
         (self.signs.dark.add if on else self.signs.dark.discard)(self.named(node))
         self.signs.note_all()
+
+    async def identities(self, sources: int) -> None:
+        """So many of the two sources say which GPU sits in which node."""
+        self.prometheus.sources = SOURCES[:sources]
+        self.observer.stop("unproven", "", sources < len(SOURCES))
+
+    async def witnesses(self, classes: int) -> None:
+        """So many classes of witnesses see each fault; one of them, the kernel's, does not confirm it."""
+        self.prometheus.classes = classes
+        self.observer.stop("unconfirmed", "", classes < len(SOURCES))
 
     async def delay_alerts(self, seconds: int) -> None:
         """Alerts come so much later than the evidence."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tests.chaos.faults import BY_XID, XID
+from tests.chaos.faults import BY_XID, XID, evaluated
 from tests.chaos.judge import Judge
 
 from gpuheal_lab.fleet.injection import Call
@@ -149,7 +149,8 @@ class Observer(Watcher):
         number = self.tick()
         for (machine, _gpu, _slug), illness in self.ill.items():
             node = self.world.node_of(machine)
-            if illness.shown is None and node in nodes and (not evidence or self.world.prometheus.sees(node)):
+            known = illness.began <= evaluated(self.world.truth_now()) and node in nodes
+            if illness.shown is None and known and (not evidence or self.world.prometheus.sees(node)):
                 illness.shown = number
 
     # What people and controllers do

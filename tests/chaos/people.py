@@ -35,8 +35,13 @@ class People(Nature):
         self._edit(node, lambda raw: raw["spec"].update(unschedulable=True))
 
     async def uncordon(self, node: int) -> None:
-        """Ann uncordons a node; if it is one of ours, she takes it back."""
-        self._edit(node, lambda raw: raw["spec"].pop("unschedulable", None), takes_back=True)
+        """Ann uncordons a node; if it is one of ours, she takes it back.
+
+        After a boot that cannot be told from what driver managers do: there the taint is what she has to take off.
+        """
+        told, machine = self.observer.told(self.named(node)), self.sim.fleet[self.named(node)]
+        since = told.contained is not None and machine.booted_at < told.contained
+        self._edit(node, lambda raw: raw["spec"].pop("unschedulable", None), takes_back=since)
 
     async def remove_taint(self, node: int) -> None:
         """Ann takes our taint off a node."""

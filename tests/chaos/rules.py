@@ -29,6 +29,8 @@ RULES: Mapping[str, Rule] = {
     "S07-against-paused": Rule("B", "While paused nothing is changed."),
     "S07-against-policy-gone": Rule("E", "Without a policy nothing disruptive is done."),
     "S07-against-silenced": Rule("D", "A silence stops a case at its next safe point."),
+    "S07-against-unconfirmed": Rule("G", "Nothing disruptive begins on the word of a single kind of witness."),
+    "S07-against-unproven": Rule("G", "Nothing disruptive begins before two sources say where the GPU sits."),
     "S08-restored-sick": Rule("BF", "A node is given back on proof that holds at this moment."),
     "S09-rebooted-well": Rule("B", "A machine is rebooted only for a fault of this boot."),
     "S10-foreign-watchdog": Rule("G", "Only our own watchdog keeps us alive."),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from tests.chaos.faults import BY_XID, FAINT, KINDS, XID, Kind
+from tests.chaos.faults import BY_XID, EVALUATION, FAINT, KINDS, XID, Kind, evaluated
 
 from gpuheal_lab.fleet.machine import KernelLine, Machine, Power, Watcher
 from gpuheal_responder.core.alert import Alert, Matcher, Peer, Silence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 CLUSTER = "test"
 SOURCES = ("exporter", "dcgm")
-EVALUATION = timedelta(seconds=5)
 SAMPLES = 12
 RESOLVE = timedelta(minutes=5)
 """Alertmanager ends an alert that Prometheus has not repeated for so long."""
@@ -120,7 +119,7 @@ class Signs(Watcher):
         """Return the newest rule evaluations up to `at`; there is none for a time at which nobody said anything."""
         kept = self.states.get((node, gpu), [])
         times = [t for t, _ in kept]
-        newest = at - timedelta(seconds=at.timestamp() % EVALUATION.total_seconds())
+        newest = evaluated(at)
         found = []
         for back in range(SAMPLES - 1, -1, -1):
             moment = newest - back * EVALUATION
@@ -142,6 +141,10 @@ class Prometheus:
     restarted_at: datetime | None = None
     past: Mapping[str, Evidence] = field(default_factory=dict)
     kept: tuple[Alert, ...] = ()
+    sources: tuple[str, ...] = SOURCES
+    """Who knows which GPU sits where."""
+    classes: int = 2
+    """So many classes of witnesses see a fault."""
 
     def sees(self, node: str) -> bool:
         """Return whether the node is scraped at this moment."""
@@ -185,9 +188,7 @@ class Prometheus:
             at=now,
             booted_at=machine.booted_at,
             witnesses=tuple(self._witnesses(machine)),
-            identities=tuple(
-                Identity(gpu_uuid=g.uuid, source=s) for g in machine.spec.gpus for s in ("exporter", "dcgm")
-            ),
+            identities=tuple(Identity(gpu_uuid=g.uuid, source=s) for g in machine.spec.gpus for s in self.sources),
             health=tuple(
                 GpuHealth(gpu_uuid=g.uuid, samples=signs.samples(name, g.uuid, now)) for g in machine.spec.gpus
             ),
@@ -196,9 +197,10 @@ class Prometheus:
     def _witnesses(self, machine: Machine) -> Iterator[Witness]:
         now = self.world.truth_now()
         for (node, gpu, slug), sign in self.world.signs.found.items():
-            if node != machine.spec.name or not self.world.signs.live((node, gpu, slug), sign):
+            known = sign.since <= evaluated(now) and self.world.signs.live((node, gpu, slug), sign)
+            if node != machine.spec.name or not known:
                 continue
-            for kind in KINDS[slug].classes:
+            for kind in KINDS[slug].classes[: self.classes]:
                 if kind is WitnessClass.NVML and not machine.states[gpu].lost:
                     continue
                 seen = sign.last if kind in SINCE_EVENT else now
@@ -223,7 +225,7 @@ class Prometheus:
             machine = self.world.sim.fleet[node]
             if not self.sees(node) or machine.power is Power.DOWN or not self.world.signs.live(key, sign):
                 continue
-            if now - sign.since < self.world.alertmanager.delay:
+            if evaluated(now) - sign.since < self.world.alertmanager.delay:
                 continue
             since = max(sign.since, self.restarted_at or sign.since)
             yield alert(KINDS[slug], node, gpu, since, now)

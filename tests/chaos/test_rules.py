@@ -93,6 +93,8 @@ against("mode-observe", lambda w: w.set_mode("observe"))
 against("opted-out", lambda w: w.opt_out(0, True))
 against("paused", lambda w: w.pause(True))
 against("policy-gone", lambda w: w.set_policy("gone"))
+against("unconfirmed", lambda w: w.witnesses(1))
+against("unproven", lambda w: w.identities(1))
 against("silenced", lambda w: w.silence(0, True))
 
 
