@@ -101,7 +101,7 @@ CASES: Mapping[str, Schedule] = {
         replicas=2,
     ),
     "S18-take-back": _story(act("cordon", node=0), _breaks(fault="relapse"), _run(1), act("uncordon", node=0)),
-    "S18-unacknowledged": _story(act("cordon", node=0), _breaks(fault="dead"), _run(7, 2), act("uncordon", node=0)),
+    "S18-unacknowledged": _story(_breaks(fault="dead"), _run(7, 2), act("uncordon", node=0)),
     "S19-protected": _story(*_DRAIN, act("pod", name="app-2", node=0, protected=True), _run(1)),
     "S22-not-leader": _story(
         _breaks(), _run(1), act("uncordon", node=0), act("stall", crossing=1, seconds=5, lose=True), _run(8), replicas=2

@@ -194,7 +194,8 @@ class Ending(People):
     def _acknowledged(self) -> None:
         for name, told in self.observer.nodes.items():
             taken = told.takeback
-            if taken is not None and told.published < taken.number and name in self.sim.api.nodes:
+            unsaid = taken is not None and told.published < taken.number and not told.damaged
+            if taken is not None and unsaid and name in self.sim.api.nodes:
                 self.observer.broken("S18-unacknowledged", name, f"no Event says that {taken.by} took the node back")
 
     def _bounded(self) -> None:

@@ -89,6 +89,8 @@ class Told:
     acts: list[Act] = field(default_factory=list)
     takeback: Act | None = None
     """When a person last took the node back while it carried marks of the responder."""
+    damaged: bool = False
+    """Whether somebody has spoilt the undo record; nobody can tell then what is ours."""
     published: int = 0
     """When the responder last said something about the node in an Event."""
     disrupted: int | None = None

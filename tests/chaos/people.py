@@ -55,6 +55,7 @@ class People(Nature):
     async def damage_undo(self, node: int, how: str) -> None:
         """Somebody's tool cuts our undo record, empties it, or writes it as another version would."""
         self._edit(node, lambda raw: _damage(raw, how))
+        self.observer.told(self.named(node)).damaged = True
 
     async def label(self, node: int, key: str, value: str) -> None:
         """Ann labels a node; an empty value takes the label off."""
