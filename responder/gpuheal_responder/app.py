@@ -61,7 +61,7 @@ class App:
         self.supervisor.watch(self._tasks)
         listen = self.settings.listen
         complain = self.parts.telemetry.config_error
-        serving = listening(self._web(listen), listen, complain, self.supervisor)
+        serving = listening(self._web(listen), listen, complain, self.supervisor, self.parts.telemetry.ended)
         _, self.port = await self._open.enter_async_context(serving)
 
     async def stop(self) -> None:

@@ -28,6 +28,7 @@ from gpuheal_responder.shell.kube.remediations import KubeRemediations
 from gpuheal_responder.shell.kube.review import KubePeople, KubeReviewer
 from gpuheal_responder.shell.policies import fault_slugs, watched_policies
 from gpuheal_responder.shell.process.interpreter import Interpreter
+from gpuheal_responder.shell.process.reload import Following
 from gpuheal_responder.shell.process.stall import StallMonitor
 from gpuheal_responder.shell.round.observe import Ports
 from gpuheal_responder.shell.sources.alertmanager import AlertmanagerAlerts
@@ -102,7 +103,7 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
     """
     clock = WallClock()
     telemetry = Telemetry(cluster=settings.cluster, clock=clock, audit=audit or sys.stdout)
-    policies = watched_policies(settings.policies, telemetry.config_error)
+    policies = Following(watched_policies(settings.policies, telemetry.config_error), "policies")
     api = await api_of(settings.kubernetes)
     watching = WatchSettings(page=settings.kubernetes.page_size)
     cluster, remediations = KubeCluster(api, clock, ClusterSettings(watch=watching)), KubeRemediations(api, watching)
@@ -157,6 +158,6 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         may_act=lambda: election.is_leader,
         services=(
             *(Closing(source.close) for source in (api, alerts, evidence)),
-            *(Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, histories, election),
+            *(policies, Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, histories, election),
         ),
     )

@@ -186,6 +186,15 @@ TABLE = (
         buckets=REQUEST_BUCKETS,
     ),
     MetricDef(
+        name="gpuheal_connections_ended_total",
+        kind=Kind.COUNTER,
+        help=(
+            "Connections that were ended before they had asked anything; `reason` is crowd (too many, most of "
+            "them from there), silent (no request in time) or handshake (TLS failed)."
+        ),
+        labels=("reason",),
+    ),
+    MetricDef(
         name="gpuheal_event_loop_stall_seconds",
         kind=Kind.HISTOGRAM,
         help=(

@@ -58,6 +58,7 @@ class Telemetry:
         self._ignored = made.counter("gpuheal_evidence_ignored_total")
         self._deliveries = made.counter("gpuheal_deliveries_total")
         self._latency = made.histogram("gpuheal_delivery_duration_seconds")
+        self._ended = made.counter("gpuheal_connections_ended_total")
         self._config = made.counter("gpuheal_config_errors_total")
         self._leader = made.gauge("gpuheal_leader")
         self._good = made.gauge("gpuheal_last_good_round_timestamp_seconds")
@@ -136,6 +137,10 @@ class Telemetry:
     def ignored(self, reason: str) -> None:
         """Count a series that broke the evidence contract."""
         self._ignored.labels(reason).inc()
+
+    def ended(self, reason: str) -> None:
+        """Count a connection that we ended before it had asked anything."""
+        self._ended.labels(reason).inc()
 
     def config_error(self, problem: Exception) -> None:
         """Count a changed file that could not be used."""

@@ -136,6 +136,7 @@ TASKS = {
     "stall monitor",
     "garbage collector",
     "listener 0",
+    "policies",
 }
 
 

@@ -100,6 +100,7 @@ def test_every_metric_is_explained(telemetry: Telemetry) -> None:
     telemetry.ticked(0.1, ok=True)
     telemetry.delivered(200, 0.001)
     telemetry.ignored("state-value")
+    telemetry.ended("silent")
     coded = {}
     for family in text_string_to_metric_families(telemetry.text().decode()):
         if not family.name.endswith("_created"):

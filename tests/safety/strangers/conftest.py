@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,8 @@ class House:
     worst_s: float = 0.0
     woken: list[frozenset[str]] = field(default_factory=list)
     problems: list[Exception] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    """Why connections were ended that had asked nothing."""
 
     async def ask(self, path: str = "/healthz", *, head: str = "", source: str = "127.0.0.1") -> int:
         """Return the status of a GET by itself, asked from an address of this machine."""
@@ -64,9 +66,7 @@ class NoReviewer:
 
 
 @asynccontextmanager
-async def house(
-    folder: Path, *, reviewer: Reviewer | None = None, over_http: bool = False, told: Callable[[str], None] = print
-) -> AsyncIterator[House]:
+async def house(folder: Path, *, reviewer: Reviewer | None = None, over_http: bool = False) -> AsyncIterator[House]:
     """The web layer while the context lasts."""
     made, clock = House(), StillClock()
     (folder / "token").write_text(TOKEN)
@@ -83,7 +83,7 @@ async def house(
     cases = CaseApi(admission=admission, remediations=Store(), holds=Holds(), telemetry=telemetry, clock=clock)
     listen = Listen(host="127.0.0.1", port=0, webhook_token_files=(folder / "token",))
     app = server.application(Web(intake), cases)
-    async with server.listening(app, listen, made.problems.append) as (_, made.port):
+    async with server.listening(app, listen, made.problems.append, ended=made.ended.append) as (_, made.port):
         watch = asyncio.create_task(_watch(made))
         yield made
         watch.cancel()

@@ -122,6 +122,7 @@ async def test_s03_more_connections_than_there_is_room_for(tmp_path: Path) -> No
             assert await there.ask() == 200
             left = await asyncio.to_thread(_still_open, crowd)
             assert 0 < left <= door.MOST_CONNECTIONS
+            assert there.ended.count("crowd") >= 2 * door.MOST_CONNECTIONS
         finally:
             for link in crowd:
                 link.close()
@@ -169,6 +170,7 @@ async def test_s03_who_asks_nothing_is_shown_out(tmp_path: Path, monkeypatch: py
             async with asyncio.timeout(PATIENCE_S):
                 assert await reader.read() == b""
         writer.close()
+        assert there.ended == ["silent"]
 
 
 async def test_s03_a_slow_body_of_a_person_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

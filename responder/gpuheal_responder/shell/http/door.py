@@ -13,7 +13,7 @@ import logging
 import resource
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -97,8 +97,12 @@ class Guest(RequestHandler):
 class Door:
     """Accepts connections for an application; `context` is the TLS of those that come from now on."""
 
-    def __init__(self, runner: web.AppRunner, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, runner: web.AppRunner, context: ssl.SSLContext | None, told: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Tell `told` why each connection was ended by us before it had asked: crowd, silent or handshake."""
         self.runner = runner
+        self._told = told
         self.context = context
         self._most = min(MOST_CONNECTIONS, max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS))
         self._guests: dict[Guest, None] = {}
@@ -182,6 +186,7 @@ class Door:
                 continue
             while len(self._guests) >= self._most:
                 next(self._leaving()).show_out()
+                self._told("crowd")
             guest = Guest(self, link, source_of(address))
             self._guests[guest] = None
             self._by_source.setdefault(guest.source, {})[guest] = None
@@ -208,11 +213,13 @@ class Door:
             )
         except OSError as problem:  # TLS errors and deadlines among them
             log.debug("handshake with %s: %s", guest.source, problem)
+            self._told("handshake")
             self.forget(guest)
 
     def _end_if_silent(self, guest: Guest) -> None:
         if guest in self._guests and not guest.asked:
             guest.show_out()
+            self._told("silent")
 
 
 def source_of(address: object) -> str:

@@ -49,15 +49,16 @@ async def listening(
     listen: Listen,
     on_problem: Callable[[ConfigError], None],
     supervisor: Supervisor | None = None,
+    ended: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[tuple[str, int]]:
     """The application is served while the context lasts; gives the address it listens on.
 
     `supervisor` watches the tasks that accept connections and renew certificates. ConfigError if the address or the
-    certificate can't be used.
+    certificate can't be used. `ended` is told why a connection was ended that had asked nothing.
     """
     context = _watched(listen.tls, on_problem) if listen.tls is not None else None
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
-    door = Door(runner, context.current() if context is not None else None)
+    door = Door(runner, context.current() if context is not None else None, ended)
 
     app.on_response_prepare.append(door.heard)
     await runner.setup()

@@ -5,6 +5,7 @@ Kubernetes swaps a mounted ConfigMap or Secret by a symbolic link, so a changed 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hmac
 import threading
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gpuheal_responder.errors import ConfigError
+from gpuheal_responder.shell.process.supervisor import end
 
 LONGEST_SECRET = 64 * 1024
+FOLLOW_S = 2.0
 
 T = TypeVar("T")
 _Stamp = tuple[tuple[int, int, int] | None, ...]
@@ -46,6 +49,39 @@ class Watched(Generic[T]):
 
     def _look(self) -> _Stamp:
         return tuple(_stamp(file) for file in self._files)
+
+
+class Following(Generic[T]):
+    """A watched value that a thread makes anew: reading twenty policies holds the event loop for too long."""
+
+    def __init__(self, watched: Watched[T], name: str, every_s: float = FOLLOW_S) -> None:
+        """Look every so many seconds from `start` on, in a task of this name."""
+        self._watched = watched
+        self._name = name
+        self._every_s = every_s
+        self._value = watched.current()
+        self._task: asyncio.Task[None] | None = None
+
+    def current(self) -> T:
+        """Return the value of the last look; never waits."""
+        return self._value
+
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin to look; return the task that does."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=self._name)
+        return (self._task,)
+
+    async def stop(self) -> None:
+        """End; repeatable."""
+        task, self._task = self._task, None
+        if task is not None:
+            await end(task)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            self._value = await asyncio.to_thread(self._watched.current)
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

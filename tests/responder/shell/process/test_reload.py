@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from tests.responder.shell.scripted import no_problem
 
 from gpuheal_responder.errors import ConfigError
-from gpuheal_responder.shell.process.reload import Tokens, Watched, read_secret
+from gpuheal_responder.shell.process.reload import Following, Tokens, Watched, read_secret
 
 
 def number(file: Path) -> int:
@@ -48,6 +50,37 @@ def test_a_bad_change_keeps_the_old_value_and_is_told_once(tmp_path: Path) -> No
     assert (watched.current(), len(problems)) == (1, 2)
     file.write_text("3")
     assert (watched.current(), len(problems)) == (3, 2)
+
+
+async def test_a_followed_value_is_made_beside_the_event_loop(tmp_path: Path) -> None:
+    """It is what the last look found, made in another thread; a bad change keeps the old value, as ever."""
+    file = tmp_path / "n"
+    file.write_text("1")
+    makers: list[int] = []
+    problems: list[ConfigError] = []
+    looks: asyncio.Queue[None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def make() -> int:
+        makers.append(threading.get_ident())
+        loop.call_soon_threadsafe(looks.put_nowait, None)
+        return number(file)
+
+    followed = Following(Watched([file], make, problems.append), "numbers", every_s=0.01)
+    await asyncio.wait_for(looks.get(), 10)
+    followed.start()
+    for text in ("22", "many", "333"):
+        file.write_text(text)
+        await asyncio.wait_for(looks.get(), 10)
+    for _ in range(1000):
+        if followed.current() == 333:
+            break
+        await asyncio.sleep(0.01)
+    assert followed.current() == 333
+    assert len(problems) == 1
+    assert threading.get_ident() not in makers[1:]
+    await followed.stop()
+    await followed.stop()
 
 
 def test_a_swapped_link_counts_as_a_change(tmp_path: Path) -> None:
