@@ -72,8 +72,8 @@ TABLE = (
         kind=Kind.STANDING,
         help=(
             "1 for each fault of an open case. `state` is acting, waiting, held, incident (its node is part of one), "
-            "pending (only a person's approval is missing), observing (the policy only looks, and nothing was touched), escalated or "
-            "closing; beside it stale when the case is 48 hours old. GPUHealHeld, GPUHealActionPending, "
+            "pending (only a person's approval is missing), observing (the policy only looks, and nothing was "
+            "touched), escalated or closing; beside it stale when the case is 48 hours old. GPUHealHeld, GPUHealActionPending, "
             "GPUHealEscalated and GPUHealStaleCase read it."
         ),
         labels=("target_node", "fault", "state", "step", "phase", "reason"),
@@ -123,9 +123,9 @@ TABLE = (
         name="gpuheal_incident_nodes",
         kind=Kind.STANDING,
         help=(
-            "How many nodes an incident befell: one fault on too much of a pool (`kind` telemetry-anomaly) or on nodes of "
-            "one rack, leaf, NVLink domain or driver version (correlated). Their ladders stop until it ends or a person "
-            "releases `where` in the controls."
+            "How many nodes an incident befell: one fault on too much of a pool (`kind` telemetry-anomaly) or on "
+            "nodes of one rack, leaf, NVLink domain or driver version (correlated). Their ladders stop until it ends "
+            "or a person releases `where` in the controls."
         ),
         labels=("kind", "where", "fault"),
     ),

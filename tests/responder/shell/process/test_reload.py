@@ -70,7 +70,8 @@ async def test_a_followed_value_is_made_beside_the_event_loop(tmp_path: Path) ->
     await asyncio.wait_for(looks.get(), 10)
     followed.start()
     for text in ("22", "many", "333"):
-        file.write_text(text)
+        (tmp_path / "fresh").write_text(text)  # as a whole: the thread may look at any moment
+        (tmp_path / "fresh").rename(file)
         await asyncio.wait_for(looks.get(), 10)
     for _ in range(1000):
         if followed.current() == 333:
