@@ -73,8 +73,8 @@ TABLE = (
         help=(
             "1 for each fault of an open case. `state` is acting, waiting, held, incident (its node is part of one), "
             "pending (only a person's approval is missing), observing (the policy only looks, and nothing was "
-            "touched), escalated or closing; beside it stale when the case is 48 hours old. GPUHealHeld, GPUHealActionPending, "
-            "GPUHealEscalated and GPUHealStaleCase read it."
+            "touched), escalated or closing; beside it stale when the case is 48 hours old. GPUHealHeld, "
+            "GPUHealActionPending, GPUHealEscalated and GPUHealStaleCase read it."
         ),
         labels=("target_node", "fault", "state", "step", "phase", "reason"),
     ),
