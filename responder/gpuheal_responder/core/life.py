@@ -217,6 +217,15 @@ def proof_since(case: Case, step: str) -> datetime:
     return attempt.started_at if attempt is not None else case.opened_at
 
 
+def settled_until(case: Case) -> datetime:
+    """Return until when a proven case settles evidence: the moment from which on its proof has seen no fault.
+
+    Not the moment of giving back: what happened between the last evaluation of the rules and then was seen by nobody.
+    """
+    proofs = [a.started_at for a in case.attempts if a.phase is Phase.PROVE]
+    return last_cure_end(case) or max(proofs, default=case.opened_at)
+
+
 def contained(case: Case, node: Node | None) -> bool:
     """Return whether the node carries this case's marks."""
     return node is not None and node.record is not None and node.record.case == case.name

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpuheal_responder.core import evidence as ev
-from gpuheal_responder.core.alert import Fault
+from gpuheal_responder.core.alert import Fault, Severity, Target
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.history import KEPT_FOR
 from gpuheal_responder.core.life import stamp
@@ -102,6 +102,10 @@ def case_from_undo(node: Node, record: UndoRecord, world: World) -> Case:
         node=node.name,
         opened_at=record.at,
         policy=record.policy,
+        faults=tuple(
+            Fault(slug=slug, target=Target(node=node.name), severity=Severity.CRITICAL, since=record.at)
+            for slug in record.faults
+        ),
         node_uid=record.node_uid,
         system_uuid=record.system_uuid,
         boot_id=record.boot_id,

@@ -225,7 +225,7 @@ class _Standing(Collector):
             due = due_of(verdict)
             step, phase = (due.key, due.spec.phase.value) if due is not None else ("", "")
             states = [state_of(case, verdict)] + [STALE] * (self._clock.now() - case.opened_at >= STALE_AFTER)
-            for fault in sorted({f.slug for f in case.faults}):
+            for fault in sorted({f.slug for f in case.faults}) or ["unknown"]:
                 for word in states:
                     state.add_metric((case.node, fault, word, step, phase, verdict.reason), 1)
         cleared = _family("gpuheal_fault_cleared_timestamp_seconds")

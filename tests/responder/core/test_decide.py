@@ -181,3 +181,19 @@ def test_an_exchanged_gpu_can_be_proven_and_the_old_one_is_not_waited_for() -> N
     assert settle(case, None, world).gpus == ("GPU-2", "GPU-new")
     silent = replace(world, evidence=replace(evidence, health=evidence.health[1:]))
     assert ev.unproven(case, silent, since=at - timedelta(hours=1), evaluations=2)
+
+
+async def test_s09_a_fault_between_the_last_evaluation_and_the_return_is_not_settled() -> None:
+    """Nobody had seen it when the node was given back, so the watermark is where the proof began, not where it ended."""
+    stage = Stage()
+    stage.break_gpu()
+    await stage.play(until="Act restore")
+    (case,) = stage.cases()
+    cured = next(a.ended_at for a in case.attempts if a.action == "reboot")
+    await stage.play(3)
+    (case,) = stage.cases()
+    assert case.result is Result.RESTORED
+    assert case.settled_at == cured
+    assert case.closed_at is not None
+    assert cured is not None
+    assert cured < case.closed_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,18 +12,19 @@ from gpuheal_responder.actions.action import Inquiry
 from gpuheal_responder.actions.restore import undo
 from gpuheal_responder.core.case import TAKEN, Case
 from gpuheal_responder.core.decide import decide
+from gpuheal_responder.core.life import settled_until
 from gpuheal_responder.core.node import Node
-from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.undo import TAINT_KEY, Marks
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import World
-from gpuheal_responder.errors import Transient
+from gpuheal_responder.errors import ActionError, Transient
 from gpuheal_responder.ports import Stored
 from gpuheal_responder.shell.round.observe import Ports
 
+log = logging.getLogger(__name__)
 KEPT_PER_NODE = 20
 KEPT_FOR = timedelta(days=30)
 AT_ONCE = 50
@@ -50,7 +52,10 @@ async def finish(
         await ports.cluster.mark(fresh, Marks(taints=kept, unschedulable=None, undo=None))
     if not may_act():
         raise Transient(Reason.NOT_LEADER, "another replica leads now")
-    await ports.cluster.unlock(case.node)
+    try:
+        await ports.cluster.unlock(case.node)
+    except ActionError as problem:  # it runs out by itself; a case must not stay open for it
+        log.warning("the Lease of %s was not given back: %s", case.node, problem)
 
 
 async def _withdraw(
@@ -70,16 +75,13 @@ async def _withdraw(
 def closed(case: Case, verdict: Done, now: datetime, looked_at: datetime | None) -> Case:
     """Return the case as ended; `looked_at` is when this process last looked, before now.
 
-    Evidence is settled until the moment of the act, not of its being noticed: of a restore that was stored, or of a
-    person's who took the node back after our last look. What happened in between is news.
+    A proof settles evidence until the moment from which on it saw no fault, a person who took the node back until our
+    last look before that: not until it was noticed. What happened in between is news.
     """
-    settled = now
-    backs = [a for a in case.attempts if a.phase is Phase.RETURN]
+    settled = settled_until(case)
     if verdict.result in TAKEN:
         known = [a.ended_at or a.started_at for a in case.attempts]
         settled = min(now, looked_at or max(known, default=now))
-    elif backs:
-        settled = backs[-1].ended_at or backs[-1].started_at
     return replace(case, closed_at=now, settled_at=settled, result=verdict.result)
 
 
