@@ -184,7 +184,7 @@ def test_an_exchanged_gpu_can_be_proven_and_the_old_one_is_not_waited_for() -> N
 
 
 async def test_s09_a_fault_between_the_last_evaluation_and_the_return_is_not_settled() -> None:
-    """Nobody had seen it when the node was given back, so the watermark is where the proof began, not where it ended."""
+    """Nobody had seen it when the node went back, so the watermark is where the proof began, not where it ended."""
     stage = Stage()
     stage.break_gpu()
     await stage.play(until="Act restore")
