@@ -21,7 +21,6 @@ from gpuheal_responder.shell.kube.api import Api, connect
 from gpuheal_responder.shell.kube.cluster import ClusterSettings, KubeCluster
 from gpuheal_responder.shell.kube.controls import KubeControls
 from gpuheal_responder.shell.kube.election import Election
-from gpuheal_responder.shell.kube.fence import Fence
 from gpuheal_responder.shell.kube.histories import KubeHistories
 from gpuheal_responder.shell.kube.jobs import KubeJobs
 from gpuheal_responder.shell.kube.mirror import WatchSettings
@@ -90,37 +89,37 @@ def machines_of(settings: Settings, tools: Tools) -> Machines:
     return made(settings.providers.default, settings.providers.by_name, tools)
 
 
-def _leading(leads: bool, telemetry: Telemetry, pipeline: Pipeline, fence: Fence) -> None:
+def _leading(leads: bool, telemetry: Telemetry, pipeline: Pipeline) -> None:
     telemetry.leading(leads)
-    fence.moved()
     if leads:
         pipeline.begin()
 
 
-async def parts_of(settings: Settings, *, machines: Machines | None = None, audit: TextIO | None = None) -> Parts:
-    """Return all parts on real servers; ConfigError when a file they need cannot be used. Nothing is started.
-
-    `machines` stands in for the configured providers (the lab's simulated machines); audit lines go to `audit`, by
-    default standard output.
-    """
-    clock = WallClock()
-    telemetry = Telemetry(cluster=settings.cluster, clock=clock, audit=audit or sys.stdout)
-    policies = Following(watched_policies(settings.policies, telemetry.config_error), "policies")
-    api = await api_of(settings.kubernetes)
-    fence = Fence()
-    fenced = api.fenced(fence.may_act)
-    watching = WatchSettings(page=settings.kubernetes.page_size)
-    cluster = KubeCluster(fenced, clock, ClusterSettings(watch=watching))
-    remediations = KubeRemediations(fenced, watching)
-    telemetry.count_unreadable(remediations.strange)
-    histories = KubeHistories(fenced, clock, settings.namespace, watching)
-    alerts = AlertmanagerAlerts(settings.alertmanagers, on_problem=telemetry.config_error, clock=clock)
-    evidence = PrometheusEvidence(
+def evidence_of(settings: Settings, telemetry: Telemetry) -> PrometheusEvidence:
+    """Return the reader of the Prometheus that the settings name."""
+    return PrometheusEvidence(
         settings.prometheus,
         window=settings.engine.health_window,
         on_problem=telemetry.config_error,
         on_ignored=telemetry.ignored,
     )
+
+
+async def parts_of(settings: Settings, *, audit: TextIO | None = None) -> Parts:
+    """Return all parts on real servers; ConfigError when a file they need cannot be used. Nothing is started.
+
+    Audit lines go to `audit`, by default standard output.
+    """
+    clock = WallClock()
+    telemetry = Telemetry(cluster=settings.cluster, clock=clock, audit=audit or sys.stdout)
+    policies = Following(watched_policies(settings.policies, telemetry.config_error), "policies")
+    api = await api_of(settings.kubernetes)
+    watching = WatchSettings(page=settings.kubernetes.page_size)
+    cluster, remediations = KubeCluster(api, clock, ClusterSettings(watch=watching)), KubeRemediations(api, watching)
+    telemetry.count_unreadable(remediations.strange)
+    histories = KubeHistories(api, clock, settings.namespace, watching)
+    alerts = AlertmanagerAlerts(settings.alertmanagers, on_problem=telemetry.config_error, clock=clock)
+    evidence = evidence_of(settings, telemetry)
     pipeline = Pipeline(
         clock=clock,
         interval=settings.watchdog.interval,
@@ -134,9 +133,8 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         namespace=settings.namespace,
         name=settings.kubernetes.lease,
         identity=f"{socket.gethostname()}-{os.getpid()}",
-        changed=lambda leads: _leading(leads, telemetry, pipeline, fence),
+        changed=lambda leads: _leading(leads, telemetry, pipeline),
     )
-    fence.guard(election, (cluster.mirror, remediations.mirror, histories.mirror))
     controls = KubeControls(
         api=api,
         namespace=settings.namespace,
@@ -149,7 +147,7 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
             cluster=cluster,
             remediations=remediations,
             histories=histories,
-            machines=machines or machines_of(settings, Tools(jobs=KubeJobs(fenced), clock=clock)),
+            machines=machines_of(settings, Tools(jobs=KubeJobs(api), clock=clock)),
             alerts=alerts,
             evidence=evidence,
             controls=controls,
@@ -161,10 +159,9 @@ async def parts_of(settings: Settings, *, machines: Machines | None = None, audi
         holds=KubeHolds(api),
         telemetry=telemetry,
         pipeline=pipeline,
-        may_act=fence.may_act,
+        may_act=lambda: election.is_leader,
         services=(
             *(Closing(source.close) for source in (api, alerts, evidence)),
-            *(policies, Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, histories),
-            *(fence, election),
+            *(policies, Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, histories, election),
         ),
     )

@@ -131,7 +131,6 @@ TASKS = {
     "follow /api/v1/namespaces/gpuheal/configmaps",
     "election gpuheal-responder",
     "engine",
-    "fence",
     "dead man",
     "certificates",
     "stall monitor",

@@ -15,9 +15,10 @@ from typing import Protocol
 
 from gpuheal_lab.demo.pipeline import scrape_token
 from gpuheal_lab.fleet.clock import WallClock
-from gpuheal_lab.fleet.cluster import SimulatedControls, Simulation
+from gpuheal_lab.fleet.cluster import Simulation
 from gpuheal_lab.fleet.machine import GpuFault, Timings
 from gpuheal_lab.fleet.objects import Json
+from gpuheal_lab.fleet.provider import SimulatedControls
 from gpuheal_lab.fleet.sim import FleetServer
 from gpuheal_lab.fleet.spec import NodeSpec
 from gpuheal_lab.fleet.telemetry import Telemetry

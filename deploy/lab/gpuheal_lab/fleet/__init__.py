@@ -6,7 +6,7 @@
 - `objects`: raw Kubernetes objects; `essence`: what has to be as before; `apiserver`: versions, conflicts
 - `nodeagent`: kubelets, device plugins, taints of controllers; `workload`: pods, budgets, Eviction, scheduler
 - `injection`: refusals, timeouts after the fact, the death of the caller at any boundary
-- `cluster`: `Simulation`: all of it, as the responder's ports
+- `cluster`: `Simulation`: all of it, as ports; `store`: cases and histories; `provider`: reboots, controls
 - `telemetry`: dcgm-exporter's, our exporter's (the real code) and kube-state-metrics' texts; `discovery`: their targets
 - `sim`: `gpuheal sim`: the fleet over HTTP
 """

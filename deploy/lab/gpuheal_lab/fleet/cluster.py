@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NoReturn
 
@@ -21,16 +21,15 @@ from gpuheal_lab.fleet.injection import Gate
 from gpuheal_lab.fleet.machine import GpuFault, Machine, Power, Timings
 from gpuheal_lab.fleet.nodeagent import NodeAgent
 from gpuheal_lab.fleet.objects import Json, canonical, essence, node_object, put_condition, set_or_drop
+from gpuheal_lab.fleet.provider import SimulatedControls, SimulatedMachines
 from gpuheal_lab.fleet.spec import NodeSpec, successor
+from gpuheal_lab.fleet.store import SimulatedHistories, SimulatedRemediations
 from gpuheal_lab.fleet.workload import Evicted, Workloads
-from gpuheal_responder.core.case import Approval, Case
-from gpuheal_responder.core.history import History
 from gpuheal_responder.core.node import Condition, Node, Pod
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, dump
-from gpuheal_responder.core.world import Controls, NodeLock, OperationState
+from gpuheal_responder.core.world import NodeLock
 from gpuheal_responder.errors import GpuhealError, Permanent, Transient
-from gpuheal_responder.ports import Eviction, EvictionResult, Note, Stored, Unreadable
-from gpuheal_responder.shell import record
+from gpuheal_responder.ports import Eviction, EvictionResult, Note
 from gpuheal_responder.shell.kube.read import read_node, read_pod, write_taint
 
 HOLDER = "gpuheal"
@@ -190,214 +189,6 @@ class SimulatedCluster:
         if versioned and self._frozen is not None:
             self._frozen[node.name] = changed
         return changed
-
-
-class SimulatedRemediations:
-    """The port Remediations: cases kept as the plain data that a Remediation object would hold.
-
-    `broken` makes objects unreadable, and `unread` parts of them, as those of another version would be.
-    """
-
-    def __init__(self, api: ApiServer, gate: Gate) -> None:
-        self._api = api
-        self._gate = gate
-        self.stored: dict[str, tuple[str, bytes]] = {}
-        self.decisions: dict[str, list[Mapping[str, object]]] = {}
-        self.broken: dict[str, Unreadable] = {}
-        self.unread: dict[str, tuple[str, ...]] = {}
-        self._raw: dict[str, Json] = {}
-        self._frozen: dict[str, Stored] | None = None
-
-    async def list(self) -> Sequence[Stored]:
-        """All cases."""
-        return await self._gate.cross("list", "", self._listed)
-
-    def freeze_cache(self) -> None:
-        """`list` keeps telling what is stored now and what its own writes made of it, as a watch that hangs."""
-        self._frozen = {name: self._load(name) for name in self.stored}
-
-    def thaw_cache(self) -> None:
-        """`list` tells the truth again."""
-        self._frozen = None
-
-    def _listed(self) -> Sequence[Stored]:
-        told = {name: self._load(name) for name in self.stored} if self._frozen is None else self._frozen
-        return [stored for name, stored in told.items() if name not in self.broken]
-
-    async def unreadable(self) -> Sequence[Unreadable]:
-        """What is no case to this version."""
-        return tuple(self.broken.values())
-
-    def cases(self) -> Sequence[Case]:
-        """All cases as they stand in the store, by name."""
-        return [self._load(name).case for name in sorted(self.stored)]
-
-    async def create(self, case: Case, decision: Mapping[str, object]) -> Stored:
-        """The new case as stored."""
-
-        def effect() -> Stored:
-            if case.name in self.stored:
-                raise Transient("conflict", f'remediations.gpu.health "{case.name}" already exists')
-            self.decisions.setdefault(case.name, []).append(copy.deepcopy(dict(decision)))
-            return self._put(replace(case, approvals=()))
-
-        return await self._gate.cross("create", case.name, effect)
-
-    async def save(self, stored: Stored, decision: Mapping[str, object] | None) -> Stored:
-        """The case as stored, in place of the version named; its approvals stay."""
-
-        def effect() -> Stored:
-            name = stored.case.name
-            before = self._at(stored)
-            if decision is not None:
-                self.decisions.setdefault(name, []).append(copy.deepcopy(dict(decision)))
-            return self._put(replace(stored.case, approvals=before.approvals))
-
-        return await self._gate.cross("save", stored.case.name, effect)
-
-    async def approve(self, stored: Stored, approvals: Sequence[Approval], token: str = "") -> Stored:
-        """The case with these approvals, in place of the version named; all else stays."""
-        del token
-
-        def effect() -> Stored:
-            return self._put(replace(self._at(stored), approvals=tuple(approvals)))
-
-        return await self._gate.cross("approve", stored.case.name, effect)
-
-    async def delete(self, name: str) -> None:
-        """The case is gone."""
-
-        def effect() -> None:
-            self.stored.pop(name, None)
-            self._raw.pop(name, None)
-            if self._frozen is not None:
-                self._frozen.pop(name, None)
-
-        await self._gate.cross("delete", name, effect)
-
-    def _at(self, stored: Stored) -> Case:
-        """The case as it stands, if its version is the one named."""
-        name = stored.case.name
-        if name not in self.stored:
-            raise Permanent("not-found", f'remediations.gpu.health "{name}" not found')
-        if self.stored[name][0] != stored.version:
-            raise Transient("conflict", f'remediations.gpu.health "{name}" has been modified')
-        return self._load(name).case
-
-    def _put(self, case: Case) -> Stored:
-        data = record.dump_case(case)
-        version = self._api.next_version()
-        self.stored[case.name] = (version, canonical(data))
-        self._raw[case.name] = data
-        stored = self._load(case.name)
-        if self._frozen is not None:
-            self._frozen[case.name] = stored
-        return stored
-
-    def _load(self, name: str) -> Stored:
-        case, version = record.load_case(self._raw[name]), self.stored[name][0]
-        return Stored(case=case, version=version, unread=self.unread.get(name, ()))
-
-
-@dataclass(slots=True)
-class SimulatedHistories:
-    """The port Histories: what was saved, as plain data."""
-
-    gate: Gate
-    kept: dict[str, Json] = field(default_factory=dict)
-
-    async def all(self) -> Mapping[str, History]:
-        """Every machine's history."""
-
-        def effect() -> Mapping[str, History]:
-            return {machine: record.load_history(data) for machine, data in self.kept.items()}
-
-        return await self.gate.cross("histories", "", effect)
-
-    async def save(self, history: History) -> None:
-        """The machine's history is this one."""
-
-        def effect() -> None:
-            self.kept[history.machine] = record.dump_history(history)
-
-        await self.gate.cross("remember", history.machine, effect)
-
-
-@dataclass(slots=True)
-class SimulatedMachines:
-    """The port Machines: reboots the simulated metal. The flags make the provider behave badly."""
-
-    machines: Mapping[str, Machine]
-    gate: Gate
-    operations: dict[str, OperationState] = field(default_factory=dict)
-    reboots: list[tuple[str, str]] = field(default_factory=list)
-    refuses: bool = False
-    loses_calls: bool = False
-    forgets: bool = False
-    waits: bool = False
-    """What is asked for happens only at `carry_out`, as with a Job whose pod has not started yet."""
-    _waiting: dict[str, Machine] = field(default_factory=dict)
-
-    async def reboot(self, node: Node, operation: str, provider: str) -> None:
-        """The machine reboots, once per operation id."""
-
-        def effect() -> None:
-            if operation in self.operations:
-                return
-            if self.loses_calls:
-                return
-            if self.refuses:
-                self.operations[operation] = OperationState.FAILED
-                return
-            machine = self.machines.get(node.name)
-            if machine is None or machine.spec.system_uuid != node.system_uuid:
-                raise Permanent("not-found", f"no machine {node.system_uuid} is called {node.name}")
-            self.operations[operation] = OperationState.ACCEPTED
-            self._waiting[operation] = machine
-            if not self.waits:
-                self.carry_out(operation)
-
-        await self.gate.cross("reboot", node.name, effect, detail=f"{provider} {operation}")
-
-    def carry_out(self, operation: str) -> bool:
-        """The machine reboots now if the operation still stands; whether it does."""
-        machine = self._waiting.pop(operation, None)
-        if machine is not None:
-            self.reboots.append((machine.spec.name, operation))
-            machine.reboot()
-        return machine is not None
-
-    async def withdraw(self, node: Node | None, operation: str, provider: str) -> None:
-        """What has not happened yet under this id never will; the id is as if it had never been asked for."""
-
-        def effect() -> None:
-            self._waiting.pop(operation, None)
-            self.operations.pop(operation, None)
-
-        where = node.name if node is not None else ""
-        await self.gate.cross("withdraw", where, effect, detail=f"{provider} {operation}")
-
-    async def lookup(self, node: Node | None, operation: str, provider: str) -> OperationState:
-        """What became of the operation."""
-
-        def effect() -> OperationState:
-            if self.forgets:
-                return OperationState.UNKNOWABLE
-            return self.operations.get(operation, OperationState.NOT_FOUND)
-
-        return await self.gate.cross("lookup", node.name if node is not None else "", effect, detail=provider)
-
-
-@dataclass(slots=True)
-class SimulatedControls:
-    """The port ControlSource: what `current` says."""
-
-    gate: Gate
-    current: Controls = field(default_factory=Controls)
-
-    async def controls(self) -> Controls:
-        """The controls in force."""
-        return await self.gate.cross("controls", "", lambda: self.current)
 
 
 class Simulation:

@@ -1,0 +1,89 @@
+"""Who reboots simulated machines, and what people have decided: the ports Machines and ControlSource."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gpuheal_lab.fleet.injection import Gate
+from gpuheal_lab.fleet.machine import Machine
+from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.world import Controls, OperationState
+from gpuheal_responder.errors import Permanent
+
+
+@dataclass(slots=True)
+class SimulatedMachines:
+    """The port Machines: reboots the simulated metal. The flags make the provider behave badly."""
+
+    machines: Mapping[str, Machine]
+    gate: Gate
+    operations: dict[str, OperationState] = field(default_factory=dict)
+    reboots: list[tuple[str, str]] = field(default_factory=list)
+    refuses: bool = False
+    loses_calls: bool = False
+    forgets: bool = False
+    waits: bool = False
+    """What is asked for happens only at `carry_out`, as with a Job whose pod has not started yet."""
+    _waiting: dict[str, Machine] = field(default_factory=dict)
+
+    async def reboot(self, node: Node, operation: str, provider: str) -> None:
+        """The machine reboots, once per operation id."""
+
+        def effect() -> None:
+            if operation in self.operations:
+                return
+            if self.loses_calls:
+                return
+            if self.refuses:
+                self.operations[operation] = OperationState.FAILED
+                return
+            machine = self.machines.get(node.name)
+            if machine is None or machine.spec.system_uuid != node.system_uuid:
+                raise Permanent("not-found", f"no machine {node.system_uuid} is called {node.name}")
+            self.operations[operation] = OperationState.ACCEPTED
+            self._waiting[operation] = machine
+            if not self.waits:
+                self.carry_out(operation)
+
+        await self.gate.cross("reboot", node.name, effect, detail=f"{provider} {operation}")
+
+    def carry_out(self, operation: str) -> bool:
+        """The machine reboots now if the operation still stands; whether it does."""
+        machine = self._waiting.pop(operation, None)
+        if machine is not None:
+            self.reboots.append((machine.spec.name, operation))
+            machine.reboot()
+        return machine is not None
+
+    async def withdraw(self, node: Node | None, operation: str, provider: str) -> None:
+        """What has not happened yet under this id never will; the id is as if it had never been asked for."""
+
+        def effect() -> None:
+            self._waiting.pop(operation, None)
+            self.operations.pop(operation, None)
+
+        where = node.name if node is not None else ""
+        await self.gate.cross("withdraw", where, effect, detail=f"{provider} {operation}")
+
+    async def lookup(self, node: Node | None, operation: str, provider: str) -> OperationState:
+        """What became of the operation."""
+
+        def effect() -> OperationState:
+            if self.forgets:
+                return OperationState.UNKNOWABLE
+            return self.operations.get(operation, OperationState.NOT_FOUND)
+
+        return await self.gate.cross("lookup", node.name if node is not None else "", effect, detail=provider)
+
+
+@dataclass(slots=True)
+class SimulatedControls:
+    """The port ControlSource: what `current` says."""
+
+    gate: Gate
+    current: Controls = field(default_factory=Controls)
+
+    async def controls(self) -> Controls:
+        """The controls in force."""
+        return await self.gate.cross("controls", "", lambda: self.current)
