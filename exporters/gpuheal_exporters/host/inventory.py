@@ -98,6 +98,7 @@ class NodeInventory:
         self._now = now
         self._lock = threading.Lock()
         self._records: dict[str, GpuRecord] = {}
+        self._at: dict[str, GpuIdentity] = {}
         self._written: tuple[GpuRecord, ...] = ()
         self._written_at = 0.0
         self.write_errors = 0
@@ -115,9 +116,7 @@ class NodeInventory:
 
     def by_pci(self, pci_bus_id: str) -> GpuIdentity | None:
         """The GPU at a normalised address (dddd:bb:dd), or None; of two, the one seen last."""
-        with self._lock:
-            found = [record for record in self._records.values() if record.pci == pci_bus_id]
-        return max(found, key=lambda record: record.seen_at).identity() if found else None
+        return self._at.get(pci_bus_id)
 
     def by_device_id(self, device_id: str) -> str:
         """The UUID of the GPU that a device plugin or DRA driver means, or an empty text.
@@ -139,8 +138,9 @@ class NodeInventory:
     def expected_links(self, gpu: Gpu) -> int | None:
         """How many NVLinks of this GPU should be up; None if it has none.
 
-        With a fabric (NVSwitch) all it has. Otherwise the most ever seen up on it; on boards (SXM) also the most seen
-        on a sibling, since there all GPUs are wired alike, whereas a PCIe card may come without its bridge.
+        With a fabric (NVSwitch) all it has. Otherwise the most ever seen up on it; and where one was, or the GPU is
+        soldered to a board (SXM), the most seen on a sibling, since those are wired alike. A card that never had a
+        bridge expects none, whatever its siblings have.
         """
         states = gpu.reading("nvlink").table("states")
         if not states:
@@ -150,7 +150,7 @@ class NodeInventory:
         with self._lock:
             own = self._records.get(gpu.uuid)
             most = max(active_links(gpu), own.links if own else 0)
-            if "PCIe" not in gpu.product and "NVL" not in gpu.product:
+            if most or "SXM" in gpu.product:
                 most = max([most, *(each.links for each in self._records.values() if each.product == gpu.product)])
         return most
 
@@ -161,7 +161,13 @@ class NodeInventory:
         with self._lock:
             self._merge(snapshot)
             self._forget()
+            self._index()
             self._write()
+
+    def _index(self) -> None:
+        """Note who is where, for `by_pci`, which every line of a flood asks."""
+        ordered = sorted(self._records.values(), key=lambda record: record.seen_at)
+        self._at = {record.pci: record.identity() for record in ordered}
 
     def _merge(self, snapshot: NvmlSnapshot) -> None:
         seen = {gpu.uuid: gpu for gpu in snapshot.gpus}
@@ -231,6 +237,7 @@ class NodeInventory:
                 raise ValueError(f"no GPU: {record.uuid!r} at {record.pci!r}")
             records[record.uuid] = record
         self._records = records
+        self._index()
 
 
 def _minor(name: str) -> int | None:

@@ -93,8 +93,9 @@ class Handlers:
         self.context = Context()
 
     def take(self, record: KernelRecord, at: float) -> Message | None:
-        """The record is counted, latched and kept as an event, as far as it is the kernel's and says something about a
-        GPU.
+        """Count, latch and keep as an event what a record says about a GPU; return that, or None if it says nothing.
+
+        What user space wrote is only counted.
         """
         message = parse_message(record.text)
         if message is None:
@@ -121,7 +122,7 @@ class Handlers:
             self.counts.foreign += 1
         elif reason:
             if reason != "message" and not self.counts.not_understood[reason]:
-                log.warning("not understood (%s), counted from now on: %s", reason, record.text[:MAX_TEXT])
+                log.warning("not understood (%s), counted from now on: %r", reason, record.text[:MAX_TEXT])
             self.counts.not_understood[reason] += 1
 
     def _group(self, pci: str, at: float) -> Group:
@@ -171,10 +172,8 @@ class Handlers:
                 self._levels.recover(pci, self._addresses.uuid_of(pci))
         ring_key = ("xid", key.xid, pci, message.details.link, recovery and recovery.now)
         if not self._events.repeat(ring_key, at):
-            fresh = (
-                self.situation.clock() - at < ATTRIBUTION_SECONDS
-            )  # an old event's pid and GPU belong to somebody else by now
-            ask = self.situation.attribution if fresh else None
+            # An old event's pid and GPU belong to somebody else by now.
+            ask = self.situation.attribution if self.situation.clock() - at < ATTRIBUTION_SECONDS else None
             pod = ask(pid=message.pid, gpu_uuid=uuid, pci_bus_id=pci) if ask else {}
             event = self._event("xid", key.xid, (uuid, pci), record, at, resolution)
             event.pid, event.process, event.pod, event.cause = message.pid, message.name, dict(pod), cause

@@ -208,9 +208,19 @@ def test_links_expected_on_a_board_come_from_siblings(tmp_path: Path) -> None:
     assert inventory.expected_links(short) == 18
 
 
-def test_links_expected_on_cards_come_from_their_own_past(tmp_path: Path) -> None:
+def test_links_expected_on_a_board_whose_links_are_all_down(tmp_path: Path) -> None:
+    """A soldered GPU that never had a link up is expected to have what its siblings have."""
+    board = {"product": "NVIDIA A100-SXM4-40GB"}
+    dark = gpu(1, **board, readings={"nvlink": links(0)})
+    inventory = open_inventory(tmp_path)
+    inventory.update(up(gpu(0, **board, readings={"nvlink": links(12)}), dark))
+    assert inventory.expected_links(dark) == 12
+
+
+@pytest.mark.parametrize("product", ["NVIDIA H100 NVL", "NVIDIA A100-PCIE-40GB", "NVIDIA RTX A6000", "NVIDIA L40S"])
+def test_links_expected_on_cards_come_from_their_own_past(tmp_path: Path, product: str) -> None:
     """A PCIe card without a bridge expects no link; one that had a bridge expects it still, also after a restart."""
-    card = {"product": "NVIDIA H100 NVL"}
+    card = {"product": product}
     bridged = gpu(0, **card, readings={"nvlink": links(12)})
     bare = gpu(1, **card, readings={"nvlink": links(0)})
     open_inventory(tmp_path).update(up(bridged, bare))
