@@ -78,7 +78,7 @@ class Exporter:
         ]
 
     def start_monitor(self, wait_seconds: float) -> None:
-        """NVML and the other sources are asked; returns when each has answered once, at the latest after the wait."""
+        """Begin to ask NVML and the other sources; return when each has answered once, at the latest after the wait."""
         if self.monitor is not None:
             self.monitor.on_reset = self.state.reset_proven
             self.monitor.start()
@@ -86,7 +86,7 @@ class Exporter:
         self.refresh()
 
     def refresh(self) -> None:
-        """What may change while the exporter runs is read again: boot, driver version, PCIe ports above the GPUs."""
+        """Read again what may change in the meantime: boot, driver version, GPUs on the bus and ports above them."""
         root = self.options.root
         if read_boot_id(root) not in ("", self.state.boot_id):  # a process that was frozen and woken in another boot
             boot = read_boot(root)
@@ -101,11 +101,11 @@ class Exporter:
         addresses.upstream = ports_above(root, sorted(known | addresses.on_bus))
 
     def healthy(self) -> bool:
-        """The loop turned within the last half minute."""
+        """Return whether the loop turned within the last half minute."""
         return time.time() - self.follower.heartbeat_at < HEARTBEAT_LIMIT_SECONDS
 
     def stop_monitor(self) -> None:
-        """NVML is shut down cleanly."""
+        """Shut NVML down cleanly."""
         if self.monitor is not None:
             self.monitor.stop()
 
@@ -117,7 +117,7 @@ def _monitor(options: argparse.Namespace, boot: BootInfo, state_dir: Path | None
 
 
 def _open_path(path: Path, tally: Tally, cursor: Cursor) -> LogSource:
-    """A device gives one record per read; anything else is a file or FIFO of lines."""
+    """Return a source of single records for a device, of lines for a file or FIFO."""
     try:
         device = path.is_char_device()
     except OSError as error:
@@ -138,7 +138,7 @@ def _open_journal(tally: Tally, cursor: Cursor) -> LogSource:
 
 
 def ways(options: argparse.Namespace) -> list[tuple[str, OpenSource]]:
-    """The sources to try by name, in order."""
+    """Return the sources to try by name, in order."""
     log_file = options.log_file or options.root / "var/log/kern.log"
     known: dict[str, OpenSource] = {
         "kmsg": functools.partial(_open_path, _kmsg(options)),
@@ -158,7 +158,7 @@ def _kmsg(options: argparse.Namespace) -> Path:
 
 
 def _time_base(options: argparse.Namespace, boot: BootInfo) -> float:
-    """Unix time of the kernel log's zero: by this machine's own clock for its own device, else the boot time."""
+    """Return Unix time of the kernel log's zero: by this machine's own clock for its own device, else the boot time."""
     try:
         own = _kmsg(options).is_char_device()
     except OSError:
@@ -167,7 +167,7 @@ def _time_base(options: argparse.Namespace, boot: BootInfo) -> float:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The exporter ran until a signal ended it (or once, with --once); the exit status."""
+    """Run until a signal ends it (or once, with --once); return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if not options.once:
         try:

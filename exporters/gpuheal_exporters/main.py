@@ -39,7 +39,7 @@ def _parse(path: str, *, drill: bool) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; 0 after a clean end, 2 if an option or file is wrong, 1 if the address is taken."""
+    """Run the command; return 0 after a clean end, 2 if an option or file is wrong, 1 if the address is taken."""
     options = parse_options(argv)
     if options.parse is not None:
         return _parse(options.parse, drill=options.drill)

@@ -64,19 +64,19 @@ class GpuMonitor:
                 self.on_reset(gpu_uuid, snapshot.observed_at)
 
     def start(self) -> None:
-        """NVML and the other sources are asked from now on, each by a thread of its own."""
+        """Ask NVML and the other sources from now on, each by a thread of its own."""
         self.supervisor.start()
         for polled in self.polled:
             polled.start()
 
     def wait_first(self, timeout_seconds: float) -> bool:
-        """Every source has been asked once, or found unusable; False when the time was over first."""
+        """Return when every source was asked once or found unusable; False when the time was over first."""
         until = time.monotonic() + timeout_seconds
         complete = self.supervisor.wait_complete(timeout_seconds).complete
         done = [polled.wait_first(max(until - time.monotonic(), 0.0)) for polled in self.polled]
         return complete and all(done)
 
     def stop(self) -> bool:
-        """The GPUs are let go of; False if a probe was stuck and left behind."""
+        """Let go of the GPUs; return False if a probe was stuck and left behind."""
         stopped = [self.supervisor.stop(), *(polled.stop() for polled in self.polled)]
         return all(stopped)

@@ -29,7 +29,7 @@ _FLAGS = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser; every option has a default that suits a node."""
+    """Return the parser; every option has a default that suits a node."""
     parser = argparse.ArgumentParser(
         prog="gpuheal exporter",
         description="Keep what the kernel log and NVML say about this node's GPUs as levels, for Prometheus.",
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """The options, with `host` and `port` split; SystemExit(2) with a clear text if one is wrong."""
+    """Return the options, with `host` and `port` split; SystemExit(2) with a clear text if one is wrong."""
     parser = build_parser()
     options = parser.parse_args(list(argv))
     host, separator, port = options.listen_address.rpartition(":")

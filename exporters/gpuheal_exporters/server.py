@@ -70,7 +70,7 @@ class App:
         self.outcomes = {} if outcomes is None else outcomes
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Answers one request."""
+        """Answer one request."""
         route = (environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
         try:
             if route == ("GET", "/metrics"):
@@ -169,7 +169,7 @@ def _code(document: Mapping[str, Any], key: str) -> int | None:
 
 
 def parse_acknowledgement(body: bytes, now: float) -> dict[str, Any]:
-    """The arguments of `NodeExporterState.acknowledge` in a request body; Refused with what is wrong."""
+    """Return the arguments of `NodeExporterState.acknowledge` in a request body; Refused with what is wrong."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -249,6 +249,6 @@ class _Server(ThreadingWSGIServer):
 
 
 def serve(app: App, host: str, port: int) -> WSGIServer:
-    """A bound server that `serve_forever` runs; port 0 picks a free one. OSError if the address is taken."""
+    """Return a bound server that `serve_forever` runs; port 0 picks a free one. OSError if the address is taken."""
     kind = type("_Server", (_Server,), {"address_family": socket.AF_INET6}) if ":" in host else _Server
     return make_server(host, port, app, kind, _Handler)

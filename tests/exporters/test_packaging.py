@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import json
 import re
@@ -123,3 +124,15 @@ def test_the_tables_ship_with_the_package(name: str, rows: int) -> None:
     """The wheel takes every file of the package, and the tables are in it whole."""
     tables: dict[str, Sized] = {"xids": catalog.xid_rows(), "sxids": catalog.sxid_rows(), "nvlink5": nvlink5.table()}
     assert len(tables[name]) == rows
+
+
+def test_docstrings_say_what_is_true_after_the_call() -> None:
+    """A function's docstring begins with a verb, as an order: `Return the …`, not `The …` or `Returns …`."""
+    wrong = re.compile(r"(?:The|A|An|Every|Each|What|Whether|True|False|It|There|Nothing)\b|[A-Z][a-z]+[^s]s\b")
+    found = [
+        f"{path.name}: {node.name}: {text.splitlines()[0]}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node)) and wrong.match(text)
+    ]
+    assert found == []

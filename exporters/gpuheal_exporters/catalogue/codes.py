@@ -40,7 +40,7 @@ class SxidRow:
 
 @lru_cache(maxsize=1)
 def xid_rows() -> dict[int, XidRow]:
-    """The Xid table by code."""
+    """Return the Xid table by code."""
     return {
         int(code): XidRow(name=name, action=action, severity=severity)
         for code, name, action, severity in rows("xids.tsv")
@@ -49,7 +49,7 @@ def xid_rows() -> dict[int, XidRow]:
 
 @lru_cache(maxsize=1)
 def sxid_rows() -> dict[int, SxidRow]:
-    """The SXid table by code."""
+    """Return the SXid table by code."""
     return {
         int(code): SxidRow(action=action, reach=reach, words=words) for code, action, reach, words in rows("sxids.tsv")
     }
@@ -74,7 +74,7 @@ def _from_verdict(message: Xid) -> Resolution:
 
 
 def _from_reset_words(message: Xid) -> Resolution | None:
-    """Xid 94 and 95 say themselves whether a reset is needed; None if the line was cut before that."""
+    """Return what Xid 94 and 95 say themselves about a reset; None if the line was cut before that."""
     if message.details.rst is None:
         return None
     if message.details.rst:
@@ -85,7 +85,7 @@ def _from_reset_words(message: Xid) -> Resolution | None:
 
 
 def resolve_xid(message: Xid, driver_version: str = "", *, drill: bool = False) -> Resolution:
-    """What this event asks for, by the strongest source the line carries."""
+    """Return what this event asks for, by the strongest source the line carries."""
     if message.xid == RECOVERY_XID:
         return _from_verdict(message)
     decided: Resolution | None = None
@@ -101,7 +101,7 @@ def resolve_xid(message: Xid, driver_version: str = "", *, drill: bool = False) 
 
 
 def resolve_sxid(message: Sxid) -> tuple[Resolution, str]:
-    """What a switch event asks for, and its reach: device (every GPU of the fabric), link, or empty.
+    """Return what a switch event asks for, and its reach: device (every GPU of the fabric), link, or empty.
 
     The severity word of the line outranks the table: Non-fatal and Correctable are alerts at most (codes that need a
     reboot anyway excepted); Fatal resets the GPUs of the link unless the table knows this code as fatal and says

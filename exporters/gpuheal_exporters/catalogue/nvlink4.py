@@ -40,12 +40,12 @@ BIT_CLASS = {(word, bit): name for word, name, bits in _BITS for bit in bits}
 
 
 def set_bits(regs: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(word index, bit) of every bit set, in order."""
+    """Return (word index, bit) of every bit set, in order."""
     return [(index, bit) for index, word in enumerate(regs) for bit in range(word.bit_length()) if word >> bit & 1]
 
 
 def decode(regs: tuple[int, ...]) -> Resolution | None:
-    """The strongest resolution of the bits set, or None if the words say nothing."""
+    """Return the strongest resolution of the bits set, or None if the words say nothing."""
     worst: Resolution | None = None
     for index, bit in set_bits(regs):
         name = BIT_CLASS.get((index, bit))

@@ -51,7 +51,7 @@ class Decoded:
 
 @lru_cache(maxsize=1)
 def table() -> tuple[Row, ...]:
-    """The decode rows in table order."""
+    """Return the decode rows in table order."""
     out: list[Row] = []
     for xid, units, m1, v1, m2, v2, status, action, severity, bucket, followup in rows("nvlink5.tsv"):
         out.append(
@@ -77,7 +77,7 @@ def reasons() -> dict[int, tuple[str, str]]:
 
 
 def driver_branch(version: str) -> int | None:
-    """The branch number of a driver version such as `570.124.06`, or None if there is none."""
+    """Return the branch number of a driver version such as `570.124.06`, or None if there is none."""
     match = re.match(r"\s*(\d{3,4})\.", version)
     return int(match[1]) if match else None
 
@@ -91,7 +91,7 @@ def _fits(row: Row, word: int, branch: int | None) -> bool:
 
 
 def _by_status(candidates: Iterable[Row], status: int) -> tuple[tuple[Row, ...], int]:
-    """Rows for a status word, and the bits of it that none of them explains."""
+    """Return the rows for a status word, and the bits of it that none of them explains."""
     found = list(candidates)
     exact = tuple(row for row in found if row.status is None or row.status == status)
     if exact:
@@ -107,7 +107,7 @@ def _by_status(candidates: Iterable[Row], status: int) -> tuple[tuple[Row, ...],
 
 
 def by_word(*, fatal: bool, what: str) -> Resolution:
-    """The resolution of a message that no row explains: Fatal fails closed, Nonfatal is an alert."""
+    """Return the resolution of a message that no row explains: Fatal fails closed, Nonfatal is an alert."""
     return Resolution(
         action="gpu_reset" if fatal else "alert",
         basis="message",
@@ -117,7 +117,7 @@ def by_word(*, fatal: bool, what: str) -> Resolution:
 
 
 def decode(xid: int, coded: Nvlink5, driver_version: str = "", *, drill: bool = False) -> Decoded:
-    """The meaning of an Xid 144-150; `resolution` asks for nothing if the event was injected for a test (unless
+    """Return the meaning of an Xid 144-150; `resolution` asks for nothing if the event was injected for a test (unless
     `drill`).
     """
     names = frozenset(coded.unit.split("/"))

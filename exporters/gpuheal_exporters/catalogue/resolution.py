@@ -33,7 +33,7 @@ class Resolution:
 
 
 def worse(old: Resolution | None, new: Resolution | None) -> Resolution | None:
-    """The stronger of two resolutions; the older one if they ask for the same."""
+    """Return the stronger of two resolutions; the older one if they ask for the same."""
     if old is None or new is None:
         return old or new
     return new if _RANK.get(new.action, 0) > _RANK.get(old.action, 0) else old

@@ -44,7 +44,7 @@ class DriverCollector(Collector):
         self._root = root
 
     def collect(self) -> Iterable[Metric]:
-        """The families of now; without a readable /proc/modules nothing is said about modules."""
+        """Return the families of now; without a readable /proc/modules nothing is said about modules."""
         out = METRICS.families()
         modules = read_text(self._root / "proc/modules", 1 << 20)
         loaded = {line.split(" ", 1)[0] for line in modules.splitlines()}
@@ -68,7 +68,7 @@ class VersionCollector(Collector):
         self._snapshot = snapshot
 
     def collect(self) -> Iterable[Metric]:
-        """One family, or none while either version is unknown."""
+        """Return one family, or none while either version is unknown."""
         now, out = self._snapshot(), METRICS.families()
         loaded = read_driver_version(self._root)
         if now.state is NvmlState.VERSION_MISMATCH:

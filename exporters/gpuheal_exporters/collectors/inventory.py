@@ -27,7 +27,7 @@ class InventoryCollector(Collector):
         self._state = state
 
     def collect(self) -> Iterable[Metric]:
-        """One family."""
+        """Return one family."""
         info = METRICS.family("gpuheal_gpu_info")
         known = self._state.addresses.inventory.gpus()
         for gpu in known:

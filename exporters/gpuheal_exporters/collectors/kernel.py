@@ -92,7 +92,7 @@ METRICS = MetricTable(
 
 
 def _levels(prefix: str, store: LatchStore[KeyT]) -> Iterator[Metric]:
-    """total, latched, first and last of one store; times only while latched."""
+    """Yield total, latched, first and last of one store; times only while latched."""
     total, latched = METRICS.family(f"{prefix}_total"), METRICS.family(f"{prefix}_latched")
     first, last = (
         METRICS.family(f"{prefix}_first_timestamp_seconds"),
@@ -116,7 +116,7 @@ class KernelCollector(Collector):
         self._state = state
 
     def collect(self) -> Iterable[Metric]:
-        """The families of one consistent moment."""
+        """Return the families of one consistent moment."""
         with self._state.lock:
             self._state.adopt()
             return [

@@ -85,8 +85,7 @@ _MISCONFIGURATIONS = {
 
 
 def fabric_problems(mask: int) -> tuple[dict[str, bool], str]:
-    """Each problem the mask speaks of -> whether it exists, and the reason of an incorrect configuration (empty if
-    none).
+    """Return problem → whether it exists, for each the mask speaks of, and why a configuration is incorrect, or "".
 
     0x1aa and 0x51aa are healthy. A value the header does not know is left out, an unknown reason is its number.
     """
@@ -110,7 +109,7 @@ class LinkCollector(Collector):
         self._inventory = inventory
 
     def collect(self) -> Iterable[Metric]:
-        """The families of one snapshot."""
+        """Return the families of one snapshot."""
         out = METRICS.families()
         for gpu in self._snapshot().served():
             self._links(out, gpu)

@@ -64,7 +64,7 @@ class MemoryCollector(Collector):
         self._snapshot = snapshot
 
     def collect(self) -> Iterable[Metric]:
-        """The families of one snapshot."""
+        """Return the families of one snapshot."""
         out = METRICS.families()
         for gpu in self._snapshot().served():
             reading = gpu.reading("memory")

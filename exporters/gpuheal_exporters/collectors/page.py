@@ -19,7 +19,7 @@ This page is made from the metric tables (`python -m gpuheal_exporters.collector
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [_HEAD]
     sources = dict.fromkeys(metric.source for metric in metrics())
     for source in sources:

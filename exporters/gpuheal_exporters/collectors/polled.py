@@ -42,15 +42,15 @@ class Polled(Collector):
         self._thread = threading.Thread(target=self._run, name=f"poll-{name}", daemon=True)
 
     def start(self) -> None:
-        """The thread is at work."""
+        """Put the thread to work."""
         self._thread.start()
 
     def wait_first(self, timeout_seconds: float) -> bool:
-        """The first round is over, or the time."""
+        """Return once the first round is over, or the time; whether it was the round."""
         return self._first.wait(timeout_seconds)
 
     def stop(self, timeout_seconds: float = 2.0) -> bool:
-        """The thread has ended, unless its round is stuck; returns whether it has."""
+        """End the thread, unless its round is stuck; return whether it has ended."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_seconds)
@@ -58,12 +58,12 @@ class Polled(Collector):
 
     @property
     def stuck(self) -> bool:
-        """The running round has overrun its deadline."""
+        """Return whether the running round has overrun its deadline."""
         began = self._began
         return began is not None and time.monotonic() - began > self._deadline
 
     def collect(self) -> Iterable[Metric]:
-        """The families of the last full round."""
+        """Return the families of the last full round."""
         return self._families
 
     def _run(self) -> None:

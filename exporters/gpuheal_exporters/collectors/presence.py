@@ -79,7 +79,7 @@ class SourceCollector(Collector):
         self._polled = polled
 
     def collect(self) -> Iterable[Metric]:
-        """The families of one snapshot; polled collectors are groups beside the NVML probes."""
+        """Return the families of one snapshot; polled collectors are groups beside the NVML probes."""
         now, out = self._snapshot(), METRICS.families()
         out.add("gpuheal_nvml_up", now.up)
         out.add("gpuheal_nvml_state_info", 1, now.state.value)
@@ -116,7 +116,7 @@ class PresenceCollector(Collector):
         self._inventory = inventory
 
     def collect(self) -> Iterable[Metric]:
-        """The families of one snapshot; a lost GPU keeps its presence series and nothing else."""
+        """Return the families of one snapshot; a lost GPU keeps its presence series and nothing else."""
         now, out = self._snapshot(), METRICS.families()
         for record in self._inventory.records():
             if record.present is not None and now.serving:

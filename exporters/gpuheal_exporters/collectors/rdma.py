@@ -46,7 +46,7 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?) Gb/sec")
 
 
 def _code(path: Path) -> int | None:
-    """The number in `4: ACTIVE`."""
+    """Return the number in `4: ACTIVE`."""
     match = _CODE.match(read_text(path, 64))
     return int(match[1]) if match else None
 
@@ -63,7 +63,7 @@ class RdmaCollector(Collector):
         self._root = root
 
     def collect(self) -> Iterable[Metric]:
-        """The families of now; none on a node without such ports."""
+        """Return the families of now; none on a node without such ports."""
         out = METRICS.families()
         for port in sorted((self._root / "sys/class/infiniband").glob("*/ports/*"))[:MAX_PORTS]:
             labels = (port.parent.parent.name, port.name)

@@ -62,7 +62,7 @@ class SelfCollector(Collector):
         self._version = _version()
 
     def collect(self) -> Iterable[Metric]:
-        """One consistent enough look; no locks."""
+        """Yield the families of now, without a lock."""
         follower, tally = self._follower, self._follower.tally
         yield METRICS.single("gpuheal_kmsg_up", float(tally.up))
         yield METRICS.single("gpuheal_kmsg_source_info", 1.0, tally.source)

@@ -52,7 +52,7 @@ _LISTEN = "0A"
 
 
 def processes(root: Path) -> set[str] | None:
-    """Names of all processes, or None when the host's are not visible (another PID namespace, or hidepid)."""
+    """Return the names of all processes; None when the host's are not visible (PID namespace, hidepid)."""
     proc = root / "proc"
     if not host_pids_visible(root):
         return None
@@ -65,7 +65,7 @@ def processes(root: Path) -> set[str] | None:
 
 
 def answers(path: Path) -> bool:
-    """Somebody listens on this unix socket. Nothing is sent; a full backlog counts as listening."""
+    """Return whether somebody listens on this unix socket. Nothing is sent; a full backlog counts as listening."""
     try:
         folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     except OSError:
@@ -80,7 +80,7 @@ def answers(path: Path) -> bool:
 
 
 def listens(root: Path, port: int) -> bool:
-    """A TCP socket listens on this port, IPv4 or IPv6, in the network namespace of process 1."""
+    """Return whether a TCP socket listens on this port, IPv4 or IPv6, in the network namespace of process 1."""
     wanted = f":{port:04X}"
     for name in ("tcp", "tcp6"):
         text = read_text(root / "proc/1/net" / name, 4 << 20) or read_text(root / "proc/net" / name, 4 << 20)
@@ -100,7 +100,7 @@ class SoftwareCollector(Collector):
         self._seen: set[str] = set()
 
     def collect(self) -> Iterable[Metric]:
-        """The families of now."""
+        """Return the families of now."""
         out = METRICS.families()
         names = processes(self._root)
         for component in sorted({*PROCESSES, *SOCKETS}):
@@ -113,7 +113,7 @@ class SoftwareCollector(Collector):
         return out.all()
 
     def _up(self, component: str, names: set[str] | None) -> bool | None:
-        """Whether it runs, None when that can't be told."""
+        """Return whether it runs, None when that can't be told."""
         patterns = SOCKETS.get(component, ())
         if any(answers(path) for pattern in patterns for path in self._paths(pattern)):
             return True
@@ -137,8 +137,9 @@ class SoftwareCollector(Collector):
         )
 
     def _switched(self) -> bool:
-        """The node has NVSwitches of its own, on its bus or behind its GPUs; in a rack the fabric manager runs on the
-        switch trays.
+        """Return whether the node has NVSwitches of its own, on its bus or behind its GPUs.
+
+        In a rack the fabric manager runs on the switch trays.
         """
         if nvidia_devices(self._root, (SWITCH_CLASS,)) or (self._root / "dev/nvidia-nvswitchctl").exists():
             return True

@@ -21,18 +21,18 @@ class BootInfo:
 
 
 def read_boot_id(root: Path) -> str:
-    """The id of the running boot, or an empty text; cheaper than `read_boot`, for looking often."""
+    """Return the id of the running boot, or an empty text; cheaper than `read_boot`, for looking often."""
     return read_text(root / "proc/sys/kernel/random/boot_id").strip()
 
 
 def read_boot(root: Path) -> BootInfo:
-    """The running boot of the kernel whose /proc is below `root`."""
+    """Return the running boot of the kernel whose /proc is below `root`."""
     found = re.search(r"^btime (\d+)$", read_text(root / "proc/stat", STAT_LIMIT), re.MULTILINE)
     return BootInfo(boot_id=read_boot_id(root), boot_time=float(found[1]) if found else 0.0)
 
 
 def read_driver_version(root: Path) -> str:
-    """The version of the loaded NVIDIA kernel module, or an empty text."""
+    """Return the version of the loaded NVIDIA kernel module, or an empty text."""
     version = read_text(root / "sys/module/nvidia/version").strip()
     if version:
         return version

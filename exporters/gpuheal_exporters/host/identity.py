@@ -20,7 +20,7 @@ _FIELDS = ("gpu_uuid", "pci_bus_id", "serial", "slot", "product")
 
 @lru_cache(maxsize=512)
 def normalise_pci(text: str) -> str:
-    """The address as `dddd:bb:dd` in lower case, without the function digit; ValueError if it is none.
+    """Return the address as `dddd:bb:dd` in lower case, without the function digit; ValueError if it is none.
 
     NVML writes eight domain digits and upper case (`00000000:3B:00.0`), the kernel four and lower case.
     """
@@ -46,11 +46,11 @@ class Inventory(Protocol):
     """Anything that knows the GPUs of this node, present or lost."""
 
     def gpus(self) -> Sequence[GpuIdentity]:
-        """Every GPU known, in a stable order."""
+        """Return every GPU known, in a stable order."""
         ...
 
     def by_pci(self, pci_bus_id: str) -> GpuIdentity | None:
-        """The GPU at a normalised address, or None."""
+        """Return the GPU at a normalised address, or None."""
         ...
 
 
@@ -61,11 +61,11 @@ class StaticInventory:
         self._by_pci = {gpu.pci_bus_id: gpu for gpu in gpus}
 
     def gpus(self) -> Sequence[GpuIdentity]:
-        """The GPUs ordered by PCI address."""
+        """Return the GPUs ordered by PCI address."""
         return [self._by_pci[pci] for pci in sorted(self._by_pci)]
 
     def by_pci(self, pci_bus_id: str) -> GpuIdentity | None:
-        """The GPU at this address, or None."""
+        """Return the GPU at this address, or None."""
         return self._by_pci.get(pci_bus_id)
 
 
@@ -76,13 +76,13 @@ class JoinedInventory:
         self._first, self._second = first, second
 
     def gpus(self) -> Sequence[GpuIdentity]:
-        """Every GPU either knows; one UUID or address only once."""
+        """Return every GPU either knows; one UUID or address only once."""
         first = list(self._first.gpus())
         taken = {gpu.gpu_uuid for gpu in first} | {gpu.pci_bus_id for gpu in first}
         return first + [gpu for gpu in self._second.gpus() if gpu.gpu_uuid not in taken and gpu.pci_bus_id not in taken]
 
     def by_pci(self, pci_bus_id: str) -> GpuIdentity | None:
-        """The GPU at this address, or None."""
+        """Return the GPU at this address, or None."""
         return self._first.by_pci(pci_bus_id) or self._second.by_pci(pci_bus_id)
 
 
@@ -112,7 +112,7 @@ def _entry(file: str, path: str, raw: object) -> GpuIdentity:
 
 
 def load_inventory(path: Path) -> StaticInventory:
-    """The GPUs listed in a JSON or YAML file: a list of mappings with the fields of `GpuIdentity`.
+    """Return the GPUs listed in a JSON or YAML file: a list of mappings with the fields of `GpuIdentity`.
 
     Raises ConfigError naming the file and the entry. YAML is only imported for files that do not end in `.json`.
     """

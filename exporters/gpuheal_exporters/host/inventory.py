@@ -66,12 +66,12 @@ _RECORD: Mapping[str, Callable[[object], Any]] = {
 
 
 def active_links(gpu: Gpu) -> int:
-    """NVLinks that are up now."""
+    """Return the number of NVLinks that are up now."""
     return sum(state > 0 for state in gpu.reading("nvlink").table("states").values())
 
 
 def sysfs_slot(root: Path, pci: str) -> str:
-    """`slot NAME` of the physical slot whose address this is (/sys/bus/pci/slots), or an empty text."""
+    """Return `slot NAME` of the physical slot whose address this is (/sys/bus/pci/slots), or an empty text."""
     for address in sorted((root / "sys/bus/pci/slots").glob("*/address"))[:MAX_GPUS]:
         try:
             if address.read_text(encoding="ascii", errors="replace").strip() == pci:
@@ -106,20 +106,20 @@ class NodeInventory:
         """What was wrong with the file at the start; it was then set aside as NAME.bad."""
 
     def gpus(self) -> Sequence[GpuIdentity]:
-        """Every GPU known, present or lost, ordered by address."""
+        """Return every GPU known, present or lost, ordered by address."""
         return [record.identity() for record in self.records()]
 
     def records(self) -> Sequence[GpuRecord]:
-        """The same with all that is known."""
+        """Return the same with all that is known."""
         with self._lock:
             return sorted(self._records.values(), key=lambda record: (record.pci, record.uuid))
 
     def by_pci(self, pci_bus_id: str) -> GpuIdentity | None:
-        """The GPU at a normalised address (dddd:bb:dd), or None; of two, the one seen last."""
+        """Return the GPU at a normalised address (dddd:bb:dd), or None; of two, the one seen last."""
         return self._at.get(pci_bus_id)
 
     def by_device_id(self, device_id: str) -> str:
-        """The UUID of the GPU that a device plugin or DRA driver means, or an empty text.
+        """Return the UUID of the GPU that a device plugin or DRA driver means, or an empty text.
 
         Known forms: GPU UUID, MIG UUID (its parent), both with `::N` of time slicing, `nvidiaN` and `nvidiaN/giM`
         (GKE), `gpu-N` and `gpu-N-mig-…` (NVIDIA's DRA driver), where N is the device minor.
@@ -136,7 +136,7 @@ class NodeInventory:
         return ""
 
     def expected_links(self, gpu: Gpu) -> int | None:
-        """How many NVLinks of this GPU should be up; None if it has none.
+        """Return how many NVLinks of this GPU should be up; None if it has none.
 
         With a fabric (NVSwitch) all it has. Otherwise the most ever seen up on it; and where one was, or the GPU is
         soldered to a board (SXM), the most seen on a sibling, since those are wired alike. A card that never had a
@@ -155,9 +155,7 @@ class NodeInventory:
         return most
 
     def update(self, snapshot: NvmlSnapshot) -> None:
-        """What NVML and the kernel module name is merged in, and written if it changed; a full disk is counted, not
-        raised.
-        """
+        """Merge in what NVML and the kernel module name; write it if it changed (a full disk is only counted)."""
         with self._lock:
             self._merge(snapshot)
             self._forget()
@@ -241,7 +239,7 @@ class NodeInventory:
 
 
 def _minor(name: str) -> int | None:
-    """N of `nvidiaN`, `nvidiaN/giM`, `gpu-N`, `gpu-N-mig-…`; None for other names."""
+    """Return N of `nvidiaN`, `nvidiaN/giM`, `gpu-N`, `gpu-N-mig-…`; None for other names."""
     for prefix, end in (("nvidia", "/"), ("gpu-", "-")):
         digits = name.removeprefix(prefix).split(end, 1)[0]
         if name.startswith(prefix) and digits.isdigit():

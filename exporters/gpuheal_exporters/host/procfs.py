@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read_text(path: Path, limit: int = 65536) -> str:
-    """The first `limit` characters of a file, or an empty text when it can't be read."""
+    """Return the first `limit` characters of a file, or an empty text when it can't be read."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(limit)
@@ -15,7 +15,5 @@ def read_text(path: Path, limit: int = 65536) -> str:
 
 
 def host_pids_visible(root: Path) -> bool:
-    """The pids under `root`/proc are the host's, as the kernel log prints them: process 2 of that namespace is
-    kthreadd.
-    """
+    """Return whether the pids under `root`/proc are the kernel log's, the host's: process 2 is kthreadd then."""
     return read_text(root / "proc/2/comm", 64).strip() == "kthreadd"

@@ -123,5 +123,5 @@ def _pcie(message: str) -> DriverLine | None:
 
 
 def parse_driver_line(message: str) -> DriverLine | None:
-    """The line's meaning in a message whose log prefix was taken off, or None; never raises."""
+    """Return the line's meaning in a message whose log prefix was taken off, or None; never raises."""
     return _nvrm(message) if message.startswith("NVRM: ") else _pcie(message)

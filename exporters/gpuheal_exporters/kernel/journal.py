@@ -19,7 +19,7 @@ _FACILITY = 8
 
 
 def _text(value: object) -> str:
-    """MESSAGE is a text, or a list of bytes if it is not UTF-8 (systemd, journal JSON format)."""
+    """Return MESSAGE as text: it is one, or a list of bytes if it is not UTF-8 (systemd, journal JSON format)."""
     if isinstance(value, list):
         return bytes(byte for byte in value if isinstance(byte, int) and 0 <= byte < 256).decode("utf-8", "replace")
     return value if isinstance(value, str) else ""
@@ -31,7 +31,7 @@ def _number(entry: dict[str, Any], key: str, default: int) -> int:
 
 
 def parse_entry(line: bytes) -> tuple[KernelRecord, str] | None:
-    """The record and cursor of one JSON line, or None if it is not one.
+    """Return the record and cursor of one JSON line, or None if it is not one.
 
     journald files what user space wrote to /dev/kmsg under the kernel's transport too, with its own facility: a
     missing facility is not taken for the kernel's.
@@ -107,7 +107,7 @@ class JournalSource:
             out.append(record)
 
     def cursor(self) -> Cursor:
-        """journald's cursor of the last entry read."""
+        """Return journald's cursor of the last entry read."""
         return {"journal": self._cursor} if self._cursor else {}
 
     def wait(self, seconds: float) -> bool:
@@ -115,7 +115,7 @@ class JournalSource:
         return bool(self._poll.poll(seconds * 1000))
 
     def close(self) -> None:
-        """journalctl is gone."""
+        """End journalctl."""
         self._process.terminate()
         try:
             self._process.wait(timeout=2)

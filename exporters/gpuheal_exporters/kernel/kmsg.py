@@ -39,12 +39,12 @@ class KernelRecord(NamedTuple):
 
     @property
     def from_kernel(self) -> bool:
-        """True if the kernel itself wrote it; text without a priority is trusted as its source is."""
+        """Return whether the kernel itself wrote it; text without a priority is trusted as its source is."""
         return self.prio is None or self.prio >> _FACILITY_SHIFT == 0
 
 
 def interesting(raw: bytes) -> bool:
-    """False only if no parser can recognise the line."""
+    """Return False only if no parser can recognise the line."""
     for token in TOKENS:  # noqa: SIM110 - any() with a generator costs three times as much on this hot path
         if token in raw:
             return True
@@ -109,7 +109,7 @@ class Assembler:
 
     @property
     def holding(self) -> bool:
-        """True while a record waits for its fragments."""
+        """Return True while a record waits for its fragments."""
         return self._held is not None
 
     def push(self, record: KernelRecord) -> KernelRecord | None:

@@ -10,7 +10,7 @@ Message = Xid | Sxid | SxidDetail | DriverLine
 
 
 def parse_message(text: str) -> Message | None:
-    """The meaning of a message whose log prefix was taken off, or None; never raises, whatever the text."""
+    """Return the meaning of a message whose log prefix was taken off, or None; never raises, whatever the text."""
     if text.startswith("NVRM: Xid "):
         return parse_xid(text)
     if text.startswith("nvidia-nvswitch"):

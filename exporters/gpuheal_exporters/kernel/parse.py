@@ -65,7 +65,7 @@ def _driver_line(message: DriverLine) -> dict[str, Any]:
 
 
 def describe(message: Message) -> dict[str, Any]:
-    """The message as a JSON object with a `kind`; keys without a value are null or left out."""
+    """Return the message as a JSON object with a `kind`; keys without a value are null or left out."""
     if isinstance(message, Xid):
         return _xid(message)
     if isinstance(message, DriverLine):

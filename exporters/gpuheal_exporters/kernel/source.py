@@ -40,11 +40,11 @@ class LogSource(Protocol):
     caught_up: bool
 
     def read(self, limit: int) -> list[KernelRecord]:
-        """At most about `limit` records that are waiting, without blocking; SourceError if there is no reading on."""
+        """Return at most about `limit` waiting records, without blocking; SourceError if there is no reading on."""
         ...
 
     def cursor(self) -> Cursor:
-        """The place after everything `read` gave."""
+        """Return the place after everything `read` gave."""
         ...
 
     def wait(self, seconds: float) -> bool:
@@ -52,7 +52,7 @@ class LogSource(Protocol):
         ...
 
     def close(self) -> None:
-        """The source is released."""
+        """Release the source."""
         ...
 
 
@@ -86,7 +86,7 @@ class _Intake:
             out.append(done)
 
     def flush(self, out: list[KernelRecord]) -> None:
-        """The record held back for a fragment is appended to `out`."""
+        """Append the record held back for a fragment to `out`."""
         if (held := self._assembler.flush()) is not None:
             out.append(held)
 
@@ -118,7 +118,7 @@ class KmsgSource:
 
     @classmethod
     def open(cls, path: Path, tally: Tally, cursor: Cursor | None = None) -> KmsgSource:
-        """The source of a device such as /dev/kmsg; SourceError if it may not be read."""
+        """Return the source of a device such as /dev/kmsg; SourceError if it may not be read."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -166,7 +166,7 @@ class KmsgSource:
         return None
 
     def cursor(self) -> Cursor:
-        """The last sequence number counted."""
+        """Return the last sequence number counted."""
         return {} if self._intake.sequence.cursor is None else {"seq": self._intake.sequence.cursor}
 
     def wait(self, seconds: float) -> bool:
@@ -217,7 +217,7 @@ class FileSource:
         self._buffer = b""
 
     def _last_boot(self) -> int:
-        """Offset of the last line that begins a boot, or 0: what stands before it was cured by the reboot."""
+        """Return the offset of the last line that begins a boot, or 0: the reboot cured what stands before it."""
         found = start = 0
         tail = b""
         while chunk := os.pread(self._fd, _CHUNK, start):
@@ -239,7 +239,7 @@ class FileSource:
             raise SourceError(f"{self._path}: {error.strerror}") from None
 
     def _rotated(self) -> bool:
-        """True if the path names another file by now, or the file shrank: the new content is read from its start."""
+        """Return whether the path names another file by now, or the file shrank: it is then read from its start."""
         if self._fifo:
             return False
         try:
@@ -279,7 +279,7 @@ class FileSource:
         return out
 
     def cursor(self) -> Cursor:
-        """Inode and offset of the next line, and the last sequence number if the lines carry one."""
+        """Return inode and offset of the next line, and the last sequence number if the lines carry one."""
         place: dict[str, object] = {} if self._fifo else {"inode": self._inode, "offset": self._offset}
         if self._intake.sequence.cursor is not None:
             place["seq"] = self._intake.sequence.cursor

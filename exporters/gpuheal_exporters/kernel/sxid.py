@@ -47,7 +47,7 @@ class SxidDetail:
 
 
 def parse_sxid(message: str) -> Sxid | SxidDetail | None:
-    """The switch line in a message whose log prefix was taken off, or None; never raises."""
+    """Return the switch line in a message whose log prefix was taken off, or None; never raises."""
     head = _HEAD.match(message)
     if head is None:
         return None

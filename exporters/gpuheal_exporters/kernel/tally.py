@@ -31,7 +31,7 @@ class GapCounter:
         self._tally = tally
 
     def is_new(self, seq: int) -> bool:
-        """True if the record was not counted yet; then it is the cursor now."""
+        """Return True if the record was not counted yet; then it is the cursor now."""
         if self.cursor is not None:
             if seq <= self.cursor:
                 return False

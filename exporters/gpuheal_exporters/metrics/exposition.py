@@ -28,7 +28,7 @@ def _number(value: float) -> str:
 
 
 def exposition(families: Iterable[Metric]) -> bytes:
-    """The text of these families in their order; label names within a sample are sorted."""
+    """Return the text of these families in their order; label names within a sample are sorted."""
     out: list[str] = []
     for metric in families:
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
@@ -51,17 +51,17 @@ class Collectors(Collector):
         self._collectors = tuple(collectors)
 
     def collect(self) -> Iterable[Metric]:
-        """Every family of every collector that has samples."""
+        """Yield every family of every collector that has samples."""
         for collector in self._collectors:
             for metric in collector.collect():
                 if metric.samples:
                     yield metric
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering does not collect."""
+        """Return nothing, so that registering does not collect."""
         return ()
 
 
 def render(*collectors: Collector) -> bytes:
-    """The text exposition (format 0.0.4) of these collectors; no global registry is involved."""
+    """Return the text exposition (format 0.0.4) of these collectors; no global registry is involved."""
     return exposition(Collectors(collectors).collect())

@@ -81,7 +81,7 @@ class EventRing:
         return len(self._entries)
 
     def repeat(self, key: tuple[object, ...], at: float) -> bool:
-        """True if the event was counted into the entry it repeats; then no new one is needed."""
+        """Count an event into the entry it repeats; return False if there is none, and a new one is needed."""
         entry = self._latest.get(key)
         if entry is None or not 0 <= at - entry.last_at <= COALESCE_SECONDS:
             return False
@@ -90,7 +90,7 @@ class EventRing:
         return True
 
     def add(self, key: tuple[object, ...], event: Event) -> None:
-        """The event is the newest entry; the oldest one may be gone."""
+        """Add the event as the newest entry; the oldest one may be gone."""
         self._number += 1
         event.number = self._number
         event.text = event.text[:MAX_TEXT]
@@ -101,11 +101,11 @@ class EventRing:
             self._latest.pop(next(iter(self._latest)))
 
     def newest(self, key: tuple[object, ...]) -> Event | None:
-        """The newest entry with this key still remembered."""
+        """Return the newest entry with this key still remembered."""
         return self._latest.get(key)
 
     def dump(self) -> list[dict[str, Any]]:
-        """The entries as JSON-ready objects, oldest first."""
+        """Return the entries as JSON-ready objects, oldest first."""
         return [_plain(entry) for entry in self._entries]
 
     def load(self, dumped: object) -> None:

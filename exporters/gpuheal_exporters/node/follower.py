@@ -63,7 +63,7 @@ class Follower:
         self._saver: threading.Thread | None = None
 
     def load(self) -> None:
-        """The state of an earlier process is taken over, if its file is usable; another boot's levels are dropped."""
+        """Take over the state of an earlier process, if its file is usable; another boot's levels are dropped."""
         if self._state_file is None:
             return
         problem = read_state(self._state_file, self.state.load)
@@ -98,14 +98,14 @@ class Follower:
         self._retry_at = self._clock() + RETRY_SECONDS
 
     def close(self) -> None:
-        """The source is released and the state is on disk."""
+        """Release the source and write the state."""
         if self._source is not None:
             self._source.close()
             self._source = None
         self.persist()
 
     def _at(self, record: KernelRecord, caught_up: bool) -> float:
-        """Unix time of a record: now if it is fresh, from the record's own clock if it waited in the ring."""
+        """Return the unix time of a record: now if it is fresh, by its own clock if it waited in the ring."""
         now = self._clock()
         if caught_up:
             return now
@@ -114,7 +114,7 @@ class Follower:
         return now if record.at is None else min(now, record.at)
 
     def drain(self) -> bool:
-        """One batch is part of the state; True if more may be waiting."""
+        """Take one batch into the state; return True if more may be waiting."""
         source = self._open()
         if source is None:
             return False
@@ -143,14 +143,14 @@ class Follower:
         return self.tally.records - before >= BATCH
 
     def catch_up(self, until: float) -> None:
-        """What the log holds by now is part of the state, as far as it can be read before `until` (unix seconds)."""
+        """Take into the state what the log holds by now, as far as it can be read before `until` (unix seconds)."""
         waiting = self._open() is not None
         while waiting and self._clock() < until:
             if not self.drain():
                 waiting = self._source is not None and self._source.wait(self._source.patience)
 
     def step(self, wait_seconds: float = 1.0, sleep: Callable[[float], object] | None = None) -> None:
-        """One cycle: wait for records at most so long, take what is there, write the state if it is due."""
+        """Do one cycle: wait for records at most so long, take what is there, write the state if it is due."""
         self.heartbeat_at = self._clock()
         if self._source is None:
             if sleep is not None and self._clock() < self._retry_at:
@@ -162,7 +162,7 @@ class Follower:
             self._persist_if_due()
 
     def run(self, stop: threading.Event) -> None:
-        """Cycles until `stop` is set, then releases the source and writes the state."""
+        """Cycle until `stop` is set, then release the source and write the state."""
         refreshed = self._clock()
         self._saver = threading.Thread(target=self._save_until, args=(stop,), name="state", daemon=True)
         self._saver.start()
@@ -186,7 +186,7 @@ class Follower:
             self.persist()
 
     def persist(self) -> bool:
-        """The state file holds the state of this moment; False (and counted) if it could not be written."""
+        """Write the state of this moment to its file; return False (and count it) if that failed."""
         if self._state_file is None:
             return True
         with self._write_lock:

@@ -111,18 +111,17 @@ class LatchStore(Generic[KeyT]):
         return len(self._latches)
 
     def items(self) -> Iterator[tuple[KeyT, Latch]]:
-        """Every key ever seen since the boot with its latch, in order of first appearance."""
+        """Yield every key ever seen since the boot with its latch, in order of first appearance."""
         return iter(self._latches.items())
 
     def get(self, key: KeyT) -> Latch | None:
-        """The latch of this key, or None."""
+        """Return the latch of this key, or None."""
         return self._latches.get(key)
 
     def record(
         self, key: KeyT, at: float, resolution: Resolution | None = None, *, cause: str = "", latch: bool = True
     ) -> Latch | None:
-        """One more event is counted under `key` and, unless `latch` is False, holds the level; None when over the
-        limit.
+        """Count one more event under `key`, which holds the level unless `latch` is False; return None over the limit.
 
         The worst resolution and the first cause of the level are kept.
         """
@@ -149,7 +148,7 @@ class LatchStore(Generic[KeyT]):
         return entry
 
     def clear(self, wanted: Callable[[KeyT], bool], until: float) -> int:
-        """Levels of the wanted keys whose last event is not after `until` (unix seconds) are over; how many were."""
+        """End the wanted levels whose last event is not after `until` (unix seconds); return how many."""
         cleared = 0
         for key, entry in self._latches.items():
             if entry.latched and entry.last <= until and wanted(key):
@@ -158,7 +157,7 @@ class LatchStore(Generic[KeyT]):
         return cleared
 
     def adopt(self, uuid_of: Callable[[str], str]) -> None:
-        """Keys with an address but no UUID carry the UUID that `uuid_of` knows by now."""
+        """Give keys with an address but no UUID the one that `uuid_of` knows by now."""
         for key in list(self._latches):
             if key[0] == "" and (uuid := uuid_of(key[1])):
                 self._rename(key, self._key_type(uuid, *key[1:]))
@@ -181,12 +180,12 @@ class LatchStore(Generic[KeyT]):
         into.resolution, into.cause = worse(entry.resolution, into.resolution), into.cause or entry.cause
 
     def forget(self) -> None:
-        """Nothing is known any more: a new boot begins."""
+        """Forget everything: a new boot begins."""
         self._latches.clear()
         self.overflow = 0
 
     def dump(self) -> list[dict[str, Any]]:
-        """The content as JSON-ready objects."""
+        """Return the content as JSON-ready objects."""
         return [{"key": list(key), **_plain(entry)} for key, entry in self._latches.items()]
 
     def parse(self, dumped: object) -> dict[KeyT, Latch]:

@@ -74,7 +74,7 @@ class NodeExporterState:
             return self._handlers.take(record, self.clock() if at is None else at)
 
     def feed_line(self, line: str, at: float | None = None) -> Message | None:
-        """`feed` one line of text in any form `kmsg.parse_line` knows."""
+        """Feed one line of text in any form `kmsg.parse_line` knows."""
         return self.feed(parse_line(line), at)
 
     def adopt(self) -> None:

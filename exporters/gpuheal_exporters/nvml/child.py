@@ -24,7 +24,7 @@ MAX_GPUS = 64
 
 
 def proc_gpus(root: str) -> list[dict[str, str]]:
-    """What the kernel module says about its GPUs, without NVML: `pci` (dddd:bb:dd), `uuid`, `product`.
+    """Return what the kernel module says about its GPUs, without NVML: `pci` (dddd:bb:dd), `uuid`, `product`.
 
     Source: /proc/driver/nvidia/gpus/<address>/information (nv-procfs.c). Read here since the module may block as NVML
     may.
@@ -64,7 +64,7 @@ class Session:
         self._devices: dict[int, Any] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request; an NVML code is an answer, not an exception."""
+        """Return the answer to one request; an NVML code is an answer, not an exception."""
         op = request["op"]
         if op == "proc":
             return {"ok": {"gpus": proc_gpus(request.get("root", "/"))}}
@@ -95,7 +95,7 @@ class Session:
         return {"ok": self._nvml.GROUPS[group](device), "errors": device.errors}
 
     def close(self) -> None:
-        """NVML has let go of the GPUs, if it was ever started."""
+        """Let NVML go of the GPUs, if it was ever started."""
         if self._nvml is None:
             return
         try:
@@ -105,7 +105,7 @@ class Session:
 
 
 def _import_nvml() -> Any:
-    """gpuheal_exporters.nvml.probe, loaded without the 2 MB behind ctypes.util.
+    """Return gpuheal_exporters.nvml.probe, loaded without the 2 MB behind ctypes.util.
 
     pynvml imports `find_library` from it and never calls it on Linux; the real module pulls in shutil, subprocess, bz2
     and lzma.
@@ -119,7 +119,7 @@ def _import_nvml() -> Any:
 
 
 def main() -> int:
-    """Answers until stdin ends; returns the exit status 0."""
+    """Answer until stdin ends; return the exit status 0."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -61,5 +61,5 @@ THRESHOLDS = {"shutdown": 0, "slowdown": 1, "memory": 2, "gpu_max": 3}  # NVML_T
 
 
 def bit_error_ratio(packed: int) -> float:
-    """Bits 0-7 exponent, bits 8-11 mantissa: mantissa x 10^-exponent (0x50c = 5e-12), as nvml.h packs *_BER fields."""
+    """Return the ratio that nvml.h packs into a *_BER field: bits 8-11 x 10^-(bits 0-7), so 0x50c is 5e-12."""
     return float((packed >> 8 & 0xF) * 10.0 ** -(packed & 0xFF))

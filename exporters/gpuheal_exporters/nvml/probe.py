@@ -86,11 +86,11 @@ class Device:
         self._never: set[tuple[object, ...]] = set()
 
     def forget(self) -> None:
-        """What was not supported is asked again (MIG or ECC mode may have changed)."""
+        """Ask again what was not supported: MIG or ECC mode may have changed."""
         self._never.clear()
 
     def ask(self, name: str, *args: Any) -> Any:
-        """What `pynvml.nvmlDevice<name>(handle, *args)` returns, or None when there is no answer; raises DeviceLost."""
+        """Return what `pynvml.nvmlDevice<name>(handle, *args)` does, None without an answer; raise DeviceLost."""
         key = (name, *(each for each in args if isinstance(each, int)))
         call: Callable[..., Any] | None = getattr(pynvml, "nvmlDevice" + name, None)
         if call is None or key in self._never:
@@ -104,7 +104,7 @@ class Device:
             return None
 
     def judge(self, code: int, key: tuple[object, ...] = ()) -> None:
-        """An answer other than success is counted, remembered, or raised."""
+        """Count, remember or raise an answer other than success."""
         if code in DRIVER:
             raise DriverLost(code)
         if code in LOST:
@@ -117,7 +117,7 @@ class Device:
             self.errors[code] = self.errors.get(code, 0) + 1
 
     def fields(self, ids: list[tuple[int, int]]) -> list[int | float | None]:
-        """The value of each (field, scope), in order; None where NVML has none."""
+        """Return the value of each (field, scope), in order; None where NVML has none."""
         wanted = [each for each in ids if ("field", *each) not in self._never]
         answers = self.ask("GetFieldValues", wanted) if wanted else None
         if answers is None:
@@ -134,7 +134,7 @@ class Device:
         return self.fields([(field, UNSCOPED)])[0]
 
     def named_fields(self, fields: dict[str, int]) -> dict[str, int | float]:
-        """The fields that have a value, by our name."""
+        """Return the fields that have a value, by our name."""
         values = self.fields([(field, UNSCOPED) for field in fields.values()])
         return {name: value for name, value in zip(fields, values, strict=True) if value is not None}
 
@@ -143,7 +143,7 @@ _UNION = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal
 
 
 def _union(answer: Any) -> int | float:
-    """The member that valueType names (nvmlValueType_t)."""
+    """Return the member that valueType names (nvmlValueType_t)."""
     value: int | float = getattr(answer.value, _UNION.get(answer.valueType, "ullVal"), 0)
     return value
 
@@ -153,7 +153,7 @@ def _kept(**values: object) -> Values:
 
 
 def system() -> Values:
-    """Versions and the number of GPUs; raises pynvml.NVMLError when the count can't be had."""
+    """Return versions and the number of GPUs; raises pynvml.NVMLError when the count can't be had."""
     out: Values = {"count": int(pynvml.nvmlDeviceGetCount())}
     for name, call in (
         ("driver", pynvml.nvmlSystemGetDriverVersion),
@@ -168,8 +168,9 @@ def system() -> Values:
 
 
 def identity(device: Device) -> Values:
-    """Who the GPU is. `pci` is dddd:bb:dd from numbers, as the kernel log writes it; `slot` is what a technician looks
-    for, if known.
+    """Return who the GPU is.
+
+    `pci` is dddd:bb:dd from numbers, as the kernel log writes it; `slot` is what a technician looks for, if known.
     """
     device.forget()
     pci = device.ask("GetPciInfo")
@@ -188,9 +189,7 @@ def identity(device: Device) -> Values:
 
 
 def _slot(device: Device) -> str | None:
-    """`chassis C slot S tray T module M` on racks that tell (Blackwell and newer), `module M` on HGX boards, else
-    None.
-    """
+    """Return `chassis C slot S tray T module M` on racks that tell (Blackwell), `module M` on HGX boards, else None."""
     struct: Callable[[], Any] | None = getattr(pynvml, "c_nvmlPlatformInfo_v2_t", None)
     if struct is not None:
         info = struct()
@@ -204,7 +203,7 @@ def _slot(device: Device) -> str | None:
 
 
 def _instances(device: Device) -> list[Values]:
-    """MIG devices of this GPU: their UUID, GPU instance and compute instance."""
+    """Return the MIG devices of this GPU: their UUID, GPU instance and compute instance."""
     found = []
     for index in range(min(device.ask("GetMaxMigDeviceCount") or 0, MAX_MIG)):
         handle = device.ask("GetMigDeviceHandleByIndex", index)
@@ -216,8 +215,9 @@ def _instances(device: Device) -> list[Values]:
 
 
 def recovery(device: Device) -> Values:
-    """The driver's own verdict, and a call that goes to the GPU, so that a lost one is noticed. Cheap: asked most
-    often.
+    """Return the driver's own verdict, after a call that goes to the GPU, so that a lost one is noticed.
+
+    Cheap: asked most often.
     """
     pstate = device.ask("GetPerformanceState")
     action = device.field(FIELD_RECOVERY_ACTION)
@@ -225,7 +225,7 @@ def recovery(device: Device) -> Values:
 
 
 def memory(device: Device) -> Values:
-    """ECC, SRAM, row remapping (Ampere and newer), page retirement (Volta and older), repairs pending."""
+    """Return ECC, SRAM, row remapping (Ampere and newer), page retirement (Volta and older), repairs pending."""
     out: Values = {}
     mode = device.ask("GetEccMode")
     if mode is not None:
@@ -274,7 +274,7 @@ def _sram(device: Device) -> Values:
 
 
 def nvlink(device: Device) -> Values:
-    """Each link's state, and the error counters that are not zero, as {link: {kind: count}}.
+    """Return each link's state, and the error counters that are not zero, as {link: {kind: count}}.
 
     Up to Hopper counters are asked by call; NVLink5 refuses those and answers by fields, per link or, where it does
     not, per GPU (link "all"): which counters take a link is written nowhere, so both are tried.
@@ -325,7 +325,7 @@ def _nvlink5(device: Device, links: list[int]) -> tuple[dict[str, dict[str, int 
 
 
 def fabric(device: Device) -> Values:
-    """State, status, health mask and membership, with the newest struct the driver takes (version 3, else 2)."""
+    """Return state, status, health mask and membership, with the newest struct the driver takes (version 3, else 2)."""
     for name in ("c_nvmlGpuFabricInfo_v3_t", "c_nvmlGpuFabricInfo_v2_t"):
         struct: Callable[[], Any] | None = getattr(pynvml, name, None)
         if struct is None or (name,) in device._never:
@@ -349,7 +349,7 @@ def fabric(device: Device) -> Values:
 
 
 def pcie(device: Device) -> Values:
-    """Link generation and width with what the pair of device and slot can do, load at that moment, replays and
+    """Return link generation and width with what the pair of device and slot can do, load at that moment, replays and
     errors.
     """
     utilization = device.ask("GetUtilizationRates")
@@ -366,7 +366,7 @@ def pcie(device: Device) -> Values:
 
 
 def thermal(device: Device) -> Values:
-    """Temperatures (deg C) beside the device's limits, power (mW), clocks event reasons and throttled time (ns),
+    """Return temperatures (deg C) beside the device's limits, power (mW), clocks event reasons and throttled time (ns),
     persistence.
     """
     reasons = device.ask("GetCurrentClocksEventReasons")

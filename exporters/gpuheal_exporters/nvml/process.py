@@ -25,7 +25,7 @@ class ChildGone(Exception):
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL has been sent; a process blocked in the driver stays until its call returns."""
+    """Send SIGKILL; a process blocked in the driver stays until its call returns."""
     process.send_signal(signal.SIGKILL)
 
 
@@ -56,7 +56,7 @@ class Child:
         return self.process.pid
 
     def send(self, request: Mapping[str, object]) -> None:
-        """The request is on its way; the answer to it must be awaited before the next one."""
+        """Send a request; the answer to it must be awaited before the next one."""
         self._number += 1
         line = json.dumps({"id": self._number, **request}).encode() + b"\n"
         try:
@@ -65,7 +65,7 @@ class Child:
             raise ChildGone(str(error)) from error
 
     def receive(self, timeout_seconds: float, wake: int) -> dict[str, Any] | None:
-        """The answer, or None when the time has passed or `wake` became readable; raises ChildGone."""
+        """Return the answer, or None when the time has passed or `wake` became readable; raises ChildGone."""
         poll = select.poll()
         poll.register(self._stdout, select.POLLIN | select.POLLHUP)
         poll.register(wake, select.POLLIN)
@@ -90,20 +90,20 @@ class Child:
         return answer
 
     def close(self, timeout_seconds: float) -> bool:
-        """The child was told to shut NVML down and end; returns whether it did so in time."""
+        """Tell the child to shut NVML down and end; return whether it did so in time."""
         with contextlib.suppress(OSError):
             self._stdin.close()
         return self._wait(timeout_seconds)
 
     def kill(self, killer: Callable[[subprocess.Popen[bytes]], None], timeout_seconds: float) -> bool:
-        """The child was killed; False when it is still there after the time (blocked in the driver)."""
+        """Kill the child; return False when it is still there after the time (blocked in the driver)."""
         with contextlib.suppress(OSError):
             self._stdin.close()
         killer(self.process)
         return self._wait(timeout_seconds)
 
     def ended(self) -> bool:
-        """The process is gone and its pipe closed."""
+        """Return whether the process is gone and its pipe closed."""
         if self.process.poll() is None:
             return False
         self._stdout.close()

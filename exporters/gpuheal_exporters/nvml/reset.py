@@ -20,7 +20,7 @@ class ResetWatch:
         self._seen: dict[str, _Seen] = {}
 
     def update(self, snapshot: NvmlSnapshot) -> list[str]:
-        """UUIDs of GPUs that were reset since the last snapshot, as far as NVML proves it.
+        """Return the UUIDs of GPUs that were reset since the last snapshot, as far as NVML proves it.
 
         Proof is a GPU that NVML had called lost (code 15 stays until the device is initialised anew) and that answers
         again, or a recovery action that went back to 0, which is what the driver logs as Xid 154 to None. A GPU seen

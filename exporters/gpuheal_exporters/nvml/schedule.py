@@ -66,7 +66,7 @@ class Backoff:
     failures: int = 0
 
     def next(self) -> float:
-        """The pause after one more failure."""
+        """Return the pause after one more failure."""
         pause = min(self.first * 2.0 ** min(self.failures, 30), self.limit)
         self.failures += 1
         return pause

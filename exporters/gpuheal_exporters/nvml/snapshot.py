@@ -56,24 +56,24 @@ class Reading:
     values: Mapping[str, object] = field(default_factory=lambda: NOTHING)
 
     def number(self, key: str) -> float | None:
-        """The value as a float, or None when missing or not a number."""
+        """Return the value as a float, or None when missing or not a number."""
         value = self.values.get(key)
         return float(value) if isinstance(value, int | float) else None
 
     def text(self, key: str) -> str:
-        """The value as text, empty when missing."""
+        """Return the value as text, empty when missing."""
         value = self.values.get(key)
         return value if isinstance(value, str) else ""
 
     def table(self, key: str) -> Mapping[str, float]:
-        """The value as name -> number, empty when missing."""
+        """Return the value as name -> number, empty when missing."""
         value = self.values.get(key)
         if not isinstance(value, Mapping):
             return {}
         return {str(name): float(each) for name, each in value.items() if isinstance(each, int | float)}
 
     def tables(self, key: str) -> Mapping[str, Mapping[str, float]]:
-        """The value as name -> name -> number, empty when missing."""
+        """Return the value as name -> name -> number, empty when missing."""
         value = self.values.get(key)
         if not isinstance(value, Mapping):
             return {}
@@ -109,7 +109,7 @@ class Gpu:
     readings: Mapping[str, Reading] = field(default_factory=dict)
 
     def reading(self, group: str) -> Reading:
-        """The group's last answer; an empty one when it never answered."""
+        """Return the group's last answer; an empty one when it never answered."""
         return self.readings.get(group) or Reading(observed_at=0.0)
 
 
@@ -172,11 +172,12 @@ class NvmlSnapshot:
 
     @property
     def serving(self) -> bool:
-        """What is known of the GPUs still means something: NVML answers, or is only stuck, released or between two
-        children.
+        """Return whether what is known of the GPUs still means something.
+
+        So it does while NVML answers, or is only stuck, released or between two children.
         """
         return self.state not in AWAY
 
     def served(self) -> tuple[Gpu, ...]:
-        """The GPUs whose readings still mean something: not those lost, none while NVML is away."""
+        """Return the GPUs whose readings still mean something: not those lost, none while NVML is away."""
         return tuple(gpu for gpu in self.gpus if gpu.present) if self.serving else ()

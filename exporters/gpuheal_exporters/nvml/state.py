@@ -47,7 +47,7 @@ def _instances(raw: object) -> tuple[MigInstance, ...]:
 
 
 def under_load(values: Mapping[str, Any], before: Reading) -> Mapping[str, Any]:
-    """The PCIe answer with `generation_under_load`: this one's when the GPU works, else the one before it, if any.
+    """Return the PCIe answer with `generation_under_load`: its own when the GPU works, else the one before.
 
     An idle GPU lowers its link generation to save power, so only a working one shows what the link can do.
     """
@@ -81,7 +81,7 @@ class NvmlLearned:
     restarts: int = 0
 
     def started(self, answer: Mapping[str, Any]) -> None:
-        """A new child speaks for the driver: versions and count are its, nothing is lost yet."""
+        """Let a new child speak for the driver: versions and count are its, nothing is lost yet."""
         self.driver = _text(answer, "driver")
         self.nvml = _text(answer, "nvml")
         cuda = _whole(answer, "cuda")
@@ -94,7 +94,7 @@ class NvmlLearned:
         self.identified.clear()
 
     def proc(self, answer: Mapping[str, Any]) -> None:
-        """The kernel module's own list is known."""
+        """Take the kernel module's own list."""
         raw = answer.get("gpus")
         gpus = [each for each in raw if isinstance(each, dict)] if isinstance(raw, list) else []
         self.proc_gpus = tuple(
@@ -102,7 +102,7 @@ class NvmlLearned:
         )
 
     def answered(self, group: str, index: int, values: Mapping[str, Any], at: float) -> None:
-        """A probe of one GPU returned values."""
+        """Take the values that a probe of one GPU returned."""
         self.stuck.pop((group, index), None)
         if group == IDENTITY:
             self._identified(index, values, at)
@@ -137,7 +137,7 @@ class NvmlLearned:
         )
 
     def gone(self, index: int) -> None:
-        """NVML called the GPU at this index lost."""
+        """Note that NVML called the GPU at this index lost."""
         self.lost.add(index)
         gpu = self.gpus.get(self.uuid_at.get(index, ""))
         if gpu is not None:
@@ -145,13 +145,14 @@ class NvmlLearned:
 
     @property
     def enumerated(self) -> bool:
-        """Whether each index said who it is or was called lost; while one is stuck or refuses, nobody can be called
-        missing.
+        """Return whether each index said who it is or was called lost.
+
+        While one is stuck or refuses, nobody can be called missing.
         """
         return self.count is not None and self.identified | self.lost == set(range(self.count))
 
     def miss(self) -> None:
-        """If all indexes are accounted for, a GPU known before that none of them is, is lost."""
+        """Call a GPU lost that was known before and is at no index, once all indexes are accounted for."""
         if not self.enumerated:
             return
         listed = {self.uuid_at[index] for index in self.identified}
@@ -160,16 +161,16 @@ class NvmlLearned:
                 self.gpus[uuid] = replace(gpu, present=False)
 
     def stall(self, group: str, index: int, at: float) -> None:
-        """The probe did not return by its deadline."""
+        """Note that the probe did not return by its deadline."""
         self.stuck.setdefault((group, index), StuckProbe(group=group, gpu_uuid=self.uuid_at.get(index, ""), since=at))
 
     def unstall(self, index: int) -> None:
-        """Nothing is known to be stuck at this index (-1: NVML as a whole)."""
+        """Forget what was stuck at this index (-1: NVML as a whole)."""
         for key in [key for key in self.stuck if key[1] == index]:
             del self.stuck[key]
 
     def count_errors(self, group: str, errors: Mapping[str, Any]) -> None:
-        """Error answers of a probe are added to the group's."""
+        """Add the error answers of a probe to the group's."""
         health = self.groups.get(group, GroupHealth())
         total = dict(health.errors)
         for code, number in errors.items():
@@ -177,11 +178,11 @@ class NvmlLearned:
         self.groups[group] = replace(health, errors=total)
 
     def round_done(self, group: str, at: float, seconds: float) -> None:
-        """The group has been asked for every GPU that can be asked."""
+        """Note that the group has been asked for every GPU that can be asked."""
         self.groups[group] = replace(self.groups.get(group, GroupHealth()), observed_at=at, duration_seconds=seconds)
 
     def snapshot(self, *, complete: bool, abandoned: int, at: float) -> NvmlSnapshot:
-        """The picture as of now; GPUs ordered by address."""
+        """Return the picture as of now; GPUs ordered by address."""
         return NvmlSnapshot(
             state=self.state,
             complete=complete,

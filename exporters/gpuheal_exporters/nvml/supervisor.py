@@ -77,43 +77,39 @@ class NvmlSupervisor:
         self._thread = threading.Thread(target=self._run, name="nvml-supervisor", daemon=True)
 
     def start(self) -> None:
-        """The supervisor is at work in its own thread."""
+        """Put the supervisor to work in its own thread."""
         self._thread.start()
 
     def snapshot(self) -> NvmlSnapshot:
-        """The latest picture, immutable."""
+        """Return the latest picture, immutable."""
         return self._published
 
     def wait_complete(self, timeout_seconds: float) -> NvmlSnapshot:
-        """The first picture in which every group was asked or NVML is known to be unusable; after the time whatever
-        there is.
-        """
+        """Return the first picture in which every group was asked or NVML is unusable, or the one after the time."""
         self._complete.wait(timeout_seconds)
         return self.snapshot()
 
     def recheck(self) -> None:
-        """Lost GPUs are asked again soon, by a new child: call it when a reset or a new driver is seen (Xid 154 with
+        """Ask lost GPUs again soon, by a new child: call it when a reset or a new driver is seen (Xid 154 with
         0, latch cleared).
         """
         self._fresh = True
         self._wake()
 
     def release(self, seconds: float, timeout_seconds: float = 10.0) -> bool:
-        """No GPU is held open by us for `seconds`, so that it can be reset; returns whether NVML was let go of in
-        time.
-        """
+        """Hold no GPU open for `seconds`, so that it can be reset; return whether NVML was let go of in time."""
         self._idle.clear()
         self._released_until = time.monotonic() + seconds
         self._wake()
         return self._idle.wait(timeout_seconds)
 
     def resume(self) -> None:
-        """A release is over now."""
+        """End a release now."""
         self._released_until = 0.0
         self._wake()
 
     def stop(self, timeout_seconds: float = 15.0) -> bool:
-        """The child has shut NVML down and ended, or was killed if stuck; returns whether that was done in time."""
+        """Let the child shut NVML down and end, or kill it if stuck; return whether that was done in time."""
         self._stopping = True
         self._wake()
         if self._thread.ident is not None:
@@ -125,7 +121,7 @@ class NvmlSupervisor:
             os.write(self._wake_write, b"w")
 
     def _sleep(self, seconds: float) -> None:
-        """The time has passed or somebody wants something."""
+        """Sleep until the time has passed or somebody wants something."""
         with contextlib.suppress(BlockingIOError):
             if select.select([self._wake_read], [], [], max(seconds, 0.0))[0]:
                 os.read(self._wake_read, 4096)
@@ -162,7 +158,7 @@ class NvmlSupervisor:
         self._publish(NvmlState.STOPPED)
 
     def _serve(self) -> None:
-        """Asks round after round until something ends the child."""
+        """Ask round after round until something ends the child."""
         self._start_child()
         while True:
             self._check_orders()
@@ -219,7 +215,7 @@ class NvmlSupervisor:
         self._fresh = False
 
     def _count(self) -> None:
-        """A number of GPUs other than at the start means indexes have moved: a new child begins from scratch."""
+        """End a child that counts other GPUs than at its start: indexes have moved, a new one begins from scratch."""
         answer = self._ask("count", -1, {"op": "count"})
         if "ok" not in answer:
             self._fail(answer)
@@ -248,17 +244,17 @@ class NvmlSupervisor:
             learned.count_errors(group, {str(answer.get("code", 999)): 1})
 
     def _settle(self, index: int) -> None:
-        """A quarantined GPU has answered the probe it was stuck in."""
+        """Release a quarantined GPU that has answered the probe it was stuck in."""
         if index in self._quarantine and not any(key[1] == index for key in self._learned.stuck):
             del self._quarantine[index]
 
     def _fail(self, answer: Mapping[str, Any]) -> None:
-        """NVML as a whole said no."""
+        """End the child because NVML as a whole said no."""
         self._learned.count_errors(START, {str(answer.get("code", 999)): 1})
         raise _Ended(STATE_OF_CODE.get(answer.get("code", 999), NvmlState.FAILED), self._retry.next())
 
     def _ask(self, probe: str, index: int, request: dict[str, object]) -> dict[str, Any]:
-        """The child's answer; a probe that overruns is reported while it is waited for, and in the end killed."""
+        """Return the child's answer; a probe that overruns is told while it is waited for, in the end killed."""
         child = self._child
         assert child is not None
         child.send(request)
@@ -281,7 +277,7 @@ class NvmlSupervisor:
         raise _Ended(NvmlState.STUCK)
 
     def _receive(self, child: Child, seconds: float) -> dict[str, Any] | None:
-        """The answer, or None after the time. Asked to stop, it waits for one deadline at most."""
+        """Return the answer, or None after the time. Asked to stop, it waits for one deadline at most."""
         until = time.monotonic() + (min(seconds, self._settings.deadline) if self._stopping else seconds)
         while True:
             answer = child.receive(until - time.monotonic(), self._wake_read)
@@ -300,7 +296,7 @@ class NvmlSupervisor:
             self._abandoned.append(child)
 
     def _end_child(self) -> None:
-        """The child has ended: by itself after nvmlShutdown, or killed if it did not within a deadline."""
+        """End the child: by itself after nvmlShutdown, or killed if it did not within a deadline."""
         child = self._child
         if child is None:
             return

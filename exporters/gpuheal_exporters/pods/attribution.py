@@ -39,7 +39,7 @@ class CgroupOwner:
 
 
 def parse_cgroup(text: str) -> CgroupOwner | None:
-    """The pod named in a /proc/<pid>/cgroup file, or None for a process outside pods.
+    """Return the pod named in a /proc/<pid>/cgroup file, or None for a process outside pods.
 
     Knows cgroup v1 and v2, the systemd driver (`…-pod1234_….slice/cri-containerd-….scope`), the cgroupfs driver
     (`/kubepods/burstable/pod1234-…/…`), CRI-O, Docker and nested kubelets (the innermost pod counts). KEP-2570;
@@ -65,16 +65,14 @@ def parse_cgroup(text: str) -> CgroupOwner | None:
 
 
 def process_owner(root: Path, pid: int) -> CgroupOwner | None:
-    """The pod of a running process, or None when it is gone, in no pod, or pids here are not those of the kernel
-    log.
-    """
+    """Return the pod of a running process; None when it is gone, in no pod, or pids here are not the kernel log's."""
     if not host_pids_visible(root):
         return None
     return parse_cgroup(read_text(root / "proc" / str(pid) / "cgroup", MAX_TEXT))
 
 
 def pod_names(root: Path) -> dict[str, tuple[str, str]]:
-    """Pod UID -> (namespace, name) of the pods of this node, from the kubelet's log folders
+    """Return pod UID -> (namespace, name) of the pods of this node, from the kubelet's log folders
     `<namespace>_<name>_<uid>`.
     """
     found = {}
@@ -131,7 +129,7 @@ class NodeAttribution:
         self._names: tuple[float, dict[str, tuple[str, str]]] = (float("-inf"), {})
 
     def refresh(self) -> bool:
-        """The kubelet was asked; returns whether it answered. Without its socket there is no kubelet to ask."""
+        """Ask the kubelet; return whether it answered. Without its socket there is no kubelet to ask."""
         if not self._socket.exists():
             self._up = None
             return False
@@ -146,14 +144,13 @@ class NodeAttribution:
         return True
 
     def holders(self, gpu_uuid: str) -> tuple[HeldDevice, ...]:
-        """Containers that held the GPU, whole or in part, when the kubelet last answered."""
+        """Return the containers that held the GPU, whole or in part, when the kubelet last answered."""
         with self._lock:
             held = self._held
         return tuple(each for each in held if gpu_uuid and self._inventory.by_device_id(each.device_id) == gpu_uuid)
 
     def __call__(self, *, pid: int | None, gpu_uuid: str, pci_bus_id: str) -> Mapping[str, str]:
-        """What is known of the event's owner: namespace, pod, container, pod_uid, container_id, and `by` (process or
-        device).
+        """Return namespace, pod, container, pod_uid, container_id of the event's owner, and `by` (process or device).
 
         The process outranks the device: several pods may share a GPU. With several holders their names are joined by
         commas.

@@ -43,7 +43,7 @@ class HeldDevice:
 
 
 def list_devices(path: Path, timeout_seconds: float = 5.0) -> tuple[HeldDevice, ...]:
-    """NVIDIA devices held by containers now, from device plugins and DRA; raises PodResourcesError."""
+    """Return the NVIDIA devices held by containers now, from device plugins and DRA; raises PodResourcesError."""
     try:
         return decode_list(_call(path, METHOD, b"", timeout_seconds))
     except OSError as error:
@@ -51,7 +51,7 @@ def list_devices(path: Path, timeout_seconds: float = 5.0) -> tuple[HeldDevice, 
 
 
 def _call(path: Path, method: str, message: bytes, timeout_seconds: float) -> bytes:
-    """The single answer of a unary gRPC call."""
+    """Return the single answer of a unary gRPC call."""
     from h2.config import H2Configuration
     from h2.connection import H2Connection
     from h2.exceptions import ProtocolError
@@ -80,7 +80,7 @@ def _call(path: Path, method: str, message: bytes, timeout_seconds: float) -> by
 
 
 def _connect(path: Path, timeout_seconds: float) -> socket.socket:
-    """Connected by way of the folder's descriptor: a socket address holds 107 bytes only."""
+    """Return a socket connected by way of the folder's descriptor: a socket address holds 107 bytes only."""
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -95,7 +95,7 @@ def _connect(path: Path, timeout_seconds: float) -> socket.socket:
 
 
 def _answer(channel: socket.socket, connection: H2Connection, until: float) -> bytes:
-    """The message of the one stream, once it ended well."""
+    """Return the message of the one stream, once it ended well."""
     from h2 import events
 
     body = bytearray()
@@ -135,7 +135,7 @@ def _message(body: bytes, status: dict[str, str]) -> bytes:
 
 
 def decode_list(data: bytes) -> tuple[HeldDevice, ...]:
-    """The NVIDIA devices in a ListPodResourcesResponse; raises PodResourcesError on bytes that are none."""
+    """Return the NVIDIA devices in a ListPodResourcesResponse; raises PodResourcesError on bytes that are none."""
     found: list[HeldDevice] = []
     for pod in _messages(data, 1):
         name, namespace = _string(pod, 1), _string(pod, 2)
@@ -149,7 +149,7 @@ def decode_list(data: bytes) -> tuple[HeldDevice, ...]:
 
 
 def _devices(container: bytes) -> Iterator[tuple[str, str]]:
-    """(resource or driver, device id) of a ContainerResources."""
+    """Yield (resource or driver, device id) of a ContainerResources."""
     for devices in _messages(container, 2):
         resource = _string(devices, 1)
         if resource.startswith(DEVICE_PREFIX):
@@ -162,12 +162,12 @@ def _devices(container: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _messages(data: bytes, wanted: int) -> Sequence[bytes]:
-    """Every length-delimited field with this number."""
+    """Return every length-delimited field with this number."""
     return [value for number, value in _fields(data) if number == wanted]
 
 
 def _string(data: bytes, wanted: int) -> str:
-    """The last occurrence of a string field, as protobuf wants it; empty when missing."""
+    """Return the last occurrence of a string field, as protobuf wants it; empty when missing."""
     values = _messages(data, wanted)
     return _text(values[-1]) if values else ""
 
@@ -180,7 +180,7 @@ def _text(value: bytes) -> str:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes) of the length-delimited fields of one message; numbers and fixed-width fields are passed over."""
+    """Yield (number, bytes) of the length-delimited fields of one message; other fields are passed over."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
