@@ -21,6 +21,7 @@ from gpuheal_responder.shell.kube.api import Api, connect
 from gpuheal_responder.shell.kube.cluster import ClusterSettings, KubeCluster
 from gpuheal_responder.shell.kube.controls import KubeControls
 from gpuheal_responder.shell.kube.election import Election
+from gpuheal_responder.shell.kube.fence import Fence
 from gpuheal_responder.shell.kube.histories import KubeHistories
 from gpuheal_responder.shell.kube.jobs import KubeJobs
 from gpuheal_responder.shell.kube.mirror import WatchSettings
@@ -89,8 +90,9 @@ def machines_of(settings: Settings, tools: Tools) -> Machines:
     return made(settings.providers.default, settings.providers.by_name, tools)
 
 
-def _leading(leads: bool, telemetry: Telemetry, pipeline: Pipeline) -> None:
+def _leading(leads: bool, telemetry: Telemetry, pipeline: Pipeline, fence: Fence) -> None:
     telemetry.leading(leads)
+    fence.moved()
     if leads:
         pipeline.begin()
 
@@ -105,6 +107,17 @@ def evidence_of(settings: Settings, telemetry: Telemetry) -> PrometheusEvidence:
     )
 
 
+def pipeline_of(settings: Settings, evidence: PrometheusEvidence, clock: WallClock, telemetry: Telemetry) -> Pipeline:
+    """Return the judge of whether alerts and evidence can be trusted."""
+    return Pipeline(
+        clock=clock,
+        interval=settings.watchdog.interval,
+        thaw=settings.watchdog.thaw,
+        prometheus=lambda: evidence.pipeline(clock),
+        told=telemetry.frozen,
+    )
+
+
 async def parts_of(settings: Settings, *, audit: TextIO | None = None) -> Parts:
     """Return all parts on real servers; ConfigError when a file they need cannot be used. Nothing is started.
 
@@ -114,27 +127,25 @@ async def parts_of(settings: Settings, *, audit: TextIO | None = None) -> Parts:
     telemetry = Telemetry(cluster=settings.cluster, clock=clock, audit=audit or sys.stdout)
     policies = Following(watched_policies(settings.policies, telemetry.config_error), "policies")
     api = await api_of(settings.kubernetes)
+    fence = Fence()
+    fenced = api.fenced(fence.may_act)
     watching = WatchSettings(page=settings.kubernetes.page_size)
-    cluster, remediations = KubeCluster(api, clock, ClusterSettings(watch=watching)), KubeRemediations(api, watching)
+    cluster = KubeCluster(fenced, clock, ClusterSettings(watch=watching))
+    remediations = KubeRemediations(fenced, watching)
     telemetry.count_unreadable(remediations.strange)
-    histories = KubeHistories(api, clock, settings.namespace, watching)
+    histories = KubeHistories(fenced, clock, settings.namespace, watching)
     alerts = AlertmanagerAlerts(settings.alertmanagers, on_problem=telemetry.config_error, clock=clock)
     evidence = evidence_of(settings, telemetry)
-    pipeline = Pipeline(
-        clock=clock,
-        interval=settings.watchdog.interval,
-        thaw=settings.watchdog.thaw,
-        prometheus=lambda: evidence.pipeline(clock),
-        told=telemetry.frozen,
-    )
+    pipeline = pipeline_of(settings, evidence, clock, telemetry)
     election = Election(
         api,
         clock,
         namespace=settings.namespace,
         name=settings.kubernetes.lease,
         identity=f"{socket.gethostname()}-{os.getpid()}",
-        changed=lambda leads: _leading(leads, telemetry, pipeline),
+        changed=lambda leads: _leading(leads, telemetry, pipeline, fence),
     )
+    fence.guard(election, (cluster.mirror, remediations.mirror, histories.mirror))
     controls = KubeControls(
         api=api,
         namespace=settings.namespace,
@@ -147,7 +158,7 @@ async def parts_of(settings: Settings, *, audit: TextIO | None = None) -> Parts:
             cluster=cluster,
             remediations=remediations,
             histories=histories,
-            machines=machines_of(settings, Tools(jobs=KubeJobs(api), clock=clock)),
+            machines=machines_of(settings, Tools(jobs=KubeJobs(fenced), clock=clock)),
             alerts=alerts,
             evidence=evidence,
             controls=controls,
@@ -159,9 +170,10 @@ async def parts_of(settings: Settings, *, audit: TextIO | None = None) -> Parts:
         holds=KubeHolds(api),
         telemetry=telemetry,
         pipeline=pipeline,
-        may_act=lambda: election.is_leader,
+        may_act=fence.may_act,
         services=(
             *(Closing(source.close) for source in (api, alerts, evidence)),
-            *(policies, Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, histories, election),
+            *(policies, Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, histories),
+            *(fence, election),
         ),
     )

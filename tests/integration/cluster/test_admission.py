@@ -212,6 +212,17 @@ def test_s23_a_site_can_bind_the_image(plane: ControlPlane, engine: KubeApi) -> 
         plane.admin.delete(f"{CONFIGMAPS}/gpuheal-reboot-image")
 
 
+def test_s17_settings_and_controls_are_peoples(plane: ControlPlane, engine: KubeApi) -> None:
+    """The role cannot tell one ConfigMap from another when they are created; the policy can."""
+    path = "/api/v1/namespaces/gpuheal/configmaps"
+    engine.create(f"{path}?dryRun=All", {"metadata": {"name": "gpuheal-history-01"}})
+    refuses(lambda: engine.create(path, {"metadata": {"name": "gpuheal-controls"}}), "gpuheal-histories", "only")
+    plane.admin.create(path, {"metadata": {"name": "gpuheal-controls"}, "data": {"paused": "ann"}})
+    change = {"data": {"paused": ""}}
+    refuses(lambda: engine.patch(f"{path}/gpuheal-controls", change), "gpuheal-histories", "only")
+    plane.admin.delete(f"{path}/gpuheal-controls")
+
+
 TAINTS = [
     {"key": "team", "value": "a", "effect": "NoSchedule"},
     {"key": "gpu.health/unhealthy", "value": "x", "effect": "NoSchedule"},

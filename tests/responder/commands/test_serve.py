@@ -131,6 +131,7 @@ TASKS = {
     "follow /api/v1/namespaces/gpuheal/configmaps",
     "election gpuheal-responder",
     "engine",
+    "fence",
     "dead man",
     "certificates",
     "stall monitor",

@@ -15,6 +15,7 @@ from typing import Any
 
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.providers.job import PREFIX, JobSettings, manifest
+from gpuheal_responder.shell.kube.histories import PREFIX as HISTORIES
 from gpuheal_responder.shell.kube.remediations import GROUP, PLURAL
 from gpuheal_responder.shell.kube.roles import ACCOUNT, NAMESPACE, PRIVILEGED
 
@@ -58,6 +59,19 @@ def documents() -> Iterator[tuple[str, Json]]:
         rules=[_rule("batch", ["jobs"], ["CREATE", "UPDATE"])],
         variables=_JOB_VARIABLES,
         checks=_jobs(),
+        only=OURS,
+    )
+    yield from _pair(
+        "gpuheal-histories",
+        "Our account writes what machines have been through, never people's settings and controls beside it.",
+        rules=[_rule("", ["configmaps"], ["CREATE", "UPDATE"])],
+        variables={},
+        checks=[
+            (
+                f"request.namespace == '{NAMESPACE}' && object.metadata.name.startsWith('{HISTORIES}-')",
+                f"the responder writes ConfigMaps {HISTORIES}-… in {NAMESPACE} only",
+            )
+        ],
         only=OURS,
     )
     yield from _pair(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -33,6 +33,8 @@ DEADLINE = timedelta(seconds=10)
 GOODBYE_S = 0.25
 """What aiohttp advises to wait: https://docs.aiohttp.org/en/stable/client_advanced.html#graceful-shutdown"""
 USER_AGENT = "gpuheal"
+NOT_LEADER = "NotLeader"
+"""Reason of a request that was never sent, because it would change something and we do not lead."""
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """A watch event larger than this is not Kubernetes' (etcd's objects end at 1.5 MiB)."""
 
@@ -78,7 +80,17 @@ class Api:
         self._client = client
         self._deadline = deadline
         self._lingering = False
+        self._may_write: Callable[[], bool] | None = None
         client.user_agent = USER_AGENT
+
+    def fenced(self, may_write: Callable[[], bool]) -> Api:
+        """Return the same connection for one who may change something only while `may_write` says so.
+
+        What a person asks for with a token of their own is not held back. Close the first one only.
+        """
+        found = Api(self._client, self._deadline)
+        found._may_write = may_write
+        return found
 
     async def close(self) -> None:
         """Close all connections; repeatable."""
@@ -109,6 +121,8 @@ class Api:
 
         `token` is shown instead of our own credentials: what a person asks us for is done as that person.
         """
+        if method != "GET" and not token and self._may_write is not None and not self._may_write():
+            raise ApiError(0, NOT_LEADER, f"{method} {path}: not sent, for another replica may lead now")
         limit = aiohttp.ClientTimeout(total=(deadline or self._deadline).total_seconds())
         async with self._exchange(method, path, query, body, content_type, accept, limit, token) as response:
             text = await response.read()
@@ -255,6 +269,8 @@ def changing(what: str) -> Iterator[None]:
     except ApiError as problem:
         words = f"{what}: {problem}"
         match problem.status:
+            case 0 if problem.reason == NOT_LEADER:
+                raise Transient("not-leader", words) from problem
             case 403:
                 raise Permanent("forbidden", words) from problem
             case 404:

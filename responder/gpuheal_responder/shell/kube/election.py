@@ -3,6 +3,8 @@
 A holder believes in itself only until `renew_deadline` after the moment it *began* its last successful renewal. Others
 may take the Lease no sooner than `duration` after they saw that renewal, which is later: so two replicas never both
 believe, whatever their wall clocks say (all spans are measured on each one's own monotonic clock, as client-go does).
+That clock goes on while the machine sleeps, and a jump of the wall clock counts as well: one that wakes up in a paused
+virtual machine does not go on where it was. Whoever leads anew begins a new `term`.
 """
 
 from __future__ import annotations
@@ -58,6 +60,11 @@ class ElectionSettings:
             raise ValueError("retry < renew_deadline < duration must hold")
 
 
+def awake() -> float:
+    """Return a clock in seconds that no one sets, and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Election:
     """Takes part in an election from `start` to `stop`; `is_leader` is the only answer that counts."""
 
@@ -70,7 +77,7 @@ class Election:
         name: str,
         identity: str,
         settings: ElectionSettings | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = awake,
         changed: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._settings = settings or ElectionSettings()
@@ -87,6 +94,8 @@ class Election:
         self._task: asyncio.Task[None] | None = None
         self.holder = ""
         """Who held the Lease when it was last read or written."""
+        self.term = 0
+        """Counts how often we came to lead, without a gap in between."""
 
     @property
     def is_leader(self) -> bool:
@@ -129,6 +138,7 @@ class Election:
     async def campaign(self) -> None:
         """Try once to renew or take the Lease; ApiError when the API server cannot be asked or another won."""
         began, began_at = self._monotonic(), self._clock.now()
+        led, term = self.is_leader, self.term
         lease = await self._leases.read(self._name) or Lease()
         if lease.version != self._seen[0]:
             self._seen = (lease.version, self._monotonic())
@@ -151,6 +161,9 @@ class Election:
         self.holder = self._identity
         self._valid_until = began + self._settings.renew_deadline.total_seconds()
         self._valid_until_wall = began_at + self._settings.renew_deadline
+        if not (led and ours and term == self.term):
+            self.term += 1
+            self._announced = False  # whoever has to catch up hears of it, even if we never said that we had stopped
 
     def _expired(self, lease: Lease) -> bool:
         """Return whether the Lease has stood unchanged before our eyes for longer than it was taken for."""

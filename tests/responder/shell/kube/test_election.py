@@ -166,3 +166,20 @@ async def test_s22_a_suspended_machine_does_not_believe_that_it_leads_when_it_wa
     assert await one.campaigns()
     one.clock.at += timedelta(minutes=5)
     assert not one.election.is_leader
+
+
+async def test_s22_one_that_slept_does_not_believe_when_it_wakes(pair: tuple[Replica, Replica]) -> None:
+    """A jump of either clock ends the belief at once, and what follows is a new term, even if nobody else took over."""
+    one, _ = pair
+    assert await one.campaigns()
+    assert one.election.term == 1
+    one.clock.at += timedelta(seconds=11)  # the virtual machine stood still, its monotonic clock with it
+    assert not one.election.is_leader
+    assert await one.campaigns()
+    assert one.election.term == 2
+    assert await one.campaigns()
+    assert one.election.term == 2
+    one.hands.at += 11
+    assert not one.election.is_leader
+    assert await one.campaigns()
+    assert one.election.term == 3
