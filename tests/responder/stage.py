@@ -265,11 +265,11 @@ class Stage:
         return self.engine
 
     def broken(self) -> list[tuple[str, str, datetime]]:
-        """Return (node, GPU, time of the Xid) of every latched fault on a machine that is up."""
+        """Return (node, GPU, time of the Xid) of every latched fault on a GPU of a machine that is up."""
         return [
             (node, gpu, at)
             for (node, gpu), at in self.latch.latched.items()
-            if self.sim.fleet[node].power is not Power.DOWN
+            if self.sim.fleet[node].power is not Power.DOWN and gpu in self.sim.fleet[node].states
         ]
 
     def break_gpu(self, node: int = 0, gpu: int = 3, fault: GpuFault | None = None) -> str:

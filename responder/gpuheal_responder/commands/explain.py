@@ -114,6 +114,7 @@ def _said(verdict: Verdict, case: Case, policy: Policy | None, world: World) -> 
     stage = plan(case, policy, world)
     if not isinstance(stage, Next):
         return
+    stage = next((n for n in stage.others if n.due.key == due.key), stage)
     question = Question(case=case, policy=policy, due=stage.due, world=world, before=stage.before)
     for guard in (g for g in GUARDS if question.moment in g.moments):
         refusals = tuple(guard.ask(question)) if guard.needs <= world.seen else ()

@@ -55,7 +55,16 @@ def decide(case: Case, policy: Policy | None, world: World) -> Verdict:
             )
             return Hold(due=stage.due, refusals=(refusal,))
         case Next():
-            return _next(case, policy, world, stage)
+            return _first(case, policy, world, stage)
+
+
+def _first(case: Case, policy: Policy, world: World, stage: Next) -> Verdict:
+    """Return the verdict on the step that is due; when it is held, on the first other GPU's that may go on."""
+    verdict = _next(case, policy, world, stage)
+    if isinstance(verdict, Hold):
+        others = (_next(case, policy, world, other) for other in stage.others)
+        return next((v for v in others if isinstance(v, Act | Inspect)), verdict)
+    return verdict
 
 
 def _waiting(case: Case, world: World) -> Escalate:
@@ -142,7 +151,7 @@ def _absent(case: Case, policy: Policy | None, world: World) -> Verdict:
         progress = due.spec.progress(due, case, world)
         if attempt.open and progress.state is ProgressState.RUNNING:
             return Wait(due=due, until=world.now + LOOK_AGAIN, reason=progress.reason, message=progress.detail)
-        if progress.state is ProgressState.FAILED:
+        if progress.state is ProgressState.FAILED and world.node is None:
             return Escalate(reason=progress.reason, message=progress.detail)
     node = world.node
     if node is None:

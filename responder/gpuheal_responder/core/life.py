@@ -108,7 +108,7 @@ def _moved_on(case: Case, attempt: Attempt, due: Due, progress: Progress, world:
                 blamed=progress.blamed,
             )
         case ProgressState.RUNNING:
-            heard = world.operations.get(attempt.operation) is OperationState.ACCEPTED
+            heard = world.operations.get(attempt.operation) in {OperationState.ACCEPTED, OperationState.SUCCEEDED}
             sure = due.spec.repeat is Repeat.SAFE or heard
             state = AttemptState.RUNNING if sure else attempt.state
             attempt = replace(attempt, state=state, reason=progress.reason, detail=progress.detail)

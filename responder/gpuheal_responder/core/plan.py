@@ -8,7 +8,7 @@ giving back are the node's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from gpuheal_responder.core import evidence as ev
@@ -32,11 +32,15 @@ MOST_DRAINS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Next:
-    """The step that is due, and how far it is; `before` is the cure that it makes room for."""
+    """The step that is due, and how far it is; `before` is the cure that it makes room for.
+
+    `others` are due on other GPUs: they need not wait when this one is refused.
+    """
 
     due: Due
     progress: Progress
     before: Due | None = None
+    others: tuple[Next, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +139,14 @@ def _cure(case: Case, policy: Policy, world: World) -> Stage:
     chosen = _joined(dues, policy)
     if chosen is None:
         return Spent(reason=Reason.LADDER_EXHAUSTED, message="no cure is left in the policy")
-    if chosen.progress.state is ProgressState.TODO:
-        return _empty(case, policy, world, chosen.due) or chosen
-    return chosen
+    if chosen.progress.state is not ProgressState.TODO:
+        return chosen
+    stage = _empty(case, policy, world, chosen.due) or chosen
+    if not isinstance(stage, Next) or chosen.due.spec.scope is not Scope.GPU:
+        return stage
+    todo = [n for n in dues if n is not chosen and n.progress.state is ProgressState.TODO]
+    others = [_empty(case, policy, world, n.due) or n for n in todo]
+    return replace(stage, others=tuple(n for n in others if isinstance(n, Next)))
 
 
 def tracks(case: Case) -> tuple[str, ...]:

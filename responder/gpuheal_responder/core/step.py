@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -74,7 +74,8 @@ class ActionSpec:
     `disruptive` marks what can end a process or re-admit a device. `effect` is False for steps that only wait and look.
     `marks` is True for steps that put the undo record on the node, `announces` says which further changes the undo
     record must hold before the step makes them. `survives_node` is True when the Node object may vanish while the
-    operation goes on. `needs` is what has to be read closely before the step's progress can be judged.
+    operation goes on. `needs` is what has to be read closely before the step's progress can be judged. `reasons` are
+    those that only this action gives: slug to sentence, as in core.reason.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ActionSpec:
     marks: bool = False
     announces: Callable[[Case, Node], tuple[Change, ...]] | None = None
     needs: frozenset[Need] = frozenset()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ class OperationState(StrEnum):
 
     NOT_FOUND = "not-found"
     ACCEPTED = "accepted"
+    SUCCEEDED = "succeeded"
     FAILED = "failed"
     UNKNOWABLE = "unknowable"
 

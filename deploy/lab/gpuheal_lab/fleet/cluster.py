@@ -36,7 +36,7 @@ HOLDER = "gpuheal"
 
 
 class SimulatedCluster:
-    """The port Cluster; `protect` says of pods (`namespace/name`) why they must not be moved.
+    """The port Cluster; `protect` says of pods (`namespace/name`) why they may not move, `holds` their GPUs' UUIDs.
 
     Objects are read by the same functions as those of a real API server.
     """
@@ -49,6 +49,7 @@ class SimulatedCluster:
         self._views: dict[str, Node] = {}
         self._frozen: dict[str, Node] | None = None
         self.protect: dict[str, str] = {}
+        self.holds: dict[str, tuple[str, ...]] = {}
         self.locks: dict[str, NodeLock] = {}
 
     async def nodes(self) -> Mapping[str, Node]:
@@ -178,7 +179,7 @@ class SimulatedCluster:
     def _pod(self, raw: Json) -> Pod:
         ref = f"{raw['metadata']['namespace']}/{raw['metadata']['name']}"
         pod = read_pod(raw)
-        return replace(pod, protected=self.protect.get(ref, pod.protected))
+        return replace(pod, protected=self.protect.get(ref, pod.protected), holds=self.holds.get(ref, pod.holds))
 
     def _change(self, node: Node, change: Callable[[Json], None], *, versioned: bool = True) -> Node:
         version = node.resource_version if versioned else None

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from gpuheal_responder.actions import REGISTRY
 from gpuheal_responder.actions.action import Inquiry
 from gpuheal_responder.actions.restore import undo
-from gpuheal_responder.core.case import TAKEN, Case
+from gpuheal_responder.core.case import TAKEN, AttemptState, Case
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.life import settled_until
 from gpuheal_responder.core.node import Node
@@ -20,7 +20,7 @@ from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.undo import TAINT_KEY, Marks
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import World
-from gpuheal_responder.errors import ActionError, Transient
+from gpuheal_responder.errors import ActionError, Permanent, Transient
 from gpuheal_responder.ports import Stored
 from gpuheal_responder.shell.round.observe import Ports
 
@@ -65,11 +65,16 @@ async def _withdraw(
     steps = {s.key: s for s in policy.steps} if policy is not None else {}
     for attempt in case.attempts:
         action = REGISTRY.get(attempt.action)
-        if not attempt.cure or attempt.foreign or action is None or action.withdraw is None:
+        happened = attempt.foreign or attempt.state is AttemptState.SUCCEEDED
+        if not attempt.cure or happened or action is None or action.withdraw is None:
             continue
         if attempt.step in steps and may_act():
             due = Due(step=steps[attempt.step], target=attempt.target)
-            await action.withdraw(Inquiry(case=case, due=due, attempt=attempt, node=node, machines=ports.machines))
+            asked = Inquiry(case=case, due=due, attempt=attempt, node=node, machines=ports.machines)
+            try:
+                await action.withdraw(asked)
+            except Permanent as problem:  # nobody can take it back, and a case that never ends would not either
+                log.warning("%s of %s could not be withdrawn: %s", attempt.operation, case.node, problem)
 
 
 def closed(case: Case, verdict: Done, now: datetime, looked_at: datetime | None) -> Case:

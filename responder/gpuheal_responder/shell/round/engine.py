@@ -322,7 +322,7 @@ class Engine:
 
     async def _remember(self, look: Look, case: Case) -> None:
         """Put what the case adds to its machine's history where people's deletions of cases do not reach."""
-        history = absorb(history_of(look, case.node), case, self.ports.clock.now())
+        history = absorb(history_of(look, case.node, case.system_uuid), case, self.ports.clock.now())
         if history != look.histories.get(history.machine):
             await self.ports.histories.save(history)
 

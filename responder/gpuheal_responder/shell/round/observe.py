@@ -222,10 +222,13 @@ def _silences(look: Look, node: str, faults: Sequence[Fault]) -> tuple[Suppressi
     )
 
 
-def history_of(look: Look, node: str) -> History:
-    """Return what is known of the machine that is this node now: what was kept apart, and what its cases tell."""
+def history_of(look: Look, node: str, system_uuid: str = "") -> History:
+    """Return what is known of a machine of this node: what was kept apart, and what its cases tell.
+
+    It is the machine with this system UUID, else the one that is this node now.
+    """
     found = look.nodes.get(node)
-    machine = machine_of(found.system_uuid if found is not None else "", node)
+    machine = machine_of(system_uuid or (found.system_uuid if found is not None else ""), node)
     history = look.histories.get(machine, History(machine=machine))
     for case in look.past.get(node, ()):
         if machine_of(case.system_uuid, case.node) == machine:
