@@ -191,8 +191,14 @@ def _same_or(before: Mapping[str, str], after: Mapping[str, str]) -> Mapping[str
 
 
 def _faults(known: Sequence[Fault], seen: Sequence[Fault]) -> tuple[Fault, ...]:
+    """Return the faults known and seen; one read from an undo record, which names no GPU, gives way to those that do.
+
+    Else the node itself would count as faulty, and be cured by wider steps than its GPUs need.
+    """
     current = {(f.slug, f.target): replace(f, suppressions=()) for f in seen}
-    kept = [current.pop((f.slug, f.target), f) for f in known]
+    named = {f.slug for f in seen if f.target.gpu_uuid}
+    told = [f for f in known if f.alertname or f.target.gpu_uuid or f.slug not in named]
+    kept = [current.pop((f.slug, f.target), f) for f in told]
     return (*kept, *current.values())[:MOST_FAULTS]
 
 
