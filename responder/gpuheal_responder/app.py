@@ -87,7 +87,7 @@ class App:
             complain(ConfigError("settings", "listen", shared, "whoever scrapes could send alerts"))
         admission = Admission(self.parts.people, over_http=listen.tokens_over_http)
         intake = Intake(
-            wake=lambda _nodes: self.engine.wake(),
+            wake=self.engine.wake,
             refusing=self._refusing,
             unready=self._unready,
             telemetry=self.parts.telemetry,

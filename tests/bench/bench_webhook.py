@@ -73,7 +73,7 @@ def ours(folder: Path) -> web.Application:
     """The webhook as it is served."""
     (folder / "token").write_text(TOKEN)
     intake = Intake(
-        wake=lambda nodes: None,
+        wake=lambda: None,
         refusing=str,
         unready=str,
         telemetry=Telemetry(cluster="", clock=WallClock(), audit=io.StringIO()),

@@ -30,7 +30,6 @@ from gpuheal_responder.core.alert import Alert, Peer, Silence
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.duration import parse_duration, people_duration
 from gpuheal_responder.core.faults import MOST_FAULTS, fold
-from gpuheal_responder.core.payload import LONGEST_VALUE
 from gpuheal_responder.core.silence import silence_matches
 from gpuheal_responder.errors import ConfigError, PayloadError, Permanent
 from gpuheal_responder.shell.http.people import fields_of
@@ -234,8 +233,7 @@ class Fuzz:
 
     def webhook(self) -> None:
         """The body of a delivery."""
-        nodes = understand(self.bytes_of(WEBHOOK)).nodes
-        assert all(isinstance(node, str) and 0 < len(node) <= LONGEST_VALUE for node in nodes)
+        understand(self.bytes_of(WEBHOOK))
 
     def alerts(self) -> None:
         """Alertmanager's list, folded into faults that can be stored and read back."""

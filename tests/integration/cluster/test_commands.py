@@ -192,7 +192,7 @@ async def test_an_approver_acts_through_the_responder(
     people = KubePeople(reviewer=KubeReviewer(api), clock=clock)
     telemetry = Telemetry(cluster="", clock=clock, audit=audit)
     asked = Admission(people)
-    intake = Intake(wake=lambda nodes: None, refusing=str, unready=str, telemetry=telemetry, admission=asked)
+    intake = Intake(wake=lambda: None, refusing=str, unready=str, telemetry=telemetry, admission=asked)
     cases = CaseApi(admission=asked, remediations=remediations, holds=KubeHolds(api), telemetry=telemetry, clock=clock)
     listen = Listen(host="127.0.0.1", port=0, webhook_token_files=(approver,))
     app = server.application(Web(intake), cases)

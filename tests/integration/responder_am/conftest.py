@@ -73,7 +73,7 @@ class Receiver:
 
     url: str = ""
     refusing: str = ""
-    woken: list[frozenset[str]] = field(default_factory=list)
+    woken: list[str] = field(default_factory=list)
     answers: list[tuple[int, float]] = field(default_factory=list)
     telemetry: Telemetry = field(init=False)
 
@@ -102,7 +102,7 @@ async def receiving(folder: Path) -> AsyncIterator[Receiver]:
     (folder / "token").write_text(TOKEN)
     made.telemetry = Noting(made)
     intake = Intake(
-        wake=made.woken.append,
+        wake=lambda: made.woken.append("woken"),
         refusing=lambda: made.refusing,
         unready=str,
         telemetry=made.telemetry,

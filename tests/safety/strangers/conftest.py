@@ -32,7 +32,7 @@ class House:
 
     port: int = 0
     worst_s: float = 0.0
-    woken: list[frozenset[str]] = field(default_factory=list)
+    woken: list[str] = field(default_factory=list)
     problems: list[Exception] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     """Why connections were ended that had asked nothing."""
@@ -73,7 +73,7 @@ async def house(folder: Path, *, reviewer: Reviewer | None = None, over_http: bo
     telemetry = Telemetry(cluster="", clock=clock, audit=io.StringIO())
     admission = Admission(KubePeople(reviewer=reviewer or NoReviewer(), clock=clock), over_http=over_http)
     intake = Intake(
-        wake=made.woken.append,
+        wake=lambda: made.woken.append("woken"),
         refusing=str,
         unready=str,
         telemetry=telemetry,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import sys
 import zlib
@@ -155,6 +156,14 @@ async def test_s03_alertmanager_keeps_its_connection_in_a_crowd(tmp_path: Path) 
             assert (await reader.readline()).split()[1] == b"200"
         for _, link in [*crowd, (reader, writer)]:
             link.close()
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "room"), [(64, 16), (200, 72), (1024, 256), (1 << 30, 256), (resource.RLIM_INFINITY, 256)]
+)
+def test_s03_connections_leave_descriptors_for_our_own_work(descriptors: int, room: int) -> None:
+    """Files, the API server, Alertmanager and Prometheus need some too."""
+    assert door.room_for(descriptors) == room
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 256
 """Alertmanager, Prometheus, probes and people together need some dozens."""
+LEAST_CONNECTIONS = 16
 MOST_HEADERS = 48
 LONGEST_LINE = 8190
 """Of the request line and of one header: 256 connections can fill 100 MB with heads, no more."""
@@ -104,7 +105,7 @@ class Door:
         self.runner = runner
         self._told = told
         self.context = context
-        self._most = min(MOST_CONNECTIONS, max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS))
+        self._most = room_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._guests: dict[Guest, None] = {}
         self._by_source: dict[str, dict[Guest, None]] = {}
         self._listeners: list[socket.socket] = []
@@ -220,6 +221,13 @@ class Door:
         if guest in self._guests and not guest.asked:
             guest.show_out()
             self._told("silent")
+
+
+def room_for(descriptors: int) -> int:
+    """Return how many connections fit into so many descriptors; infinitely many are -1."""
+    if descriptors == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return min(MOST_CONNECTIONS, max(LEAST_CONNECTIONS, descriptors - SPARE_DESCRIPTORS))
 
 
 def source_of(address: object) -> str:

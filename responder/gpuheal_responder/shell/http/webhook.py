@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from gpuheal_responder.core.payload import Delivery, parse
+from gpuheal_responder.core.payload import check
 from gpuheal_responder.errors import ObserveError, PayloadError
 from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.credentials import bearer, certificate_names, refused
@@ -33,8 +33,6 @@ MOST_SIGNS = 64_000
 """Commas and opening brackets of one body: json.loads holds the interpreter, and this many take it less than 50 ms."""
 BIG_BODY = 64 * 1024
 
-ParseBody = Callable[[bytes], Delivery]
-
 
 class Unusable(Exception):
     """A message of Alertmanager's that can't be used; `reason` is a slug."""
@@ -48,8 +46,8 @@ class Unusable(Exception):
 class Intake:
     """What the web layer needs of the rest of the application."""
 
-    wake: Callable[[frozenset[str]], None]
-    """Called with the node names of a delivery; must not block."""
+    wake: Callable[[], None]
+    """Called for every delivery of Alertmanager's; must not block."""
 
     refusing: Callable[[], str]
     """Why deliveries can't be taken now (`starting`, `overloaded`), or an empty text."""
@@ -144,18 +142,18 @@ class Web:
                 async with (
                     self._one_at_a_time
                 ):  # each holds the interpreter for a while; several would hold it in a row
-                    delivery = await asyncio.to_thread(understand, body)
+                    await asyncio.to_thread(understand, body)
             else:
-                delivery = understand(body)
+                understand(body)
         except TimeoutError:
             return web.Response(text=f"the body took longer than {BODY_DEADLINE_S:g} s\n", status=503)
         except PayloadError as problem:
             return web.Response(text=f"{problem}\n", status=400)
         except Unusable as problem:
             self._intake.telemetry.dead_letter(problem.reason, str(problem))
-            self._intake.wake(frozenset())
+            self._intake.wake()
             return web.Response(text=f"not used: {problem}\n")
-        self._intake.wake(delivery.nodes)
+        self._intake.wake()
         return web.Response(text="ok\n")
 
     def _authentic(self, request: web.Request) -> bool:
@@ -170,12 +168,12 @@ class Web:
         return "overloaded" if full else ""
 
 
-def understand(body: bytes) -> Delivery:
-    """Return whom the body wakes; PayloadError if it is not Alertmanager's, Unusable if it is but is of no use."""
+def understand(body: bytes) -> None:
+    """Return if the body is Alertmanager's; PayloadError if it is not, Unusable if it is but is of no use."""
     if sum(body.count(sign) for sign in (b",", b"{", b"[")) > MOST_SIGNS:
         raise Unusable("delivery-too-complex", f"more than {MOST_SIGNS} values in one message")
     try:
-        return parse(body)
+        check(body)
     except PayloadError as problem:
         if _alertmanagers(body):
             raise Unusable("delivery-unusable", str(problem)) from None

@@ -47,7 +47,7 @@ async def serving(tls: ServerTls) -> AsyncIterator[str]:
     """The whole application on a free port; gives its https URL. Only client certificates authenticate."""
     telemetry, clock = Telemetry(cluster="", clock=StillClock(), audit=io.StringIO()), StillClock()
     intake = Intake(
-        wake=lambda nodes: None,
+        wake=lambda: None,
         refusing=str,
         unready=str,
         telemetry=telemetry,

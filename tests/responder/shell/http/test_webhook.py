@@ -31,7 +31,7 @@ class World:
     """A web layer under test, what it woke, and the knobs around it."""
 
     folder: Path
-    woken: list[frozenset[str]] = field(default_factory=list)
+    woken: list[str] = field(default_factory=list)
     refusing: str = ""
     unready: str = ""
     arrivals: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
@@ -46,7 +46,7 @@ class World:
             (self.folder / name).write_text(f"{name}-secret\n")
         self.telemetry = Telemetry(cluster="prod", clock=StillClock(), audit=self.audit)
         return Intake(
-            wake=self.woken.append,
+            wake=lambda: self.woken.append("woken"),
             refusing=self._refusing,
             unready=lambda: self.unready,
             telemetry=self.telemetry,
@@ -89,11 +89,11 @@ def alert(status: str = "firing", **labels: str) -> dict[str, Any]:
     return {"status": status, "labels": {"alertname": "GPUFellOffBus", **labels}, "annotations": {}}
 
 
-async def test_s02_a_delivery_wakes_its_nodes(world: World) -> None:
-    """Firing and resolved alerts alike wake their nodes; the answer is 200; keep-alive stays."""
+async def test_s02_a_delivery_wakes_us(world: World) -> None:
+    """Firing and resolved alerts alike; the answer is 200; keep-alive stays."""
     answer = await world.post(message(alert(node="n1"), alert("resolved", node="n2"), alert()))
     assert answer.status == 200
-    assert world.woken == [frozenset({"n1", "n2"})]
+    assert world.woken == ["woken"]
     assert answer.headers.get("Connection") != "close"
     assert world.count("gpuheal_deliveries_total", answer="200") == 1
 
@@ -101,7 +101,7 @@ async def test_s02_a_delivery_wakes_its_nodes(world: World) -> None:
 async def test_s10_the_dead_mans_alert_is_a_delivery_like_any_other(world: World) -> None:
     """Whoever has the token could send it, and Alertmanager repeats it after Prometheus has died: it only wakes."""
     await world.post(message({"status": "firing", "labels": {"alertname": "GPUHealWatchdog"}}))
-    assert world.woken == [frozenset()]
+    assert world.woken == ["woken"]
 
 
 @pytest.mark.parametrize("reason", ["starting", "overloaded"])
@@ -152,7 +152,7 @@ async def test_s02_a_poison_message_of_alertmanagers_ends_with_200(world: World,
     answer = await world.post(body)
     assert answer.status == 200
     assert world.count("gpuheal_dead_letters_total", reason=reason) == 1
-    assert world.woken == [frozenset()]
+    assert world.woken == ["woken"]
 
 
 async def test_s02_never_429(world: World) -> None:
