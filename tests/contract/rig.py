@@ -56,6 +56,10 @@ class Rig(Protocol):
         """A PodDisruptionBudget guards an app."""
         ...
 
+    async def stand_still(self, node: str) -> None:
+        """Nothing that is asked for happens to the node any more."""
+        ...
+
     async def foreign_lock(self, node: str, holder: str, span: timedelta) -> None:
         """Another tool holds the node's lock."""
         ...

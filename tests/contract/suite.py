@@ -352,6 +352,7 @@ class PortContract:
         """Afterwards nobody knows it; withdrawing it twice, or of a node that is gone, is no error."""
         node = await node_of(rig, rig.nodes[0])
         operation = f"{node.name}-2-reboot-1"
+        await rig.stand_still(node.name)
         await rig.machines.reboot(node, operation, "job")
         await rig.machines.withdraw(node, operation, "job")
         await rig.machines.withdraw(None, operation, "job")

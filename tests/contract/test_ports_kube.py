@@ -123,6 +123,10 @@ class KubeRig:
                 raise
             await asyncio.to_thread(self._plane.admin.patch, f"{path}/{name}", {"spec": {"minAvailable": minimum}})
 
+    async def stand_still(self, node: str) -> None:
+        """Its kubelet is gone."""
+        await asyncio.to_thread(self._plane.leave, node)
+
     async def foreign_lock(self, node: str, holder: str, span: timedelta) -> None:
         """Somebody else holds the lock."""
         now = WallClock().now()

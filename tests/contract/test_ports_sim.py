@@ -71,6 +71,10 @@ class SimulatedRig:
         """A budget guards."""
         self.simulation.workloads.budget(name, selector={"app": app}, min_available=minimum)
 
+    async def stand_still(self, node: str) -> None:
+        """The provider only takes note."""
+        self.simulation.machines.waits = True
+
     async def foreign_lock(self, node: str, holder: str, span: timedelta) -> None:
         """Somebody else holds the lock."""
         self.cluster.locks[node] = NodeLock(holder=holder, expires_at=self.simulation.now() + span)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -29,6 +30,8 @@ PREFIX = "reboot-"
 MAX_NAME = 63
 """Longest name of a Job whose pods can carry it as a label (RFC 1123)."""
 DIGEST = 12
+ENDED = frozenset({"Complete", "Failed", "FailureTarget", "SuccessCriteriaMet"})
+"""Conditions of a Job whose one pod has ended: k8s.io/api/batch/v1."""
 OPERATION_ANNOTATION = "gpu.health/operation"
 PINNED = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 
@@ -88,9 +91,21 @@ class JobReboot:
         return OperationState.FAILED if failed else OperationState.ACCEPTED
 
     async def withdraw(self, node: Node | None, operation: str) -> None:
-        """Remove the Job with its pod; a pod that no kubelet stops any more refuses to act once its time is up."""
+        """Remove the Job with its pod, unless it has ended: then it stays, to tell what became of the operation.
+
+        A pod that no kubelet stops any more refuses to act once its time is up.
+        """
         del node
-        await self._jobs.delete(self._settings.namespace, job_name(operation))
+        namespace, name = self._settings.namespace, job_name(operation)
+        job = await self._jobs.get(namespace, name)
+        if job is not None and not _ended(job):
+            await self._jobs.delete(namespace, name)
+
+
+def _ended(job: Mapping[str, Any]) -> bool:
+    status = job.get("status") or {}
+    over = {c["type"] for c in status.get("conditions") or () if c["status"] == "True"}
+    return bool(over & ENDED or status.get("succeeded") or status.get("failed"))
 
 
 def rights(settings: JobSettings) -> tuple[Right, ...]:

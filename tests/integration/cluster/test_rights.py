@@ -208,6 +208,7 @@ async def test_a_withdrawn_reboot_leaves_no_pod_behind(
     assert node is not None
     provider = JobReboot(JobSettings(image=IMAGE), KubeJobs(api), WallClock())
     operation = f"{name}-1-reboot-1"
+    await asyncio.to_thread(plane.leave, name)
     await provider.reboot(node, operation)
     await wait_phase(plane, job_name(operation))
     await provider.withdraw(node, operation)

@@ -155,6 +155,17 @@ def test_the_pod_starts_where_the_node_is_broken_and_never_on_a_control_plane() 
     assert {"key": "node-role.kubernetes.io/control-plane", "operator": "DoesNotExist"} in term["matchExpressions"]
 
 
+@pytest.mark.parametrize("status", [{"succeeded": 1}, {"conditions": [{"type": "Failed", "status": "True"}]}])
+async def test_what_has_ended_is_not_withdrawn(status: Mapping[str, Any]) -> None:
+    """Its Job stays, to tell what became of the operation: never-asked-for would be a lie."""
+    shelf = Shelf(status)
+    provider = JobReboot(JobSettings(image=IMAGE), shelf, StillClock())
+    await provider.reboot(NODE, "op")
+    before = await provider.lookup(NODE, "op")
+    await provider.withdraw(NODE, "op")
+    assert await provider.lookup(NODE, "op") is before is not OperationState.NOT_FOUND
+
+
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 Run = Callable[..., tuple[int, str]]
 

@@ -57,11 +57,11 @@ class SimulatedMachines:
         return machine is not None
 
     async def withdraw(self, node: Node | None, operation: str, provider: str) -> None:
-        """What has not happened yet under this id never will; the id is as if it had never been asked for."""
+        """What has not happened yet under this id never will: the id is as if it had never been asked for."""
 
         def effect() -> None:
-            self._waiting.pop(operation, None)
-            self.operations.pop(operation, None)
+            if self._waiting.pop(operation, None) is not None:
+                self.operations.pop(operation, None)
 
         where = node.name if node is not None else ""
         await self.gate.cross("withdraw", where, effect, detail=f"{provider} {operation}")
