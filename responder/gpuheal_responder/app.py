@@ -103,6 +103,7 @@ class App:
             holds=self.parts.holds,
             telemetry=self.parts.telemetry,
             clock=ports.clock,
+            leader=lambda: None if self.parts.may_act() else self.parts.holder(),
         )
         return application(Web(intake), people)
 

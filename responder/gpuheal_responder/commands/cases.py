@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from gpuheal_responder.commands import remote
 from gpuheal_responder.commands.connection import add_arguments, connected, remediations_of
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("case", "target", "fault", "state", "step", "next", "blockedBy", "since")
 HEADS = ("CASE", "TARGET", "FAULT", "STATE", "STEP", "NEXT", "BLOCKED-BY", "SINCE")
+IGNORED_HEADS = ("NODE", "FAULTS", "REASON", "MESSAGE")
 WIDEST = 60
 
 
@@ -28,8 +30,41 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--all", action="store_true", help="closed cases too")
     parser.add_argument("--json", action="store_true", help="one JSON object per line, with everything in full")
+    parser.add_argument("--ignored", action="store_true", help="faults that open no case, and why (needs --server)")
     add_arguments(parser)
-    return asyncio.run(_list(parser.parse_args(argv)))
+    remote.add_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.ignored != bool(args.server):
+        parser.error("--ignored and --server go together: only a running responder knows what it ignores")
+    return asyncio.run(_ignored(args) if args.ignored else _list(args))
+
+
+async def _ignored(args: argparse.Namespace) -> int:
+    answer = await remote.get(args, "/v1/ignored")
+    listed = answer.get("ignored")
+    found = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    print("\n".join(json.dumps(entry) for entry in found) if args.json else as_ignored(found))
+    if answer.get("more"):
+        print(f"gpuheal: {answer['more']} more nodes are not listed", file=sys.stderr)
+    return 0
+
+
+def as_ignored(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return the faults that open no case as columns; the reason comes before the sentence that explains it."""
+    if not found:
+        return "no faults are ignored"
+    rows = [
+        (e.get("node", ""), ", ".join(map(str, e.get("faults") or ())), e.get("reason", ""), e.get("message", ""))
+        for e in found
+    ]
+    return _columns([IGNORED_HEADS, *(tuple(str(text) or "-" for text in row) for row in rows)])
+
+
+def _columns(cells: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[index]) for row in cells) for index in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
 
 
 async def _list(args: argparse.Namespace) -> int:
@@ -71,10 +106,7 @@ def as_table(rows: Sequence[Mapping[str, str]], now: datetime) -> str:
     for row in rows:
         shown = {**row, "since": _age(row.get("since", ""), now)}
         cells.append(tuple(_cut(shown.get(column, "") or "-") for column in COLUMNS))
-    widths = [max(len(row[index]) for row in cells) for index in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
+    return _columns(cells)
 
 
 def _cut(text: str) -> str:

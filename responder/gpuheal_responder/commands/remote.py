@@ -10,14 +10,19 @@ import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from gpuheal_responder.errors import ConfigError, ObserveError, Permanent
 
+if TYPE_CHECKING:
+    from aiohttp import StreamReader
+
 DEADLINE_S = 15.0
 BUSY_S = 0.5
-LARGEST_ANSWER = 64 * 1024
+LARGEST_ANSWER = 4 * 1024 * 1024
+NOT_LEADER = '"not-leader"'
+"""In an answer of a replica that does not lead: asking it again is of no use."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +63,15 @@ def _is_here(host: str) -> bool:
 
 async def post(args: argparse.Namespace, case: str, verb: str, fields: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the responder's answer; Permanent when it refuses, ObserveError when it can't be reached."""
+    return await _ask(args, "POST", f"/v1/cases/{quote(case, safe='')}/{verb}", dict(fields))
+
+
+async def get(args: argparse.Namespace, path: str) -> Mapping[str, Any]:
+    """Return what the responder has at `path`; Permanent when it refuses, ObserveError when it can't be reached."""
+    return await _ask(args, "GET", path, None)
+
+
+async def _ask(args: argparse.Namespace, method: str, path: str, body: Mapping[str, str] | None) -> Mapping[str, Any]:
     import aiohttp
 
     from gpuheal_responder.shell.process.reload import read_secret
@@ -70,18 +84,18 @@ async def post(args: argparse.Namespace, case: str, verb: str, fields: Mapping[s
     except (OSError, ssl.SSLError) as problem:
         raise ConfigError(str(args.ca_file), "", f"no usable certificates: {problem}") from None
     headers = {"Authorization": f"Bearer {read_secret(args.token_file)}"}
-    url = f"{server}/v1/cases/{quote(case, safe='')}/{verb}"
+    url = f"{server}{path}"
     limit = aiohttp.ClientTimeout(total=DEADLINE_S)
     end = time.monotonic() + DEADLINE_S
     try:
         async with aiohttp.ClientSession(timeout=limit) as session:
             while True:
-                async with session.post(
-                    url, json=dict(fields), headers=headers, ssl=context, allow_redirects=False
+                async with session.request(
+                    method, url, json=body, headers=headers, ssl=context, allow_redirects=False
                 ) as answer:
-                    text = (await answer.content.read(LARGEST_ANSWER)).decode(errors="replace")
+                    text = (await _read(answer.content)).decode(errors="replace")
                     status = answer.status
-                if status != 503 or time.monotonic() > end:
+                if status != 503 or NOT_LEADER in text or time.monotonic() > end:
                     break
                 await asyncio.sleep(BUSY_S)  # others' tokens are being reviewed; an approval may well be sent twice
     except (TimeoutError, aiohttp.ClientError) as problem:
@@ -94,3 +108,13 @@ async def post(args: argparse.Namespace, case: str, verb: str, fields: Mapping[s
         told = said.get("message", "") if isinstance(said, dict) else ""
         raise Permanent("refused", f"{server} answered {status}: {told or text.strip()[:300]}")
     return said
+
+
+async def _read(content: StreamReader) -> bytes:
+    """Return the body, up to its largest size."""
+    found = bytearray()
+    async for chunk in content.iter_chunked(64 * 1024):
+        found += chunk
+        if len(found) >= LARGEST_ANSWER:
+            break
+    return bytes(found[:LARGEST_ANSWER])

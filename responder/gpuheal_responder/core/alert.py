@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -110,6 +110,11 @@ class Scope(StrEnum):
 
     DOMAIN = "domain"
     FLEET = "fleet"
+
+
+def named(faults: Iterable[Fault]) -> list[str]:
+    """Return the faults as people name them, with their GPUs: `gpu-fell-off-bus on GPU-1b2c`."""
+    return [f"{f.slug} on {f.target.gpu_uuid}" if f.target.gpu_uuid else f.slug for f in faults]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

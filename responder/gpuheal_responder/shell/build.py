@@ -171,6 +171,7 @@ async def parts_of(settings: Settings, *, audit: TextIO | None = None) -> Parts:
         telemetry=telemetry,
         pipeline=pipeline,
         may_act=fence.may_act,
+        holder=lambda: election.holder,
         services=(
             *(Closing(source.close) for source in (api, alerts, evidence)),
             *(policies, Interpreter(), StallMonitor(telemetry.stalled), cluster, remediations, histories),

@@ -39,4 +39,6 @@ class Parts:
     telemetry: Telemetry
     pipeline: Pipeline
     may_act: Callable[[], bool] = lambda: True
+    holder: Callable[[], str] = lambda: ""
+    """Who leads, as far as is known."""
     services: Sequence[Service] = ()

@@ -11,7 +11,9 @@ from typing import Any
 
 from aiohttp import web
 
+from gpuheal_responder.core.alert import named
 from gpuheal_responder.core.duration import parse_duration
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.errors import ActionError, ObserveError, Permanent
 from gpuheal_responder.ports import Clock, Remediations
 from gpuheal_responder.shell.http import approval as desk
@@ -22,6 +24,8 @@ from gpuheal_responder.shell.record import dump_case, dump_verdict
 from gpuheal_responder.shell.telemetry import Telemetry
 
 LONGEST_TEXT = 500
+MOST_IGNORED = 2000
+"""So many nodes are listed in one answer; how many more there are is said."""
 BODY_DEADLINE_S = 10.0
 Act = Callable[[str, str, Mapping[str, str], str], Awaitable[Mapping[str, Any]]]
 _STATUS = {"not-found": 404, "closed": 409, "conflict": 409, "invalid": 422, "forbidden": 403, "too-slow": 408}
@@ -36,10 +40,13 @@ class CaseApi:
     holds: desk.Holds
     telemetry: Telemetry
     clock: Clock
+    leader: Callable[[], str | None] = lambda: None
+    """None while this replica leads, else who does as far as is known: only who leads looks for faults."""
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes to an application."""
         app.router.add_get("/v1/cases", self._cases)
+        app.router.add_get("/v1/ignored", self._passed_over)
         app.router.add_post("/v1/cases/{name}/approve", self._approve)
         app.router.add_post("/v1/cases/{name}/hold", self._hold)
 
@@ -56,6 +63,26 @@ class CaseApi:
             verdict = self.telemetry.verdict_of(case.name)
             listed.append({**dump_case(case), **({"verdict": dump_verdict(verdict)} if verdict is not None else {})})
         return web.json_response({"cases": listed})
+
+    async def _passed_over(self, request: web.Request) -> web.Response:
+        """Return the faults that open no case, as the newest round of the replica that leads saw them."""
+        try:
+            person = await self._person(request, SEE)
+        except ObserveError as problem:
+            return _problem(503, "unreadable", str(problem))
+        if isinstance(person, Denial):
+            return refused(person)
+        leader = self.leader()
+        if leader is not None:
+            return _problem(
+                503, Reason.NOT_LEADER, f"{leader or 'another replica'} leads; only who leads looks for faults"
+            )
+        found = sorted(self.telemetry.ignored_faults(), key=lambda one: one.node)
+        listed = [
+            {"node": one.node, "faults": named(one.faults), "reason": str(one.reason), "message": one.message}
+            for one in found[:MOST_IGNORED]
+        ]
+        return web.json_response({"ignored": listed, "more": len(found) - len(listed)})
 
     async def _approve(self, request: web.Request) -> web.Response:
         return await self._act(request, self._do_approve)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpuheal_responder.core.alert import named
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Verdict, Wait
 from gpuheal_responder.ports import Note
@@ -9,8 +10,7 @@ from gpuheal_responder.ports import Note
 
 def faults_of(case: Case) -> str:
     """Return the case's faults with their GPUs, such as `gpu-fell-off-bus on GPU-1b2c`."""
-    named = [f"{f.slug} on {f.target.gpu_uuid}" if f.target.gpu_uuid else f.slug for f in case.faults]
-    return ", ".join(named) or "a fault"
+    return ", ".join(named(case.faults)) or "a fault"
 
 
 def proof_of(case: Case) -> str:

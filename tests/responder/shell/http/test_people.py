@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +18,17 @@ from tests.responder.shell.scripted import NOW, StillClock
 from tests.responder.shell.standins import Crowd, Holds, Store
 from tests.responder.shell.steps import TAINT
 
+from gpuheal_responder.commands import cases
+from gpuheal_responder.core.alert import Fault, Severity, Target
 from gpuheal_responder.core.case import Approval, Case, Result
+from gpuheal_responder.core.opening import Ignore
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.verdict import Hold, Refusal
+from gpuheal_responder.errors import Permanent
 from gpuheal_responder.shell.http import approval as desk
 from gpuheal_responder.shell.http.admission import Admission
-from gpuheal_responder.shell.http.people import CaseApi
+from gpuheal_responder.shell.http.people import MOST_IGNORED, CaseApi
 from gpuheal_responder.shell.kube.review import APPROVE, SEE
 from gpuheal_responder.shell.telemetry import Telemetry
 
@@ -38,6 +45,7 @@ class World:
     people: Crowd = field(default_factory=Crowd)
     holds: Holds = field(default_factory=lambda: Holds({"n1": None}))
     audit: io.StringIO = field(default_factory=io.StringIO)
+    leader: str | None = None
     client: TestClient[Any, Any] = field(init=False)
     telemetry: Telemetry = field(init=False)
 
@@ -68,6 +76,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
         holds=made.holds,
         telemetry=made.telemetry,
         clock=StillClock(),
+        leader=lambda: made.leader,
     ).add_to(app)
     async with TestClient(TestServer(app)) as client:
         made.client = client
@@ -186,3 +195,79 @@ async def test_cases_are_listed_with_what_blocks_them(world: World) -> None:
     assert (listed["name"], listed["node"], listed["openedAt"]) == ("n1-1", "n1", "2026-03-01T12:00:00Z")
     assert listed["verdict"]["refusals"][0]["blockers"] == ["ada"]
     assert (await world.client.get("/v1/cases")).status == 401
+
+
+IGNORED = Ignore(
+    node="n2",
+    reason=Reason.TAKEN_BACK,
+    message="a person took the node back",
+    faults=(
+        Fault(slug="gpu-thermal", target=Target(node="n2", gpu_uuid="GPU-7d1e"), severity=Severity.CRITICAL, since=NOW),
+    ),
+)
+
+
+async def test_ignored_faults_are_listed_for_those_who_may_see_cases(world: World) -> None:
+    """Node, faults, reason and message of each; a stranger sees nothing."""
+    world.telemetry.passed_over([IGNORED], [])
+    answer = await world.client.get("/v1/ignored", headers={"Authorization": "Bearer bob"})
+    assert await answer.json() == {
+        "ignored": [
+            {
+                "node": "n2",
+                "faults": ["gpu-thermal on GPU-7d1e"],
+                "reason": "taken-back",
+                "message": "a person took the node back",
+            }
+        ],
+        "more": 0,
+    }
+    assert (await world.client.get("/v1/ignored")).status == 401
+
+
+async def test_a_long_list_of_ignored_faults_is_cut_and_says_so(world: World) -> None:
+    """One answer has an end, and no fault goes uncounted."""
+    world.telemetry.passed_over([replace(IGNORED, node=f"n{i}") for i in range(MOST_IGNORED + 3)], [])
+    answer = await (await world.client.get("/v1/ignored", headers=ADA)).json()
+    assert (len(answer["ignored"]), answer["more"]) == (MOST_IGNORED, 3)
+
+
+@pytest.mark.parametrize(("leader", "named"), [("gpuheal-1-7", "gpuheal-1-7"), ("", "another replica")])
+async def test_who_does_not_lead_names_who_does(world: World, leader: str, named: str) -> None:
+    """Only the replica that leads looks; another one must not call an empty list the truth."""
+    world.leader = leader
+    answer = await world.client.get("/v1/ignored", headers=ADA)
+    assert answer.status == 503
+    said = await answer.json()
+    assert said["reason"] == "not-leader"
+    assert said["message"].startswith(f"{named} leads")
+
+
+async def test_the_command_lists_ignored_faults(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`gpuheal cases --ignored` asks a running responder and prints a row per node."""
+    world.telemetry.passed_over([IGNORED], [])
+    token = tmp_path / "token"
+    token.write_text("bob")
+    args = ["--ignored", "--server", str(world.client.make_url("")), "--token-file", str(token)]
+    assert await asyncio.to_thread(cases.main, args) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "NODE  FAULTS                   REASON      MESSAGE",
+        "n2    gpu-thermal on GPU-7d1e  taken-back  a person took the node back",
+    ]
+    assert await asyncio.to_thread(cases.main, [*args, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reason"] == "taken-back"
+    world.telemetry.passed_over([], [])
+    assert await asyncio.to_thread(cases.main, args) == 0
+    assert capsys.readouterr().out == "no faults are ignored\n"
+
+
+async def test_the_command_says_at_once_that_another_replica_leads(world: World, tmp_path: Path) -> None:
+    """It does not ask the same replica again and again."""
+    world.leader = "gpuheal-1-7"
+    token = tmp_path / "token"
+    token.write_text("bob")
+    args = ["--ignored", "--server", str(world.client.make_url("")), "--token-file", str(token)]
+    with pytest.raises(Permanent, match="gpuheal-1-7 leads"):
+        await asyncio.to_thread(cases.main, args)
