@@ -180,7 +180,7 @@ def _joined(case: Case, world: World) -> Case:
         case,
         faults=faults,
         gpus=tuple(sorted(gpus - exchanged)),
-        gpu_slots=_same_or(case.gpu_slots, {g: s for g, s in slots.items() if g not in exchanged}),
+        gpu_slots=_same_or(case.gpu_slots, slots),  # of exchanged ones too: who filled their place is asked every time
         gpu_capacity=case.gpu_capacity or (node.gpu_capacity if node is not None else 0),
         gangs=tuple(sorted(gangs)),
     )

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from gpuheal_responder.actions import REGISTRY
 from gpuheal_responder.actions.action import Inquiry
 from gpuheal_responder.actions.restore import undo
-from gpuheal_responder.core.case import TAKEN, AttemptState, Case
+from gpuheal_responder.core.case import TAKEN, AttemptState, Case, Result
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.life import settled_until
 from gpuheal_responder.core.node import Node
@@ -47,7 +47,7 @@ async def finish(
     await _withdraw(ports, case, policy, fresh, may_act)
     if fresh is not None and fresh.record is not None and fresh.record.case == case.name:
         await undo(ports.cluster, fresh, may_act=may_act)
-    elif fresh is not None and fresh.undo is None and any(t.key == TAINT_KEY for t in fresh.taints):
+    elif fresh is not None and _unrecorded(fresh, verdict) and may_act():
         kept = tuple(t for t in fresh.taints if t.key != TAINT_KEY)  # its record was removed by hand; the key is ours
         await ports.cluster.mark(fresh, Marks(taints=kept, unschedulable=None, undo=None))
     if not may_act():
@@ -56,6 +56,14 @@ async def finish(
         await ports.cluster.unlock(case.node)
     except ActionError as problem:  # it runs out by itself; a case must not stay open for it
         log.warning("the Lease of %s was not given back: %s", case.node, problem)
+
+
+def _unrecorded(node: Node, verdict: Done) -> bool:
+    """Return whether a taint of ours is left because somebody took our record off by hand.
+
+    After any other end a taint of our key is one that was there before us, which is not ours to take.
+    """
+    return verdict.result is Result.REVERTED and node.undo is None and any(t.key == TAINT_KEY for t in node.taints)
 
 
 async def _withdraw(
