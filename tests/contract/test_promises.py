@@ -8,7 +8,6 @@ from tests.safety.promises import PAGE, ROOT, mutants_of, numbers, proven_by, wr
 from gpuheal_responder.actions import REGISTRY
 
 OWED = {
-    "S11": "nothing tells an event of the fleet from faults of nodes yet; the adversary's rules S11-… show it",
     "S20": "no action resets a GPU yet",
 }
 """Invariants without test or mutant, and why; whoever adds both takes the line out."""

@@ -93,7 +93,7 @@ async def test_s07_a_silence_stops_though_no_alert_hangs_on_it() -> None:
 
 
 async def test_s07_a_hold_that_came_before_the_mark_is_seen_in_the_conflict() -> None:
-    """A cache that lags does not see the person's annotation; the conflict reads the node anew, and it is left alone."""
+    """A cache that lags does not show the person's annotation; after the conflict the node is left alone."""
     stage = Stage()
     name = stage.names[0]
     stage.sim.cluster.freeze_cache()
@@ -339,28 +339,33 @@ async def test_s17_a_mode_lowered_over_a_contained_node_is_told() -> None:
     assert len(stage.sim.gate.made("publish")) > published
 
 
-async def test_s17_a_forged_attempt_opens_no_gate() -> None:
-    """A drain that somebody wrote into the status of a case without marks does not make it one in flight."""
+@pytest.mark.parametrize("classes", [(WitnessClass.KUBERNETES,), (WitnessClass.KERNEL,)], ids=["unmarked", "contained"])
+async def test_s17_a_forged_attempt_opens_no_gate(classes: tuple[WitnessClass, ...]) -> None:
+    """A drain that somebody wrote into the status, begun before the node was marked, is no case in flight."""
     stage = Stage(nodes=1)
     name = stage.names[0]
-    stage.evidence.classes, stage.evidence.sources = (WitnessClass.KUBERNETES,), ()
+    stage.sim.workloads.deployment("web", replicas=1, nodes=(name,))
+    stage.advance(3)
+    stage.evidence.classes, stage.evidence.sources = classes, ()
     stage.latch.latched[(name, stage.sim.fleet[name].spec.gpus[0].uuid)] = stage.sim.now()
     await stage.play(5)
     (stored,) = await stage.sim.remediations.list()
-    case = replace(stored.case, attempts=(forged(stage, stored.case),))
+    case = replace(stored.case, attempts=(*stored.case.attempts, forged(stored.case)))
     await stage.sim.remediations.save(Stored(case=case, version=stored.version), None)
     await stage.play(20)
     assert stage.sim.machines.reboots == []
     assert stage.sim.gate.made("evict") == []
 
 
-def forged(stage: Stage, case: Case) -> Attempt:
-    """Return a running drain that nobody began."""
+def forged(case: Case) -> Attempt:
+    """Return a drain that nobody began and that is said to be over."""
+    began = case.opened_at - timedelta(seconds=1)
     return Attempt(
         step="drain",
         action="drain",
         phase=Phase.EMPTY,
         operation=f"{case.name}-x",
-        state=AttemptState.RUNNING,
-        started_at=stage.sim.now(),
+        state=AttemptState.SUCCEEDED,
+        started_at=began,
+        ended_at=began,
     )
