@@ -99,7 +99,7 @@ async def contained(
     await cluster.set_conditions(marked, [Condition(type="GPUHealthy", status="False", reason="GpuFellOffBus")], ())
     case = Case(name=f"{name}-1", node=name, opened_at=WallClock().now(), policy="p", node_uid=node.uid)
     verdict = {"verdict": "hold", "step": "drain", "reason": "approval-needed"}
-    await remediations.create(case, {"at": WallClock().now().isoformat(), "verdict": verdict})
+    await remediations.create(case, {"at": WallClock().now().isoformat(), "state": "held", "verdict": verdict})
     return name, before
 
 
