@@ -13,7 +13,7 @@ SOURCES := responder rules exporters deploy/lab tests dashboards
 OLD := prometheus promtool alertmanager amtool
 NEW := prometheus promtool alertmanager amtool etcd kube-apiserver kube-controller-manager kube-scheduler kubectl
 
-.PHONY: help install demo test test-cluster lint unit servers cluster mutants nightly bench rules generated clean
+.PHONY: help install demo test test-cluster lint unit servers cluster mutants nightly bench rules generated lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -58,10 +58,14 @@ mutants: install ## every safety invariant's small wrong change must turn its te
 	$(RUN) -m gpuheal_lab.servers ensure $(NEW) --generation current
 	$(RUN) -m tests.mutants.run
 
-nightly: install mutants ## what takes too long for every change: the adversary's campaign, all small wrong rules
+nightly: install mutants ## what takes too long for every change: the adversary's campaign, all small wrong rules; old locks
+	$(RUN) .ci/lock --age
 	$(RUN) -m tests.chaos --schedules 20000 --seed "$$(date +%y%j0000)" --jobs 2 --found .chaos
 	$(BIN)/gpuheal rules mutate --all \
 	  --promtool "$$($(RUN) -m gpuheal_lab.servers ensure promtool --generation current | awk '{print $$NF}')"
+
+lock: install ## pin what the images install, with hashes
+	$(RUN) .ci/lock
 
 bench: install ## print measurements; nothing is asserted
 	@for b in tests/bench/bench_*.py; do echo "== $$b"; $(RUN) -m tests.bench.$$(basename $$b .py) || exit 1; done

@@ -12,13 +12,13 @@
 ARG PYTHON=docker.io/library/python:3.13-slim
 FROM ${PYTHON} AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE deploy/docker/exporter.lock ./
 COPY responder responder
 COPY rules rules
 COPY exporters exporters
-# The exporter needs four small packages of the project's dependencies; the rest would only make the image larger.
+# Four small packages of the project's dependencies, at the versions and with the contents that `make lock` saw.
 RUN python -m venv /opt/gpuheal \
- && /opt/gpuheal/bin/pip install --no-cache-dir "h2>=4.1" "nvidia-ml-py>=13" "prometheus-client>=0.22" "pyyaml>=6" \
+ && /opt/gpuheal/bin/pip install --no-cache-dir --require-hashes -r exporter.lock \
  && /opt/gpuheal/bin/pip install --no-cache-dir --no-deps . \
  && /opt/gpuheal/bin/gpuheal exporter --help >/dev/null
 

@@ -3,12 +3,13 @@
 ARG PYTHON=docker.io/library/python:3.13-slim
 FROM ${PYTHON} AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE deploy/docker/responder.lock ./
 COPY responder responder
 COPY rules rules
 COPY exporters exporters
 RUN python -m venv /opt/gpuheal \
- && /opt/gpuheal/bin/pip install --no-cache-dir . \
+ && /opt/gpuheal/bin/pip install --no-cache-dir --require-hashes -r responder.lock \
+ && /opt/gpuheal/bin/pip install --no-cache-dir --no-deps . \
  && /opt/gpuheal/bin/gpuheal serve --help >/dev/null
 
 FROM ${PYTHON}
