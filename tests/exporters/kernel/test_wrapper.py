@@ -193,7 +193,7 @@ def test_a_message_is_the_same_in_every_wrapping(wrapping: str, payload: str) ->
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize("wrapping", USER)
-def test_what_user_space_writes_is_never_the_kernels(wrapping: str, payload: str) -> None:
+def test_s12_what_user_space_writes_is_never_the_kernels(wrapping: str, payload: str) -> None:
     """Another facility, a program's tag, or a place in a sentence: nothing is recognised."""
     assert describe_record(parse_line(USER[wrapping](PAYLOADS[payload]))) is None
 
