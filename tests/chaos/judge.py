@@ -81,14 +81,14 @@ class Judge:
             n for at, n, uid in self._seen.marks if self.now - at < WINDOW and n in pool and world.uid_of(n) == uid
         }
         limit = _allowed(world.limits.mark_percent, len(pool) + 1)
-        if len(recent) + 1 > limit:
+        if len(recent) + 1 > limit and not world.clock.wrong(call.actor):
             self._seen.broken("S14-mark-budget", name, f"{len(recent)} others contained within 10m, {limit} may be")
 
     def released(self, name: str, call: Call) -> None:
         """A node is given back on proof, or because a person took it back."""
         told = self._seen.told(name)
         taken = told.takeback
-        if taken is not None and taken.number > told.contained_number:
+        if max(told.uncordoned, taken.number if taken is not None else 0) > told.contained_number:
             return
         self._stopped("given back", name, call, EVERYTHING | {"frozen"})
         if call.hung:
@@ -246,7 +246,8 @@ class Judge:
         taken = self._seen.told(node).takeback
         if taken is None or call.hung or taken.number >= self._looked(call):
             return
-        if not any(i.news > taken.at for i in self._seen.sick(node)):
+        news = [i for i in self._seen.sick(node) if i.news > taken.at or i.shown is None or i.shown > taken.number]
+        if not news:
             text = f"{verb} {node} although {taken.by} took it back at {taken.at:%H:%M:%S} and nothing happened since"
             self._seen.broken("S18-take-back", node, text)
 

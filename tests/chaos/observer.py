@@ -89,6 +89,8 @@ class Told:
     acts: list[Act] = field(default_factory=list)
     takeback: Act | None = None
     """When a person last took the node back while it carried marks of the responder."""
+    uncordoned: int = 0
+    """When a person last uncordoned the node after a boot: nobody can tell whether that takes it back."""
     damaged: bool = False
     """Whether somebody has spoilt the undo record; nobody can tell then what is ours."""
     published: int = 0

@@ -41,6 +41,7 @@ class People(Nature):
         """
         told, machine = self.observer.told(self.named(node)), self.sim.fleet[self.named(node)]
         since = told.contained is not None and machine.booted_at < told.contained
+        told.uncordoned = self.observer.tick()
         self._edit(node, lambda raw: raw["spec"].pop("unschedulable", None), takes_back=since)
 
     async def remove_taint(self, node: int) -> None:

@@ -78,6 +78,10 @@ class SkewedClock:
         """Return the caller's time."""
         return self.base.now() + self.skew.get(ACTOR.get()[:1], timedelta(0))
 
+    def wrong(self, actor: str) -> bool:
+        """Return whether the replica's clock is so wrong that no window of its own can hold."""
+        return abs(self.skew.get(actor[:1], timedelta(0))) > timedelta(seconds=5)
+
 
 class Failures(logging.Handler):
     """Hears of exceptions that the responder has caught and logged."""
