@@ -9,7 +9,11 @@ from tests.chaos.world import Setup
 
 
 def _story(*acts: Act, **setup: object) -> Schedule:
-    return Schedule(Setup(**setup), acts)  # type: ignore[arg-type]
+    """Return the schedule of these acts; the first faults are evaluated before it goes on."""
+    first = next(i for i, a in enumerate(acts) if a.name == "break_gpu")
+    after = next((i for i, a in enumerate(acts) if i > first and a.name != "break_gpu"), len(acts))
+    seen = act("pass_time", seconds=5)
+    return Schedule(Setup(**setup), (*acts[:after], seen, *acts[after:]))  # type: ignore[arg-type]
 
 
 def _breaks(node: int = 0, gpu: int = 0, fault: str = "bus") -> Act:
@@ -100,6 +104,19 @@ CASES: Mapping[str, Schedule] = {
         _run(2),
         replicas=2,
     ),
+    "S18-take-back (refused)": _story(
+        _breaks(fault="relapse"),
+        act("provider", trouble="refuses"),
+        _run(3),
+        act("uncordon", node=0),
+        _run(2),
+        reboots=2,
+    ),
+    "S18-unacknowledged (unstored)": _story(
+        act("forbid", method="create"), _breaks(fault="gsp"), _run(1), act("uncordon", node=0), _run(2)
+    ),
+    "E-standing-still (unsaved)": _story(_breaks(fault="memory"), act("forbid", method="save"), act("stand")),
+    "S22-not-leader (create)": _story(_breaks(), act("stall", crossing=2, seconds=5, lose=True), _run(3)),
     "S18-take-back": _story(act("cordon", node=0), _breaks(fault="relapse"), _run(1), act("uncordon", node=0)),
     "S18-unacknowledged": _story(_breaks(fault="dead"), _run(7, 2), act("uncordon", node=0)),
     "S19-protected": _story(*_DRAIN, act("pod", name="app-2", node=0, protected=True), _run(1)),

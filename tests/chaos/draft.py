@@ -52,6 +52,8 @@ class Draft:
         """Append a GPU's fault."""
         where = self.here if node < 0 else node
         self.add("break_gpu", node=where, gpu=self.rng.randrange(2), fault=fault or self.one(*STRONG))
+        if self.maybe(0.6):
+            self.add("pass_time", seconds=5)
 
     def node(self) -> int:
         """Return a node: mostly one that the story is about."""

@@ -194,7 +194,7 @@ class Judge:
 
     def _out(self, node: str, looked: int) -> bool:
         told, raw = self._seen.told(node), self._seen.raw.get(node)
-        if raw is None:
+        if raw is None or self._seen.world.lagging:
             return False
         if told.disrupted is not None and not _taken_back(told):
             return True
@@ -205,7 +205,7 @@ class Judge:
         told, raw = self._seen.told(node), self._seen.raw.get(node)
         if raw is None:
             return False
-        recent = max(told.cordon_number, told.ready_number) >= looked
+        recent = max(told.cordon_number, told.ready_number) >= looked or self._seen.world.lagging
         return recent or (is_ready(raw) and not raw["spec"].get("unschedulable"))
 
     def _burst(self, node: str, looked: int) -> None:

@@ -29,6 +29,8 @@ ERRORS: dict[str, Callable[[], GpuhealError]] = {
 }
 AUTOSCALER = "ToBeDeletedByClusterAutoscaler"
 FOREVER = 10**9
+MOMENT = 0.01
+"""Seconds between an act and a fault: in the world nothing happens at the same instant."""
 
 
 class DriverManager(Watcher):
@@ -62,16 +64,19 @@ class Nature(World):
     # Machines
 
     async def break_gpu(self, node: int, gpu: int, fault: str) -> None:
-        """A GPU breaks."""
+        """A GPU breaks, a moment after whatever came before."""
+        await self.pass_time(MOMENT)
         name = self.named(node)
         if self.sim.fleet[name].power is Power.UP:
             self.sim.break_gpu(name, gpu, FAULTS[fault])
 
     async def cure(self, node: int) -> None:
-        """The faults of a node end without a reboot, and its exporter has been reset."""
+        """The faults of a node that a reset can end do so without a reboot, and their latches are cleared."""
         name = self.named(node)
-        self.sim.fleet[name].cure("reboot")
-        self.signs.forget(name)
+        machine = self.sim.fleet[name]
+        machine.cure("reboot")
+        for key in [k for k in self.signs.found if k[0] == name and k[2] not in machine.states[k[1]].faults]:
+            del self.signs.found[key]
         self.signs.note_all()
 
     async def reboot(self, node: int) -> None:
@@ -181,6 +186,7 @@ class Nature(World):
 
     async def lag(self, what: str) -> None:
         """The watch of nodes or cases hangs, or with an empty text both are current again."""
+        self.lagging = bool(what)
         match what:
             case "nodes":
                 self.sim.cluster.freeze_cache()

@@ -135,6 +135,8 @@ class World(Questions):
         self.bound: dict[str, int] = {}
         self.policy_state = "there"
         self.operator = False
+        self.lagging = False
+        """Whether a watch hangs, so that budgets are counted on the past."""
         self.observer = Observer(self)
         self.prometheus, self.alertmanager = Prometheus(self), Alertmanager(self)
         self.alerts, self.evidence = self.alertmanager, self.prometheus  # type: ignore[assignment]
