@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from tests.chaos.grammar import generate
-from tests.chaos.known import KNOWN, expected
+from tests.chaos.known import KNOWN, expected, rule_of
 from tests.chaos.observer import Violation
 from tests.chaos.rules import RULES
 from tests.chaos.schedule import Schedule, play
@@ -48,9 +48,9 @@ class Outcome:
 
 
 def stale(outcome: Outcome) -> list[str]:
-    """Return the rules that are known to break, but neither in the campaign nor in their own schedule."""
-    unseen = sorted(set(KNOWN) - set(outcome.counts))
-    return [rule for rule in unseen if not breaking(rule)(KNOWN[rule])]
+    """Return the known cases whose rule broke neither in the campaign nor in their own schedule."""
+    unseen = sorted(case for case in KNOWN if rule_of(case) not in outcome.counts)
+    return [case for case in unseen if not breaking(rule_of(case))(KNOWN[case])]
 
 
 def examine(seeds: Sequence[int], theme: str) -> list[tuple[int, list[str]]]:

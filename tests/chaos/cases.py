@@ -115,6 +115,8 @@ CASES: Mapping[str, Schedule] = {
     "S18-unacknowledged (unstored)": _story(
         act("forbid", method="create"), _breaks(fault="gsp"), _run(1), act("uncordon", node=0), _run(2)
     ),
+    "E-standing-still (incident)": _story(*_BURST),
+    "E-unbounded-tries (unsaved)": _story(_breaks(fault="memory"), act("forbid", method="save"), act("stand")),
     "E-standing-still (unsaved)": _story(_breaks(fault="memory"), act("forbid", method="save"), act("stand")),
     "S22-not-leader (create)": _story(_breaks(), act("stall", crossing=2, seconds=5, lose=True), _run(3)),
     "S18-take-back": _story(act("cordon", node=0), _breaks(fault="relapse"), _run(1), act("uncordon", node=0)),
