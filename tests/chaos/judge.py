@@ -246,7 +246,9 @@ class Judge:
         taken = self._seen.told(node).takeback
         if taken is None or call.hung or taken.number >= self._looked(call):
             return
-        news = [i for i in self._seen.sick(node) if i.news > taken.at or i.shown is None or i.shown > taken.number]
+        news = [
+            i for i in self._seen.sick(node) if i.news > taken.looked_at or i.shown is None or i.shown > taken.number
+        ]
         if not news:
             text = f"{verb} {node} although {taken.by} took it back at {taken.at:%H:%M:%S} and nothing happened since"
             self._seen.broken("S18-take-back", node, text)

@@ -73,6 +73,8 @@ class Act:
     by: str
     number: int
     at: datetime
+    looked_at: datetime
+    """When the responder had last looked; what happened between that and the act is news to it."""
 
 
 @dataclass(slots=True)
@@ -115,6 +117,7 @@ class Observer(Watcher):
         self.ill: dict[tuple[str, str, str], Illness] = {}
         """By machine, GPU and fault; ended ones stay until the machine boots."""
         self.looks: dict[str, int] = {}
+        self.looked_at: datetime | None = None
         self.marks: list[tuple[datetime, str, str]] = []
         """When the responder contained which Node object."""
         self.boots: list[tuple[datetime, str, str]] = []
@@ -147,6 +150,7 @@ class Observer(Watcher):
     def look(self, actor: str) -> None:
         """Record that a replica begins to look now."""
         self.looks[actor] = self.tick()
+        self.looked_at = self.world.truth_now()
 
     def shown(self, nodes: Collection[str], *, evidence: bool) -> None:
         """Record that a port has just told the responder about these nodes."""
@@ -161,7 +165,8 @@ class Observer(Watcher):
 
     def did(self, kind: str, node: str, by: str) -> Act:
         """Record an act of a person or another controller on a node."""
-        act = Act(kind=kind, by=by, number=self.tick(), at=self.world.truth_now())
+        now = self.world.truth_now()
+        act = Act(kind=kind, by=by, number=self.tick(), at=now, looked_at=self.looked_at or now)
         self.told(node).acts.append(act)
         return act
 
