@@ -167,6 +167,7 @@ class Heard:
     problems: list[str] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     open_cases: list[Case] = field(default_factory=list)
+    standing_now: list[tuple[Case, Verdict]] = field(default_factory=list)
     closed: list[Case] = field(default_factory=list)
     ignored: list[Ignore] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
@@ -189,6 +190,7 @@ class Heard:
     def standing(self, open_cases: Sequence[tuple[Case, Verdict]], closed: Sequence[Case]) -> None:
         """Keep the newest."""
         self.open_cases = [case for case, _ in open_cases]
+        self.standing_now = list(open_cases)
         self.closed = list(closed)
 
     def passed_over(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,9 +15,11 @@ from gpuheal_lab.fleet.machine import fell_off_bus
 from gpuheal_lab.fleet.objects import Owner, put_condition
 from gpuheal_responder.core.case import Result
 from gpuheal_responder.core.life import MOST_ATTEMPTS, MOST_REPEATS
+from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.plan import MOST_DRAINS
 from gpuheal_responder.core.sighting import WitnessClass
 from gpuheal_responder.core.undo import TAINT_KEY
+from gpuheal_responder.core.verdict import Hold
 from gpuheal_responder.shell.telemetry import Telemetry
 
 
@@ -132,6 +136,45 @@ async def test_s15_a_restore_that_is_refused_is_told_and_goes_on_once_allowed() 
     assert (await stage.play(700, until="Done"))[-1] == "Done restored"
 
 
+async def test_s15_a_step_that_hangs_before_its_intent_is_stored_counts() -> None:
+    """While the API server is slow for one node of a gang, the gang's other node is not taken."""
+    stage = Stage(nodes=64)
+    near, far = stage.names[0], stage.names[40]
+    stage.sim.workloads.gang("train", size=2, nodes=(near, far))
+    stage.advance(3)
+    lock, go = stage.sim.cluster.lock, asyncio.Event()
+
+    async def slow(node: Node, span: timedelta) -> None:
+        if node.name == near:
+            await go.wait()
+        await lock(node, span)
+
+    stage.sim.cluster.lock = slow  # type: ignore[method-assign]
+    stage.engine.pace = replace(stage.engine.pace, patience=timedelta(0))
+    stage.break_gpu(0)
+    await stage.play(6)
+    stage.break_gpu(40)
+    await stage.play(6)
+    assert {c.target for c in stage.sim.gate.made("evict")} == set()
+    go.set()
+    await stage.play(4)
+    assert [c.node for c in stage.cases() if c.latest("drain") is not None] == [near]
+
+
+async def test_s15_machines_that_tell_the_same_uuid_are_not_one() -> None:
+    """Some boards all tell one system UUID: a node given back then settles no other node's evidence."""
+    stage = Stage(nodes=64)
+    for name in stage.names[:2]:
+        stage.sim.edit(name, lambda raw: raw["status"]["nodeInfo"].update({"systemUUID": "03000200-0400-0500"}))
+    stage.evidence.classes = (WitnessClass.KERNEL, WitnessClass.DCGM)
+    stage.break_gpu(0)
+    await stage.play(until="Done restored")
+    stage.sim.edit(stage.names[0], lambda raw: raw["status"]["nodeInfo"].update({"systemUUID": "03000200-0400-0500"}))
+    histories = await stage.sim.histories.all()
+    assert stage.names[0] in histories
+    assert "03000200-0400-0500" not in histories
+
+
 async def test_s15_a_foreign_writer_of_our_condition_is_not_fought_for_ever() -> None:
     """A condition that another agent keeps setting back is written a few times, then the case goes on without it."""
     stage = Stage()
@@ -190,6 +233,22 @@ async def test_s25_a_removed_policy_is_held_and_told_and_its_case_still_ends() -
     await stage.round()
     assert stage.only_case().result is Result.TAKEN_OVER
     assert TAINT_KEY not in [t["key"] for t in stage.sim.raw(name)["spec"].get("taints", ())]
+
+
+@pytest.mark.parametrize("method", ["create", "save"])
+async def test_s25_a_case_that_cannot_be_stored_is_told_and_goes_on_once_it_can(method: str) -> None:
+    """A refusal for good to keep the case shows it as held, with an Event, is not repeated at every look, and ends."""
+    stage = Stage()
+    stage.break_gpu()
+    stage.sim.gate.fail_next(method, injection.forbidden(), times=10**6)
+    await stage.play(60)
+    _, verdict = stage.heard.standing_now[0]
+    assert isinstance(verdict, Hold)
+    assert verdict.reason == "forbidden"
+    assert any("can be neither stored nor closed" in e.message for e in stage.sim.api.events(stage.names[0]))
+    assert stage.sim.machines.reboots == []
+    stage.sim.gate.clear()
+    assert (await stage.play(150, until="Done"))[-1] == "Done restored"
 
 
 async def test_s25_an_event_that_could_not_be_written_is_written_later() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.responder.stage import CLUSTER, LADDER, Stage
@@ -96,6 +97,28 @@ async def test_s11_what_the_rules_say_of_the_fleet_counts(fault: str) -> None:
     assert stage.sim.machines.reboots == []
     stage.alerts.extra = ()
     assert (await stage.play(60, until="Done"))[-1] == "Done restored"
+
+
+async def test_s11_old_faults_that_an_alert_tells_anew_are_no_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restarted Prometheus gives three old faults of a rack one new beginning: they stay three faults."""
+    stage = Stage(nodes=64)
+    stage.cap(paused="ann: wait")
+    members = next(iter(nodes_by_rack(stage).values()))
+    for node in members[:3]:
+        stage.break_gpu(node)
+        await stage.play(3)
+        stage.sim.advance(timedelta(minutes=20))
+        stage.advance(3)
+    restarted_at, listed = stage.sim.now(), type(stage.alerts)._alerts
+
+    def anew(self: Any) -> list[Alert]:
+        return [replace(a, starts_at=max(a.starts_at, restarted_at)) for a in listed(self)]
+
+    monkeypatch.setattr(type(stage.alerts), "_alerts", anew)
+    stage.cap(paused="")
+    await stage.play(60)
+    assert stage.sim.machines.reboots
+    assert not any(w.endswith("fleet-incident") for w in stage.heard.words())
 
 
 async def test_s11_an_incident_ends_with_its_faults() -> None:

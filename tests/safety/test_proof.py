@@ -283,3 +283,21 @@ async def test_s09_a_person_took_the_node_back_before_an_outage_of_ours() -> Non
     await stage.play(20)
     assert stage.cases()[0].result is Result.TAKEN_OVER
     assert len(stage.cases()) == 2
+
+
+async def test_s09_a_new_alert_without_witnesses_is_not_settled_by_an_old_restore() -> None:
+    """A fault that only its alert tells of opens a case though the machine was given back once; an old one does not."""
+    stage = Stage()
+    name = stage.break_gpu(0)
+    await stage.play(until="Done restored")
+    old, key = stage.cases()[0].opened_at, (name, stage.sim.fleet[name].spec.gpus[2].uuid)
+    stage.evidence.classes = ()
+    stage.latch.latched[key] = old
+    await stage.play(3)
+    assert [i.reason for i in stage.heard.ignored] == ["evidence-settled"]
+    stage.sim.advance(timedelta(hours=1))
+    stage.advance(3)
+    stage.latch.latched[key] = stage.sim.now()
+    await stage.play(3)
+    assert len(stage.cases()) == 2
+    assert stage.heard.words()[-1].startswith("Hold taint")

@@ -242,6 +242,22 @@ async def test_s18_a_record_taken_off_by_hand_leaves_no_taint_of_ours() -> None:
     assert TAINT_KEY not in [t["key"] for t in stage.sim.raw(name)["spec"].get("taints", ())]
 
 
+async def test_s18_a_requested_reboot_is_withdrawn_though_its_policy_is_gone() -> None:
+    """A person takes the node back while the reboot is still to come and its policy was removed: it never comes."""
+    stage = Stage()
+    name = stage.break_gpu(0)
+    await stage.play(until="Act condition")
+    stage.sim.machines.waits = True
+    await stage.play(until="Act reboot")
+    await stage.play(3)
+    stage.policies = ()
+    stage.sim.edit(name, lambda raw: raw["spec"].pop("taints"))
+    await stage.play(5)
+    assert stage.only_case().result is Result.TAKEN_OVER
+    operation = next(a.operation for a in stage.only_case().attempts if a.cure)
+    assert stage.sim.machines.carry_out(operation) is False, "nothing is left to be carried out"
+
+
 @pytest.mark.parametrize("first", range(0, 13, 2))
 async def test_s18_two_crashes_while_giving_back_leave_nothing_behind(first: int) -> None:
     """Killed at any two boundaries of the healthy end, the node is as before: no condition is published once more."""

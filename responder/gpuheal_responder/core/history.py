@@ -6,6 +6,7 @@ there: a case that was deleted or washed out by short ones must not give the mac
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -76,6 +77,11 @@ NOTHING = History()
 def machine_of(system_uuid: str, node: str) -> str:
     """Return the key of a machine: its system UUID, or its node's name where the machine has none."""
     return system_uuid or node
+
+
+def shared(system_uuids: Iterable[str]) -> frozenset[str]:
+    """Return those that more than one machine tells: some boards all have the same, which names none of them."""
+    return frozenset(uuid for uuid, machines in Counter(system_uuids).items() if machines > 1)
 
 
 def absorb(history: History, case: Case, now: datetime) -> History:

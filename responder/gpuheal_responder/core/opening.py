@@ -53,7 +53,8 @@ def opening(world: World, policies: Sequence[Policy], domains: Mapping[str, str]
     faults = tuple(f for f in world.faults if policy.matches(f, node))
     history, newest = world.history, ev.newest(faults, world.evidence)
     settled = history.settled_at
-    if settled is not None and (newest is None or newest <= settled):
+    last = newest or max(f.since for f in faults)  # where nobody tells when it was seen, the alert's beginning counts
+    if settled is not None and last <= settled:
         when = settled.isoformat(timespec="seconds")
         return _ignore(world, Reason.EVIDENCE_SETTLED, f"all evidence is from before {when}, when it was given back")
     lasts = history.taken_at is not None and world.now - history.taken_at < KEPT_FOR

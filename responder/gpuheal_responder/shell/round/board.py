@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpuheal_responder.core import life
+from gpuheal_responder.core.alert import Fault
 from gpuheal_responder.core.budget import Ledger
+from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.fleet import KEYS, Incidents, incidents_of
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.world import World
@@ -43,6 +45,18 @@ async def board_of(look: Look, keys: Mapping[str, Sequence[str]]) -> Board:
     for name, domains in known.items():
         labels = look.nodes[name].labels if name in look.nodes else {}
         domains |= {k: labels[key] for k, candidates in KEYS.items() for key in candidates[::-1] if labels.get(key)}
-    incidents = incidents_of(look.intake.faults, look.intake.wide, known, ledger.size, look.controls.released)
+    faults_of = {name: _begun(many, held.get(name)) for name, many in look.intake.faults.items()}
+    incidents = incidents_of(faults_of, look.intake.wide, known, ledger.size, look.controls.released)
     gangs = {name: case.gangs for name, case in held.items() if life.disrupting(case)}
     return Board(ledger=ledger, gangs=gangs, incidents=incidents)
+
+
+def _begun(faults: Sequence[Fault], case: Case | None) -> Sequence[Fault]:
+    """Return the faults as of when they really began: one that its case knows is not younger than the case.
+
+    A restarted Prometheus gives every alert a new beginning, and old faults of many nodes would look like a burst.
+    """
+    if case is None:
+        return faults
+    known = {(f.slug, f.target) for f in case.faults}
+    return [replace(f, since=min(f.since, case.opened_at)) if (f.slug, f.target) in known else f for f in faults]

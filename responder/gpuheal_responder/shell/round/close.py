@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from gpuheal_responder.actions import REGISTRY
 from gpuheal_responder.actions.action import Inquiry
 from gpuheal_responder.actions.restore import undo
-from gpuheal_responder.core.case import TAKEN, AttemptState, Case, Result
+from gpuheal_responder.core.case import TAKEN, Attempt, AttemptState, Case, Result
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.life import settled_until
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
-from gpuheal_responder.core.step import Due
+from gpuheal_responder.core.step import ActionSpec, Due, Step
 from gpuheal_responder.core.undo import TAINT_KEY, Marks
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import World
@@ -76,13 +76,18 @@ async def _withdraw(
         happened = attempt.foreign or attempt.state is AttemptState.SUCCEEDED
         if not attempt.cure or happened or action is None or action.withdraw is None:
             continue
-        if attempt.step in steps and may_act():
-            due = Due(step=steps[attempt.step], target=attempt.target)
+        if may_act():
+            due = Due(step=steps.get(attempt.step) or _default(attempt, action.spec), target=attempt.target)
             asked = Inquiry(case=case, due=due, attempt=attempt, node=node, machines=ports.machines)
             try:
                 await action.withdraw(asked)
             except Permanent as problem:  # nobody can take it back, and a case that never ends would not either
                 log.warning("%s of %s could not be withdrawn: %s", attempt.operation, case.node, problem)
+
+
+def _default(attempt: Attempt, spec: ActionSpec) -> Step:
+    """Return the step of an attempt whose policy has it no more: as the site's defaults make it."""
+    return Step(key=attempt.step, spec=spec, params=spec.params(), deadline=spec.deadline)
 
 
 def closed(case: Case, verdict: Done, now: datetime, looked_at: datetime | None) -> Case:

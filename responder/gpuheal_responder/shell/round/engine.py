@@ -24,7 +24,7 @@ from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Wait, due_of
-from gpuheal_responder.errors import ActionError, ObserveError
+from gpuheal_responder.errors import ActionError, ObserveError, Permanent
 from gpuheal_responder.ports import Recorder, Stored
 from gpuheal_responder.shell.process.slices import sliced
 from gpuheal_responder.shell.round.agenda import Subject, agenda
@@ -41,6 +41,7 @@ from gpuheal_responder.shell.round.observe import (
 )
 from gpuheal_responder.shell.round.perform import LOCK_MARGIN, Order, Performer
 from gpuheal_responder.shell.round.steps import Steps
+from gpuheal_responder.shell.round.unkept import Unkept
 from gpuheal_responder.shell.round.work import Work, contains, signature, to_remember, unread
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Engine:
     _told: dict[str, tuple[object, ...]] = field(default_factory=dict)
     _led_at: datetime | None = None
     _locked: dict[str, datetime] = field(default_factory=dict)
+    _unkept: Unkept = field(default_factory=Unkept)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _soon: bool = False
     _turn: int = 0
@@ -152,6 +154,9 @@ class Engine:
         if look.intake.watchdog_at is not None:
             self.heartbeat(look.intake.watchdog_at)
         board = await board_of(look, self.budget_keys)
+        for begun in self._begun.values():
+            if self._steps.busy(begun.case.name):  # its intent may not be stored yet
+                self._count(board, begun)
         plan = await agenda(look, board, self.policies(), self.owner)
         free = [s for s in plan.subjects if not self._steps.busy(s.case.name)]
         works = [self._decide(look, board, subject, Details()) async for subject in sliced(free)]
@@ -177,6 +182,11 @@ class Engine:
 
     async def _go_on(self, look: Look, board: Board, work: Work) -> None:
         """Do for one case what is not urgent: look closer, begin its step or store it, tell."""
+        refused = self._unkept.still(work.case.name, look.now)
+        if refused is not None:
+            work.verdict = refused
+            await self._tell(work)
+            return
         contained = contains(work.verdict)
         if not contained:
             await self._look_closer(look, board, work)
@@ -185,15 +195,23 @@ class Engine:
             self._begun[work.case.name] = work
             self._steps.begin(work.case.name, self._carry_out(look, work))
         else:
-            await self._store(look, work)
+            await self._keep(look, work)
             await self._tell(work)
+
+    async def _keep(self, look: Look, work: Work) -> None:
+        """Store or close the case; when that is refused for good, what is told is the refusal."""
+        try:
+            await self._store(look, work)
+        except Permanent as problem:
+            work.verdict = self._unkept.refused(work.case.name, problem, look.now)
 
     async def _carry_out(self, look: Look, work: Work) -> None:
         try:
             await self._tell(work)
             await self._perform(look, work)
             if work.stored is not None and work.case != work.stored.case:
-                await self._store(look, work)
+                await self._keep(look, work)
+                await self._tell(work)
         except (ActionError, ObserveError) as problem:
             log.warning("%s", problem)
         except Exception:
@@ -210,6 +228,7 @@ class Engine:
         self._told = {name: said for name, said in self._told.items() if name in names}
         self._decided = {name: said for name, said in self._decided.items() if name in names}
         self._locked = {name: at for name, at in self._locked.items() if name in names}
+        self._unkept.only(names)
 
     async def _each(
         self, items: Sequence[T], do: Callable[[T], Awaitable[object]], *, until_woken: bool = False

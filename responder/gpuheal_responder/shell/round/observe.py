@@ -15,7 +15,7 @@ from gpuheal_responder.core.budget import DEFAULT_KEYS, MARK_WINDOW, Ledger, Sta
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.faults import Intake, author, fold
 from gpuheal_responder.core.fleet import Incidents
-from gpuheal_responder.core.history import NOTHING, History, absorb, machine_of
+from gpuheal_responder.core.history import NOTHING, History, absorb, machine_of, shared
 from gpuheal_responder.core.life import disrupting, started
 from gpuheal_responder.core.node import Node, Pod
 from gpuheal_responder.core.policy import Policy
@@ -65,6 +65,8 @@ class Look:
     unreadable: Mapping[str, str]
     """By node what of its stored case cannot be read: somebody handles that node, and we cannot tell how."""
     histories: Mapping[str, History]
+    ambiguous: frozenset[str] = frozenset()
+    """System UUIDs that several nodes that are up have in common."""
     peers: tuple[Peer, ...]
     intake: Intake
     evidence: Mapping[str, Evidence] | None
@@ -119,6 +121,7 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
         past=past,
         unreadable={one.node: f"{one.name}: {one.problem}" for one in strange if one.node},
         histories=histories,
+        ambiguous=shared(node.system_uuid for node in nodes.values() if node.ready and node.system_uuid),
         peers=peers,
         intake=intake,
         evidence=evidence,
@@ -228,10 +231,11 @@ def history_of(look: Look, node: str, system_uuid: str = "") -> History:
     It is the machine with this system UUID, else the one that is this node now.
     """
     found = look.nodes.get(node)
-    machine = machine_of(system_uuid or (found.system_uuid if found is not None else ""), node)
+    known = system_uuid or (found.system_uuid if found is not None else "")
+    machine = machine_of("" if known in look.ambiguous else known, node)
     history = look.histories.get(machine, History(machine=machine))
     for case in look.past.get(node, ()):
-        if machine_of(case.system_uuid, case.node) == machine:
+        if machine_of("" if case.system_uuid in look.ambiguous else case.system_uuid, case.node) == machine:
             history = absorb(history, case, look.now)
     return history
 
