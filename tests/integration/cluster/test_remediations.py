@@ -26,7 +26,7 @@ from gpuheal_responder.ports import Stored
 from gpuheal_responder.shell.kube import remediations as module
 from gpuheal_responder.shell.kube.api import Api
 from gpuheal_responder.shell.kube.remediations import KubeRemediations
-from gpuheal_responder.shell.record import decision, load_case, load_world
+from gpuheal_responder.shell.record import decision, load_case, load_world, unpacked
 
 pytestmark = pytest.mark.cluster
 
@@ -55,6 +55,12 @@ CASE = Case(
             boot_id="b",
         ),
     ),
+    boot_id="b",
+    gpu_slots={"GPU-7": "0000:0f:00.0"},
+    gpu_capacity=8,
+    domains={"rack": "r1"},
+    quiet_since=NOW,
+    settled_at=NOW,
     escalated="drain-deadline",
 )
 YES = Approval(step="reboot", evidence="0123456789ab", by="admin", expires_at=NOW + timedelta(hours=1))
@@ -133,14 +139,15 @@ async def test_the_last_ten_decisions_are_kept_whole(plane: ControlPlane, remedi
     assert len((await raw(plane))["status"]["decisions"]) == module.DECISIONS
 
 
-async def test_a_decision_too_large_to_keep_loses_its_world_not_its_verdict(remediations: KubeRemediations) -> None:
-    """A world of 4,000 pods is left out and says so; reason and time stay."""
+async def test_a_large_decision_is_packed_and_loses_nothing(remediations: KubeRemediations) -> None:
+    """A world of 4,000 pods is kept as one compressed text; reason and time stay plain, and it can be replayed."""
     pods = tuple(Pod(namespace="ml", name=f"pod-{i}", uid=f"uid-{i}") for i in range(4000))
-    await remediations.create(CASE, record(world=replace(WORLD, pods=pods)))
+    world = replace(WORLD, pods=pods)
+    await remediations.create(CASE, record(world=world))
     (kept,) = await remediations.decisions(CASE.name)
     assert "world" not in kept
-    assert "larger than" in kept["omitted"]
     assert kept["verdict"]["reason"] == "drain-deadline"
+    assert load_world(unpacked(kept, "decision")["world"]) == world
 
 
 async def test_people_see_the_case_in_columns(

@@ -119,6 +119,8 @@ async def test_what_a_newer_version_keeps_in_the_status_survives_ours(
     assert [text.partition(":")[0] for text in stored.unread] == ["result"]
     await store.save(replace(stored, case=replace(stored.case, escalated="x")), None)
     found = (await asyncio.to_thread(plane.admin.get, path))["status"]
+    for attempt in found["attempts"]:
+        attempt.pop("phase", None)  # what this version knows and the previous one did not
     assert {**found, "escalated": None, "policy": None} == {**status, "escalated": None, "policy": None}
     await store.stop()
     await asyncio.to_thread(engine.delete, path)
