@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 from tests.responder.stage import LADDER, Stage
+from tests.safety.test_whose import approve
 
 from gpuheal_lab.fleet import injection
 from gpuheal_lab.fleet.machine import fell_off_bus
@@ -195,18 +196,26 @@ async def test_s15_a_foreign_writer_of_our_condition_is_not_fought_for_ever() ->
 
 
 async def test_s15_a_node_that_fills_again_is_emptied_a_few_times_then_people() -> None:
-    """Pods that tolerate everything keep coming while the cure waits: drains and attempts are bounded."""
+    """Pods that tolerate everything keep coming while the reboot waits for a yes: drains are bounded, people called."""
     stage = Stage(mode="propose")
-    name = stage.break_gpu()
-    await stage.play(10)
-    for turn in range(120):
-        if turn % 3 == 0:
+    name = stage.names[0]
+    stage.sim.workloads.deployment("web", replicas=1, nodes=(name,))
+    stage.advance(3)
+    stage.break_gpu()
+    assert (await stage.play(10))[-1] == "Hold drain approval-needed"
+    verdict = stage.heard.verdicts[-1][1]
+    assert isinstance(verdict, Hold)
+    await approve(stage, "drain", verdict.refusals[0].blockers[-1])
+    for turn in range(240):
+        if turn % 4 == 0:
             owner = Owner(kind="ReplicaSet", name="tolerant")
             stage.sim.workloads._create("kube-system", f"tolerant-{turn}", name, owner, {"app": "tolerant"}, 0)
         await stage.round()
+        if stage.only_case().escalated:
+            break
         stage.advance()
-    drains = sum(a.action == "drain" for a in stage.only_case().attempts)
-    assert drains <= MOST_DRAINS
+    assert stage.only_case().escalated == "keeps-filling"
+    assert sum(a.action == "drain" for a in stage.only_case().attempts) == MOST_DRAINS
     assert len(stage.only_case().attempts) <= MOST_ATTEMPTS
 
 
