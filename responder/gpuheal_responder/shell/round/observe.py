@@ -66,7 +66,7 @@ class Look:
     """By node what of its stored case cannot be read: somebody handles that node, and we cannot tell how."""
     histories: Mapping[str, History]
     ambiguous: frozenset[str] = frozenset()
-    """System UUIDs that several nodes that are up have in common."""
+    """System UUIDs that several nodes have in common."""
     peers: tuple[Peer, ...]
     intake: Intake
     evidence: Mapping[str, Evidence] | None
@@ -121,7 +121,7 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
         past=past,
         unreadable={one.node: f"{one.name}: {one.problem}" for one in strange if one.node},
         histories=histories,
-        ambiguous=shared(node.system_uuid for node in nodes.values() if node.ready and node.system_uuid),
+        ambiguous=shared(node.system_uuid for node in nodes.values() if node.system_uuid),
         peers=peers,
         intake=intake,
         evidence=evidence,
