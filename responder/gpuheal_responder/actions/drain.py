@@ -121,7 +121,7 @@ ACTION = Action(
         needs=frozenset({Need.PODS}),
     ),
     rbac=(
-        Rule(group="", resources=("pods",), verbs=("get", "list")),
+        Rule(group="", resources=("pods",), verbs=("list",)),
         Rule(group="", resources=("pods/eviction",), verbs=("create",)),
     ),
     run=run,

@@ -94,7 +94,7 @@ ACTION = Action(
         params=Params,
         progress=progress,
     ),
-    rbac=(Rule(group="batch", resources=("jobs",), verbs=("get", "create")),),
+    rbac=(Rule(group="batch", resources=("jobs",), verbs=("get", "create", "delete")),),
     run=run,
     look=look,
     withdraw=withdraw,

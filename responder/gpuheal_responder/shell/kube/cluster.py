@@ -49,7 +49,7 @@ RIGHTS = (
         why="Taint, cordon and undo record are one PATCH of the node; nodes are never created, replaced or deleted.",
     ),
     Right(group="", resources=("nodes/status",), verbs=("patch",), why="Conditions of ours."),
-    Right(group="", resources=("pods",), verbs=("get", "list"), why="Pods of a contained node."),
+    Right(group="", resources=("pods",), verbs=("list",), why="Pods of a contained node."),
     Right(
         group="",
         resources=("pods/eviction",),

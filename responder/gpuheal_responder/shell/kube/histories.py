@@ -37,7 +37,7 @@ JSON_PATCH = "application/json-patch+json"
 def rights(namespace: str) -> tuple[Right, ...]:
     """Return the rights that keeping histories needs; a ConfigMap's name cannot be asked for when it is created."""
     why = "what machines have been through, one ConfigMap per shard"
-    verbs = ("get", "list", "watch", "create", "patch")
+    verbs = ("list", "watch", "create", "patch")
     return (Right(group="", resources=("configmaps",), verbs=verbs, namespace=namespace, why=why),)
 
 
