@@ -21,6 +21,7 @@ from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.opening import open_case
 from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.undo import Marks
+from gpuheal_responder.core.verdict import Hold
 from gpuheal_responder.core.world import Need, World
 from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.ports import Stored
@@ -348,6 +349,24 @@ def test_s17_the_digest_changes_with_the_evidence() -> None:
     (policy,) = policies()
     seen = Node(name=node.name, uid="u", boot_id="a")
     case = open_case(seen, (), policy, World(now=stage.sim.now(), node=seen), {})
-    one = ev.digest(case, "reboot", World(now=stage.sim.now(), node=seen))
-    two = ev.digest(case, "reboot", World(now=stage.sim.now(), node=replace(seen, boot_id="b")))
+    one = ev.digest(case, "reboot", None, World(now=stage.sim.now(), node=seen))
+    two = ev.digest(case, "reboot", None, World(now=stage.sim.now(), node=replace(seen, boot_id="b")))
     assert one != two
+
+
+async def test_s17_an_approval_binds_the_steps_parameters() -> None:
+    """A yes to a step is none to what a changed policy makes of it."""
+    stage = Stage(mode="propose")
+    stage.break_gpu()
+    assert (await stage.play(10))[-1] == "Hold reboot approval-needed"
+    verdict = stage.heard.verdicts[-1][1]
+    assert isinstance(verdict, Hold)
+    (stored,) = await stage.sim.remediations.list()
+    expires_at = stage.sim.now() + timedelta(hours=1)
+    yes = Approval(step="reboot", evidence=verdict.refusals[0].blockers[-1], by="ann", expires_at=expires_at)
+    await stage.sim.remediations.approve(stored, (yes,))
+    other = [{"reboot": {"provider": "job", "deadline": "2m"}} if "reboot" in step else step for step in LADDER]
+    stage.policies = policies("propose", other)
+    assert (await stage.play(5))[-1] == "Hold reboot approval-mismatch"
+    stage.policies = policies("propose")
+    assert "Act reboot" in await stage.play(5)

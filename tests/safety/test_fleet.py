@@ -173,12 +173,14 @@ async def test_s19_two_drains_are_no_excuse_for_each_other(monkeypatch: pytest.M
     async def pods_on(node: str) -> tuple[Pod, ...]:
         """As the real adapter: the last serving replica of a vital application is protected."""
         found = await listed(node)
-        return tuple(
+        seen = tuple(
             replace(p, protected="last running replica of prometheus")
             if p.labels.get("app") == "prometheus" and p.evictable and not serving(node)
             else p
             for p in found
         )
+        await asyncio.sleep(0)  # the other drain lists its pods too before either has evicted one
+        return seen
 
     monkeypatch.setattr(sim.cluster, "pods_on", pods_on)
     stage.break_gpu(0)

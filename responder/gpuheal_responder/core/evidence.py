@@ -131,13 +131,14 @@ def exchanged(case: Case, evidence: Evidence | None) -> frozenset[str]:
     return frozenset(gpu for gpu, slot in slots.items() if gpu not in fresh and slot in filled)
 
 
-def digest(case: Case, step: str, world: World) -> str:
-    """Return a short hash of what an approval of this step binds to: machine, boot, and which GPUs have which faults.
+def digest(case: Case, step: str, params: object, world: World) -> str:
+    """Return a short hash of what an approval of this step binds to.
 
-    Further witnesses of the same faults do not change it, another fault does.
+    That is the step with its parameters, the machine, its boot, and which GPUs have which faults. Further witnesses of
+    the same faults do not change it, another fault does.
     """
     node = world.node
-    parts = [case.name, step, case.node_uid, node.boot_id if node else ""]
+    parts = [case.name, step, repr(params), case.node_uid, node.boot_id if node else ""]
     for fault in world.faults:
         parts.append(f"{fault.slug}/{fault.target.gpu_uuid}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -122,7 +122,9 @@ async def approve(stage: Stage, key: str) -> None:
     """A person says yes to a step on the evidence of this moment."""
     (work,) = await stage.round()
     (stored,) = await stage.sim.remediations.list()
-    wanted = digest(work.case, key, work.world)
+    assert work.policy is not None
+    step = next(s for s in work.policy.steps if s.key == key.partition("/")[0])
+    wanted = digest(work.case, key, step.params, work.world)
     yes = Approval(step=key, evidence=wanted, by="sre", expires_at=stage.sim.now() + timedelta(hours=1))
     await stage.sim.remediations.approve(stored, (*stored.case.approvals, yes))
 

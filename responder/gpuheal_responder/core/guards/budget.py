@@ -53,7 +53,7 @@ def last_of_pool(q: Question) -> Iterator[Refusal]:
     """Yield a refusal when no other node of the pool can take work, unless a person approved on this evidence."""
     for count in q.world.domains:
         if count.dimension == POOL and count.schedulable < 1 and not has_approval(q):
-            wanted = ev.digest(q.case, q.due.key, q.world)
+            wanted = ev.digest(q.case, q.due.key, q.due.params, q.world)
             yield Refusal(
                 guard=GUARD,
                 reason=Reason.LAST_OF_POOL,

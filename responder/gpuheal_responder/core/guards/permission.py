@@ -105,7 +105,7 @@ def approved(q: Question) -> Iterator[Refusal]:
     """Yield a refusal when the mode wants a person's yes and there is none for this step on this evidence."""
     if mode_of(q) is not Mode.PROPOSE or has_approval(q):
         return
-    wanted = ev.digest(q.case, q.due.key, q.world)
+    wanted = ev.digest(q.case, q.due.key, q.due.params, q.world)
     mine = [a for a in q.case.approvals if a.step == q.due.key]
     if any(a.evidence != wanted for a in mine):
         reason, problem = Reason.APPROVAL_MISMATCH, "the approval was for other evidence"
@@ -118,13 +118,13 @@ def approved(q: Question) -> Iterator[Refusal]:
 
 def has_approval(q: Question) -> bool:
     """Return whether a person has said yes to this step on this evidence, and the yes has not expired."""
-    wanted = ev.digest(q.case, q.due.key, q.world)
+    wanted = ev.digest(q.case, q.due.key, q.due.params, q.world)
     return any(a.step == q.due.key and a.evidence == wanted and a.expires_at > q.world.now for a in q.case.approvals)
 
 
 def approval_command(q: Question) -> str:
     """Return the command by which a person approves this step on this evidence."""
-    wanted = ev.digest(q.case, q.due.key, q.world)
+    wanted = ev.digest(q.case, q.due.key, q.due.params, q.world)
     return f"gpuheal approve {q.case.name} --step {q.due.key} --evidence {wanted}"
 
 
