@@ -64,16 +64,17 @@ def news(faults: Iterable[Fault], evidence: Evidence | None, history: History) -
     """Return whether something has happened since a person took the machine back.
 
     News is a line of the kernel, or a fault that did not stand then. A level that merely goes on is none, nor is the
-    same alert that merely begins anew: a restarted Prometheus gives every alert a new beginning.
+    same alert that merely begins anew: a restarted Prometheus gives every alert a new beginning. `taken_at` is our last
+    look before the person acted, so what happened at that very moment had not been seen.
     """
     taken_at = history.taken_at
     if taken_at is None:
         return True
     for fault in faults:
-        if TakenFault(slug=fault.slug, gpu_uuid=fault.target.gpu_uuid) not in history.taken and fault.since > taken_at:
+        if TakenFault(slug=fault.slug, gpu_uuid=fault.target.gpu_uuid) not in history.taken and fault.since >= taken_at:
             return True
         lines = (w for w in witnesses_of(fault, evidence) if w.witness_class is WitnessClass.KERNEL)
-        if any(w.last_seen_at > taken_at for w in lines):
+        if any(w.last_seen_at >= taken_at for w in lines):
             return True
     return False
 

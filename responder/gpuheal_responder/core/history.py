@@ -108,7 +108,8 @@ def absorb(history: History, case: Case, now: datetime) -> History:
     if history.settled_at is None or ended > history.settled_at:
         found = replace(found, settled_at=ended)
     if case.result in TAKEN and (history.taken_at is None or ended >= history.taken_at):
-        faults = dict.fromkeys(TakenFault(slug=f.slug, gpu_uuid=f.target.gpu_uuid) for f in case.faults)
+        stood = [f for f in case.faults if f.since < ended]
+        faults = dict.fromkeys(TakenFault(slug=f.slug, gpu_uuid=f.target.gpu_uuid) for f in stood)
         found = replace(found, taken_at=ended, taken=tuple(faults)[:MOST_FAULTS])
     return found
 

@@ -90,16 +90,17 @@ def _default(attempt: Attempt, spec: ActionSpec) -> Step:
     return Step(key=attempt.step, spec=spec, params=spec.params(), deadline=spec.deadline)
 
 
-def closed(case: Case, verdict: Done, now: datetime, looked_at: datetime | None) -> Case:
-    """Return the case as ended; `looked_at` is when this process last looked, before now.
+def closed(case: Case, before: Case, verdict: Done, now: datetime, looked_at: datetime | None) -> Case:
+    """Return the case as ended; `before` is the case as the last look left it, `looked_at` when that was
+    if this process has led since.
 
     A proof settles evidence until the moment from which on it saw no fault, a person who took the node back until our
     last look before that: not until it was noticed. What happened in between is news.
     """
     settled = settled_until(case)
     if verdict.result in TAKEN:
-        known = [a.ended_at or a.started_at for a in case.attempts]
-        settled = min(now, looked_at or max(known, default=now))
+        known = [a.ended_at or a.started_at for a in before.attempts] + ([looked_at] if looked_at is not None else [])
+        settled = min(now, max(known, default=now))
     return replace(case, closed_at=now, settled_at=settled, result=verdict.result)
 
 

@@ -24,7 +24,7 @@ from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Wait, due_of
-from gpuheal_responder.errors import ActionError, ObserveError, Permanent
+from gpuheal_responder.errors import ActionError, ObserveError, Transient
 from gpuheal_responder.ports import Recorder, Stored
 from gpuheal_responder.shell.process.slices import sliced
 from gpuheal_responder.shell.round.agenda import Subject, agenda
@@ -39,9 +39,9 @@ from gpuheal_responder.shell.round.observe import (
     history_of,
     observe,
 )
-from gpuheal_responder.shell.round.perform import LOCK_MARGIN, Order, Performer
+from gpuheal_responder.shell.round.perform import ERRORS, EXPECTED, LOCK_MARGIN, Order, Performed, Performer
+from gpuheal_responder.shell.round.refusals import Refusals
 from gpuheal_responder.shell.round.steps import Steps
-from gpuheal_responder.shell.round.unkept import Unkept
 from gpuheal_responder.shell.round.work import Work, contains, signature, to_remember, unread
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Engine:
     _told: dict[str, tuple[object, ...]] = field(default_factory=dict)
     _led_at: datetime | None = None
     _locked: dict[str, datetime] = field(default_factory=dict)
-    _unkept: Unkept = field(default_factory=Unkept)
+    _refusals: Refusals = field(default_factory=Refusals)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _soon: bool = False
     _turn: int = 0
@@ -147,6 +147,7 @@ class Engine:
         self._pause = self.pace.tick
         if not self.may_act():
             self._soon = True  # the round after an election must not wait for a whole tick
+            self._led_at = None
             self.looked_at = self.ports.clock.now()
             return ()
         look = await observe(self.ports, cluster=self.cluster, known_faults=self.known_faults)
@@ -181,12 +182,24 @@ class Engine:
         return [*works[self._turn :], *works[: self._turn]]
 
     async def _go_on(self, look: Look, board: Board, work: Work) -> None:
-        """Do for one case what is not urgent: look closer, begin its step or store it, tell."""
-        refused = self._unkept.still(work.case.name, look.now)
-        if refused is not None:
-            work.verdict = refused
-            await self._tell(work)
+        """Do for one case what is not urgent; what is refused again and again is tried ever more slowly, and told."""
+        write = f"write {work.case.name}"
+        if self._refusals.waits(write, look.now):
+            self._soon = True
+            work.verdict = self._refusals.hold(write, look.now) or work.verdict
+            await self._tell(look, work)
             return
+        try:
+            await self._advance(look, board, work)
+        except ActionError as problem:
+            self._refusals.failed(write, problem, look.now)
+            work.verdict = self._refusals.hold(write, look.now) or work.verdict
+            raise
+        if not self._steps.busy(work.case.name):
+            self._refusals.succeeded(write)
+
+    async def _advance(self, look: Look, board: Board, work: Work) -> None:
+        """Look closer, begin the case's step or store it, tell."""
         contained = contains(work.verdict)
         if not contained:
             await self._look_closer(look, board, work)
@@ -195,24 +208,24 @@ class Engine:
             self._begun[work.case.name] = work
             self._steps.begin(work.case.name, self._carry_out(look, work))
         else:
-            await self._keep(look, work)
-            await self._tell(work)
-
-    async def _keep(self, look: Look, work: Work) -> None:
-        """Store or close the case; when that is refused for good, what is told is the refusal."""
-        try:
             await self._store(look, work)
-        except Permanent as problem:
-            work.verdict = self._unkept.refused(work.case.name, problem, look.now)
+            await self._tell(look, work)
 
     async def _carry_out(self, look: Look, work: Work) -> None:
+        write = f"write {work.case.name}"
         try:
-            await self._tell(work)
-            await self._perform(look, work)
+            await self._tell(look, work)
+            done = await self._perform(look, work)
             if work.stored is not None and work.case != work.stored.case:
-                await self._keep(look, work)
-                await self._tell(work)
-        except (ActionError, ObserveError) as problem:
+                await self._store(look, work)
+            if done.outcome in ERRORS:
+                self._refusals.failed(write, Transient(done.outcome, done.detail or done.outcome), look.now)
+            else:
+                self._refusals.succeeded(write)
+        except ActionError as problem:
+            self._refusals.failed(write, problem, look.now)
+            log.warning("%s", problem)
+        except ObserveError as problem:
             log.warning("%s", problem)
         except Exception:
             log.exception("case failed")
@@ -228,7 +241,7 @@ class Engine:
         self._told = {name: said for name, said in self._told.items() if name in names}
         self._decided = {name: said for name, said in self._decided.items() if name in names}
         self._locked = {name: at for name, at in self._locked.items() if name in names}
-        self._unkept.only(names)
+        self._refusals.keep(names)
 
     async def _each(
         self, items: Sequence[T], do: Callable[[T], Awaitable[object]], *, until_woken: bool = False
@@ -317,7 +330,7 @@ class Engine:
         self._count(board, work)
         return work
 
-    async def _perform(self, look: Look, work: Work) -> None:
+    async def _perform(self, look: Look, work: Work) -> Performed:
         assert isinstance(work.verdict, Act)
         assert work.policy is not None
         began = self.ports.clock.now()
@@ -336,8 +349,9 @@ class Engine:
         done = await performer.perform(order)
         work.case, work.stored = done.case, done.stored
         self.recorder.performed(due.action, done.outcome, (self.ports.clock.now() - began).total_seconds())
-        if done.outcome not in _EXPECTED:
+        if done.outcome not in EXPECTED:
             log.info("%s %s: %s %s", work.case.name, due.key, done.outcome, done.detail)
+        return done
 
     async def _remember(self, look: Look, case: Case) -> None:
         """Put what the case adds to its machine's history where people's deletions of cases do not reach."""
@@ -349,7 +363,7 @@ class Engine:
         """Write the case if it is new, if it moved, or if the verdict is news."""
         if isinstance(work.verdict, Done):
             await finish(self.ports, work.case, work.policy, work.world, work.verdict, self.may_act)
-            work.case = closed(work.case, work.verdict, self.ports.clock.now(), self._led_at)
+            work.case = closed(work.case, work.origin, work.verdict, self.ports.clock.now(), self._led_at)
         if not self.may_act() or (work.stored is not None and work.stored.unread):
             return
         if to_remember(work):
@@ -370,7 +384,7 @@ class Engine:
             for refusal in work.verdict.refusals:
                 self._pause = min(self._pause, refusal.retry_in or self._pause)
 
-    async def _tell(self, work: Work) -> None:
+    async def _tell(self, look: Look, work: Work) -> None:
         """Tell people what is news; what could not be told is told again at the next look."""
         said = signature(work.verdict)
         if isinstance(work.verdict, Inspect) or self._told.get(work.case.name) == said:
@@ -382,18 +396,11 @@ class Engine:
             self._decided[work.case.name] = said
             self.recorder.decided(work.case, work.verdict)
         untouched = (observing or isinstance(work.verdict, Done)) and not work.case.attempts
+        tell = f"tell {work.case.name}"
+        if not untouched and self._refusals.waits(tell, look.now):
+            return
         if untouched or await self.ports.cluster.publish(note_of(work.case, work.verdict)):
             self._told[work.case.name] = said
-
-
-_EXPECTED = frozenset(
-    {
-        Reason.MARKED,
-        Reason.PUBLISHED,
-        Reason.BEGUN,
-        Reason.REBOOTING,
-        Reason.PODS_LEAVING,
-        Reason.EMPTY,
-        Reason.RESTORED,
-    }
-)
+            self._refusals.succeeded(tell)
+        else:
+            self._refusals.failed(tell, Transient(Reason.API_UNAVAILABLE, "the Event was not recorded"), look.now)

@@ -30,6 +30,31 @@ from gpuheal_responder.shell.round.observe import Ports
 
 CONFLICT_TRIES = 3
 LOCK_MARGIN = timedelta(minutes=10)
+ERRORS = frozenset(
+    {
+        Reason.FORBIDDEN,
+        Reason.NOT_FOUND,
+        Reason.REJECTED,
+        Reason.THROTTLED,
+        Reason.API_UNAVAILABLE,
+        Reason.TIMEOUT,
+        Reason.CONFLICT,
+        Reason.NODE_LOCKED,
+    }
+)
+"""Outcomes of a step by which the other side refused it."""
+EXPECTED = frozenset(
+    {
+        Reason.MARKED,
+        Reason.PUBLISHED,
+        Reason.BEGUN,
+        Reason.REBOOTING,
+        Reason.PODS_LEAVING,
+        Reason.EMPTY,
+        Reason.RESTORED,
+    }
+)
+"""Outcomes that are no news in the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +146,6 @@ class Performer:
                 stored = await self.ports.remediations.save(Stored(case=opened, version=stored.version), order.record)
             if order.due.spec.phase is Phase.CURE:
                 await self.remember(opened)
-        except Permanent as problem:
-            outcome = Outcome(state=AttemptState.FAILED, reason=problem.reason, detail=str(problem))
-            failed = life.update(opened, _ended(attempt, outcome, self.ports.clock))
-            return Performed(case=failed, stored=stored, outcome=problem.reason, detail=str(problem))
         except ActionError as problem:
             kept = opened if stored.case == opened else order.case
             return Performed(case=kept, stored=stored, outcome=problem.reason, detail=str(problem))

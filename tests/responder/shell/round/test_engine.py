@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from tests.responder.stage import CLUSTER, Stage
 
+from gpuheal_lab.fleet import injection
 from gpuheal_responder.core.alert import Alert
 from gpuheal_responder.core.budget import DEFAULT_KEYS
 from gpuheal_responder.core.mode import Mode
@@ -127,3 +128,16 @@ async def test_a_look_at_a_large_fleet_leaves_the_loop_to_others() -> None:
     waiting.cancel()
     assert seen > 0
     assert turns - seen >= int(spent / (4 * SLICE_S))
+
+
+async def test_a_case_that_cannot_be_written_is_tried_ever_more_slowly_and_told() -> None:
+    """Writes that are refused for good make no storm, and the case looks held, not acting; once they pass, it goes on."""
+    stage = Stage()
+    stage.break_gpu()
+    stage.sim.gate.fail_next("save", injection.forbidden(), times=12)
+    await stage.play(600)
+    tried = [c for c in stage.sim.gate.calls if c.method == "save" and not c.answered]
+    assert len(tried) <= 12
+    assert any(word.startswith("Hold forbidden") for word in stage.heard.words())
+    assert any(c.detail == "GPUHealHeld" for c in stage.sim.gate.made("publish"))
+    assert (await stage.play(9000, until="Done"))[-1] == "Done restored"

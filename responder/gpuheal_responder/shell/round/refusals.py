@@ -1,0 +1,63 @@
+"""What was refused lately, case by case: it is tried ever more slowly, and people are told that it does not go on.
+
+Without this a case whose writes are refused for good (rights taken away, an admission webhook, a full store) would be
+written at every look, and look as if it were acting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from gpuheal_responder.core.verdict import Hold, Refusal
+from gpuheal_responder.errors import ActionError, Permanent
+
+PATIENT = 3
+"""So many failures in a row are the API server's everyday life; from then on people are told."""
+FIRST, LAST = timedelta(seconds=2), timedelta(minutes=10)
+
+
+@dataclass(slots=True)
+class _Refused:
+    times: int
+    reason: str
+    message: str
+    again_at: datetime
+
+
+class Refusals:
+    """By name of a case, or of what else is tried again; a success forgets the failures before it."""
+
+    def __init__(self) -> None:
+        self._refused: dict[str, _Refused] = {}
+
+    def failed(self, name: str, problem: ActionError, now: datetime) -> None:
+        """Note one more failure in a row; the pause doubles with each. What is permanent is told at once."""
+        before = self._refused.get(name)
+        times = 1 + (before.times if before is not None else 0)
+        if isinstance(problem, Permanent):
+            times = max(times, PATIENT)
+        again_at = now + min(LAST, FIRST * 2 ** min(times - 1, 16))
+        self._refused[name] = _Refused(times=times, reason=problem.reason, message=str(problem), again_at=again_at)
+
+    def succeeded(self, name: str) -> None:
+        """Forget the failures."""
+        self._refused.pop(name, None)
+
+    def waits(self, name: str, now: datetime) -> bool:
+        """Return whether it is too early to try again."""
+        found = self._refused.get(name)
+        return found is not None and now < found.again_at
+
+    def hold(self, name: str, now: datetime) -> Hold | None:
+        """Return what to tell people once failures are no everyday matter any more."""
+        found = self._refused.get(name)
+        if found is None or found.times < PATIENT:
+            return None
+        pause = max(timedelta(0), found.again_at - now)
+        refusal = Refusal(guard="write", reason=found.reason, message=found.message, retry_in=pause)
+        return Hold(due=None, refusals=(refusal,))
+
+    def keep(self, names: set[str]) -> None:
+        """Forget all but these."""
+        self._refused = {name: found for name, found in self._refused.items() if name.partition(" ")[2] in names}
