@@ -18,7 +18,8 @@ from gpuheal_responder.shell.http.server import application, listening
 from gpuheal_responder.shell.http.webhook import Intake, Web
 from gpuheal_responder.shell.process.reload import Tokens
 from gpuheal_responder.shell.process.supervisor import Supervisor
-from gpuheal_responder.shell.round.engine import Engine, Pace
+from gpuheal_responder.shell.round.engine import Engine
+from gpuheal_responder.shell.round.pace import Pace
 from gpuheal_responder.shell.sources.deadman import Wellbeing, ping_while_well
 from gpuheal_responder.shell.wiring import Parts
 

@@ -32,8 +32,9 @@ from gpuheal_responder.core.world import Controls, OperationState
 from gpuheal_responder.shell.kube.api import JSON, MERGE_PATCH, METADATA_ONLY, Api, connect
 from gpuheal_responder.shell.kube.cluster import KubeCluster
 from gpuheal_responder.shell.kube.remediations import KubeRemediations
-from gpuheal_responder.shell.round.engine import Engine, Pace
+from gpuheal_responder.shell.round.engine import Engine
 from gpuheal_responder.shell.round.observe import Ports
+from gpuheal_responder.shell.round.pace import Pace
 from gpuheal_responder.shell.telemetry import Telemetry
 
 BASE = Path(__file__).parents[2] / "deploy" / "kustomize" / "base"

@@ -39,6 +39,7 @@ from gpuheal_responder.shell.round.observe import (
     history_of,
     observe,
 )
+from gpuheal_responder.shell.round.pace import Pace
 from gpuheal_responder.shell.round.perform import ERRORS, EXPECTED, LOCK_MARGIN, Order, Performed, Performer
 from gpuheal_responder.shell.round.refusals import Refusals
 from gpuheal_responder.shell.round.steps import Steps
@@ -46,24 +47,7 @@ from gpuheal_responder.shell.round.work import Work, contains, signature, to_rem
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-MOST_LOOKS = 4
-"""A decision may ask for a closer look so often in one round."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How often the engine looks and how much it does at once."""
-
-    tick: timedelta = timedelta(seconds=30)
-    """Longest time between two looks."""
-    poll: timedelta = timedelta(seconds=2)
-    """Time to the next look while a step is under way."""
-    gap: timedelta = timedelta(milliseconds=200)
-    """Shortest time between two looks, however often we are woken."""
-    concurrency: int = 32
-    """Steps performed and writes made at the same time."""
-    patience: timedelta = timedelta(seconds=1)
-    """Longest time that a round waits for the steps it has begun; then they go on by themselves."""
+MOST_LOOKS = 4  # a decision may ask for a closer look so often in one round
 
 
 @dataclass(slots=True, kw_only=True)
@@ -186,8 +170,10 @@ class Engine:
         write = f"write {work.case.name}"
         if self._refusals.waits(write, look.now):
             self._soon = True
-            work.verdict = self._refusals.hold(write, look.now) or work.verdict
-            await self._tell(look, work)
+            hold = self._refusals.hold(write, look.now)
+            if hold is not None:  # what was decided has not happened, so it is not told either
+                work.verdict = hold
+                await self._tell(look, work)
             return
         try:
             await self._advance(look, board, work)

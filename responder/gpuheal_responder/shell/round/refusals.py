@@ -14,7 +14,7 @@ from gpuheal_responder.errors import ActionError, Permanent
 
 PATIENT = 3
 """So many failures in a row are the API server's everyday life; from then on people are told."""
-FIRST, LAST = timedelta(seconds=2), timedelta(minutes=10)
+FIRST, LAST = timedelta(seconds=1), timedelta(minutes=10)
 
 
 @dataclass(slots=True)

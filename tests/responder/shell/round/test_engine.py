@@ -16,8 +16,8 @@ from gpuheal_responder.core.budget import DEFAULT_KEYS
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.shell.process.slices import SLICE_S
 from gpuheal_responder.shell.round.board import board_of
-from gpuheal_responder.shell.round.engine import Pace
 from gpuheal_responder.shell.round.observe import observe
+from gpuheal_responder.shell.round.pace import Pace
 
 
 async def test_a_broken_gpu_is_healed_and_the_node_given_back_exactly() -> None:
@@ -131,7 +131,7 @@ async def test_a_look_at_a_large_fleet_leaves_the_loop_to_others() -> None:
 
 
 async def test_a_case_that_cannot_be_written_is_tried_ever_more_slowly_and_told() -> None:
-    """Writes that are refused for good make no storm, and the case looks held, not acting; once they pass, it goes on."""
+    """Writes refused for good make no storm, and the case looks held, not acting; once they pass, it goes on."""
     stage = Stage()
     stage.break_gpu()
     stage.sim.gate.fail_next("save", injection.forbidden(), times=12)
