@@ -254,7 +254,7 @@ async def test_s25_a_case_that_cannot_be_stored_is_told_and_goes_on_once_it_can(
     _, verdict = stage.heard.standing_now[0]
     assert isinstance(verdict, Hold)
     assert verdict.reason == "forbidden"
-    assert any("can be neither stored nor closed" in e.message for e in stage.sim.api.events(stage.names[0]))
+    assert any("the case is held: forbidden" in e.message for e in stage.sim.api.events(stage.names[0]))
     assert stage.sim.machines.reboots == []
     stage.sim.gate.clear()
     assert (await stage.play(150, until="Done"))[-1] == "Done restored"
