@@ -97,8 +97,9 @@ async def run(ctx: Context) -> Outcome:
 
 
 async def _list(ctx: Context) -> tuple[dict[str, Pod], dict[str, int]]:
+    counts = ctx.turns.counts()  # from before: what is evicted while we list may still be in the list
     pods = {p.ref: p for p in leaving(await ctx.cluster.pods_on(ctx.node.name), ctx.due.target)}
-    return pods, {_owner(p): ctx.turns.count(_owner(p)) for p in pods.values()}
+    return pods, {_owner(p): counts.get(_owner(p), 0) for p in pods.values()}
 
 
 def _owner(pod: Pod) -> str:

@@ -8,7 +8,7 @@ lists them once more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -32,6 +32,10 @@ class Turns:
         """Return how many pods of this owner have been evicted by drains of this process."""
         found = self._owners.get(owner)
         return found.evictions if found is not None else 0
+
+    def counts(self) -> Mapping[str, int]:
+        """Return `count` of every owner at this moment."""
+        return {name: one.evictions for name, one in self._owners.items()}
 
     @asynccontextmanager
     async def of(self, owner: str) -> AsyncIterator[None]:
