@@ -77,6 +77,12 @@ CASES: Mapping[str, Schedule] = {
     "S09-rebooted-well": _story(*_DRAIN, act("reboot", node=0)),
     "S11-burst-pool": _story(*(_breaks(node, fault="gsp") for node in (0, 1, 4, 5, 6))),
     "S11-burst-rack": _story(*_BURST),
+    "S11-burst-rack (dark)": _story(
+        *(_breaks(node, fault="relapse") for node in (2, 1, 3)),
+        _run(1),
+        act("darken", node=2, on=True),
+        _run(3, 6),
+    ),
     "S14-last-of-pool": _story(
         _breaks(),
         _run(3),

@@ -15,6 +15,7 @@ THEMES: Mapping[str, str] = {
     "E-standing-still (incident)": "BKW",
     "E-standing-still (unsaved)": "ESW",
     "E-unbounded-tries (unsaved)": "ESW",
+    "S11-burst-rack (dark)": "ADKLW",
     "S18-take-back (refused)": "DEW",
     "S18-unacknowledged (unstored)": "DEW",
     "S22-not-leader (create)": "FW",
