@@ -288,6 +288,9 @@ async def test_s18_a_half_contained_node_that_is_well_again_is_given_back() -> N
     name = stage.break_gpu(0)
     stage.sim.gate.fail_next("set_conditions", injection.server_error(), times=3)
     await stage.play(3)
+    stage.sim.gate.clear()
+    stage.sim.edit(name, lambda raw: raw["metadata"]["labels"].update({"gpu.health/ignore": "true"}))
+    assert (await stage.play(5))[-1] == "Hold condition left-alone"
     stage.sim.fleet[name].cure("reboot")
     stage.latch.latched.clear()
     assert (await stage.play(120, until="Done"))[-1] == "Done restored"
