@@ -9,8 +9,9 @@ import yaml
 
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.catalogue.reader import format_duration
-from gpuheal_rules.groups import alerts, evidence, fleet, guard, identity, latch, score, trend, witness
+from gpuheal_rules.groups import alerts, evidence, fleet, guard, identity, latch, memory, score, trend, witness
 from gpuheal_rules.options import Options
+from gpuheal_rules.promql.origin import of_jobs
 from gpuheal_rules.promql.rule import AlertRule, Group, Record
 
 HEADER = (
@@ -54,11 +55,12 @@ def build_groups(catalogue: Catalogue, options: Options) -> tuple[Group, ...]:
         *fleet.rules(catalogue, options),
         *alerts.rules(catalogue, options),
     )
-    slow = tuple(trend.rules(catalogue, options))
-    return (
+    slow = (*trend.rules(catalogue, options), *memory.rules(catalogue, options))
+    groups = (
         Group(name="gpuheal", interval=options.interval, rules=main),
         Group(name="gpuheal-slow", interval=options.slow_interval, rules=slow),
     )
+    return tuple(of_jobs(group, options) for group in groups)
 
 
 def rule_data(rule: Record | AlertRule) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def exporter_text(node: int) -> str:
         lines.append(f"gpuheal_gpu_present{{{{{bus}}}}} 1")
         lines += [f"{name}{{{{{label}}}}} {value}" for name, value in EXPORTER_GAUGES.items()]
         if (node * GPUS_PER_NODE + gpu) % FAULTY_EVERY == 0:
-            code = (31, 79, 63, 119)[(node + gpu) % 4]
+            code = (63, 79, 31, 119)[(node + gpu) % 4]
             for name, value in (("latched", 1), ("last_timestamp_seconds", 1_700_000_000), ("total", 1)):
                 lines.append(f'gpuheal_xid_{name}{{{{{bus},xid="{code}"}}}} {value}')
     return "\n".join(lines) + "\n"

@@ -59,6 +59,6 @@ def test_a_latch_fires_again_at_once_after_a_restart_and_stays_one_alert(server:
 
     before = wait_for(lambda: firing() or None, "a firing alert", 30)
     assert before is not None
-    assert {dict(labels)["alertname"] for labels in before} == {"GPUAppError"}
+    assert {dict(labels)["alertname"] for labels in before} == {"GPURowRemapPending"}
     server.restart()
     assert wait_for(lambda: firing() or None, "the alert after the restart", 30) == before

@@ -21,20 +21,9 @@ from gpuheal_responder.core.step import ActionSpec, Due, Progress, ProgressState
 from gpuheal_responder.core.undo import conditioned, conditions_of
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import Transient
+from gpuheal_rules.catalogue.load import load_catalogue
 
 DEFAULT_TYPE = "GPUHealthy"
-_PREFIXES = {
-    "gpu-memory": "GPUMemoryHealthy",
-    "gpu-row": "GPUMemoryHealthy",
-    "gpu-sram": "GPUMemoryHealthy",
-    "gpu-ecc": "GPUMemoryHealthy",
-    "nvlink": "NVLinkHealthy",
-    "nvswitch": "NVLinkHealthy",
-    "fabric": "NVLinkHealthy",
-    "gpu-gsp": "GPUDriverHealthy",
-    "gpu-driver": "GPUDriverHealthy",
-    "device-plugin": "GPUDriverHealthy",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +32,9 @@ class Params:
 
 
 def condition_type(fault: str) -> str:
-    """Return the condition type that tells of this fault."""
-    return next((kind for prefix, kind in _PREFIXES.items() if fault.startswith(prefix)), DEFAULT_TYPE)
+    """Return the condition type that the catalogue gives this fault; GPUHealthy for a fault it does not know."""
+    known = load_catalogue().faults.get(fault)
+    return DEFAULT_TYPE if known is None else known.condition
 
 
 def condition_types(case: Case) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ def _down_nodes(source: str, fault: Fault, alert: Alert) -> list[Case]:
 
 
 def _operation(first: int, last: int) -> Series:
-    case = {"fault": "gpu-fell-off-bus", "state": "waiting", "step": "reboot", "reason": "in-progress"}
+    case = {"fault": "gpu-fell-off-bus", "state": "waiting", "step": "reboot", "phase": "cure", "reason": "in-progress"}
     labels = {"target_node": NODE, "job": "gpuheal-responder", "node": "cpu-node-1", **case}
     return Series(metric="gpuheal_case_state", labels=labels, at=between(first, last, 1.0, 0.0))
 
@@ -174,9 +174,14 @@ def _missing(fault: Fault, alert: Alert) -> list[Case]:
     ]
 
 
-def _own(state: str) -> Maker:
+def _unseen(first: int, last: int) -> list[Series]:
+    world = World(exporter=None, present=lambda _gpu, step: not first <= step < last)
+    return world.series()
+
+
+def _own(state: str, **more: str) -> Maker:
     def shows(first: int, last: int) -> list[Series]:
-        labels = {"target_node": NODE, "job": "gpuheal-responder", "node": "cpu-node-1", "state": state}
+        labels = {"target_node": NODE, "job": "gpuheal-responder", "node": "cpu-node-1", "state": state, **more}
         own = Series(metric="gpuheal_case_state", labels=labels, at=between(first, last, 1.0, 0.0))
         return [*lean().series(), own]
 
@@ -354,6 +359,21 @@ MAKERS: Mapping[str, Maker] = {
     "exporter_frozen": _node_problem(_frozen, lasting=8),
     "exporter_missing": _missing,
     "kmsg_down": _node_problem(_kmsg),
+    "gpus_unseen": _node_problem(_unseen),
+    "policy_missing": _own("held", reason="policy-missing"),
+    "case_escalated_for_days": pipeline.for_days,
+    "no_leader": _single("gpuheal_leader", between(EVENT, 999, 0.0, 1.0), 0.0),
+    "rounds_fail": pipeline.rounds_fail,
+    "unreadable_case": _single("gpuheal_unreadable_cases", between(EVENT, 999, 2.0, 0.0), 2.0),
+    "unreadable_undo": _single("gpuheal_unreadable_undo", between(EVENT, 999, 1.0, 0.0), 1.0, target_node=NODE),
+    "writes_refused": _single(
+        "gpuheal_step_duration_seconds_count",
+        lambda step: 0.0 if step < EVENT else 21.0,
+        21.0,
+        outcome="forbidden",
+        action="taint",
+    ),
+    "upgrade_unseen": pipeline.upgrade_unseen,
     "case_pending": _own("pending"),
     "case_held": _own("held"),
     "case_escalated": _own("escalated"),

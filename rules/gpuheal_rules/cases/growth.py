@@ -102,6 +102,14 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) 
         series = merged(world.series(), of_signal(world, catalogue.signals[evidence.signal], at))
         return Case(name=f"{title} {fact}", series=series, alerts=alerts, steps=max(a.step for a in alerts))
 
+    appears: Timeline = lambda s: number + 1 if s >= BEGIN else None  # noqa: E731
+    if catalogue.signals[evidence.signal].source == "dcgm":
+        born = [
+            case("fires when a counter that was zero grows", lambda s: number + 1 if s >= BEGIN else 0.0, fires),
+            case("is quiet when the field is shown for the first time", appears, quiet),
+        ]
+    else:
+        born = [case("fires when a counter that was left out at zero grows", appears, fires)]
     return [
         case(
             "resolves when the counter is gone",
@@ -114,7 +122,7 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) 
             [*fires, replace(fires[1], step=lapsed)],
             end,
         ),
-        case("fires when a counter that was not there grows", lambda s: number + 1 if s >= BEGIN else None, fires),
+        *born,
         case("fires when a counter grows", lambda s: 500.0 + (number + 1 if s >= BEGIN else 0), fires),
         case("fires when a counter restarts and grows", lambda s: number + 1 if s >= BEGIN else 9000.0, fires),
         case("is quiet for growth at the limit", lambda s: 500.0 + (number if s >= BEGIN else 0), quiet),

@@ -15,7 +15,15 @@ NODE_WIDE = ("sxid_degraded",)
 """Special evidence of a GPU fault that cannot name the GPU."""
 
 LAGGING = {"pcie_below_maximum": 9}
+PATIENT = {"fabric_stuck": 40, "dcgm_fabric_stuck": 40}
+"""Steps some evidence has to hold before it counts."""
 """Steps some evidence may come and go later: it is recorded in the slow group."""
+
+STAMPS = {"other_number": float(EVENT * STEP_SECONDS)}
+"""Times that timed evidence gives where it is not the event's own: dcgm-exporter does not show when an Xid was."""
+
+STAMPS = {"other_number": float(EVENT * STEP_SECONDS)}
+"""Times that timed evidence gives where it is not the event's own: dcgm-exporter does not show when an Xid was."""
 
 LINGERING = {"suspect_owners": 5760, "rdma_port_down": 0}
 """Steps some evidence outlives what it shows."""
@@ -112,12 +120,13 @@ def _title(alert: Alert, evidence: Evidence) -> str:
 
 def _fires(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) -> Case:
     lag = LAGGING.get(evidence.special, 0)
-    first = EVENT + _wait(alert) + lag
+    patience = PATIENT.get(evidence.special, 0)
+    first = EVENT + patience + _wait(alert) + lag
     end = first + 8
     shown = show(catalogue, evidence)
     world = World(rich=bool(evidence.special))
     lasting = evidence.special in LINGERING and LINGERING[evidence.special] > 0
-    quiet = [Expectation(step=EVENT + _wait(alert) - 1, alertname=alert.name)]
+    quiet = [Expectation(step=EVENT + patience + _wait(alert) - 1, alertname=alert.name)]
     resolved = [] if lasting else [Expectation(step=end + lag, alertname=alert.name)]
     return Case(
         name=f"{_title(alert, evidence)} fires after its wait, not earlier, and resolves when the evidence ends",
@@ -130,11 +139,11 @@ def _fires(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence)
 
 def _stamped(fault: Fault, evidence: Evidence, step: int) -> Query:
     of = f'{{fault="{fault.slug}", class="{evidence.witness}", signal="{evidence.name}", node="{NODE}"}}'
-    return Query(step=step, expr=f"max({OPEN}{of})", samples=[("{}", SEEN)])
+    return Query(step=step, expr=f"max({OPEN}{of})", samples=[("{}", STAMPS.get(evidence.special, SEEN))])
 
 
 def _silent(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) -> Case:
-    down = EVENT + _wait(alert) + 3 + LAGGING.get(evidence.special, 0)
+    down = EVENT + _wait(alert) + 3 + LAGGING.get(evidence.special, 0) + PATIENT.get(evidence.special, 0)
     shown = show(catalogue, evidence)
     of_cluster = any(s.labels.get("job") == "kube-state-metrics" for s in shown(World(), lambda _step: True))
     silent = (lambda s: s < down) if of_cluster else (lambda _s: True)

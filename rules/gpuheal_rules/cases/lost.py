@@ -14,7 +14,7 @@ GRACE = 5
 
 def cases(fault: Fault, alert: Alert) -> list[Case]:
     """Return the cases of a lost GPU."""
-    return [_both(fault, alert), _dcgm(fault, alert), _blip(alert), _all(fault, alert), _settled(fault, alert),
+    return [_both(fault, alert), _dcgm(fault, alert), _blip(alert), _all(alert), _settled(fault, alert),
             _replaced(fault, alert), _three(fault, alert), _exporter_down(fault, alert)]  # fmt: skip
 
 
@@ -80,14 +80,19 @@ def _blip(alert: Alert) -> Case:
     )
 
 
-def _all(fault: Fault, alert: Alert) -> Case:
+def _all(alert: Alert) -> Case:
     world = lean(exporter=None, present=lambda _gpu, step: step < EVENT)
-    fires = [(instance(fault, alert, gpu), 1.0) for gpu in (0, 1)]
+    told = f'count(ALERTS{{alertname="GPUHealGPUsNotShown", alertstate="firing", node="{NODE}"}})'
+    unknown = f'max(gpuheal:gpu_state{{gpu_uuid="{UUIDS[1]}", node="{NODE}"}})'
     return Case(
-        name=f"{alert.name} fires for every GPU when dcgm-exporter answers and shows none",
+        name=f"{alert.name} is quiet when dcgm-exporter answers and shows no GPU: that is told, all are unknown",
         series=world.series(),
-        alerts=[Expectation(step=EVENT + GRACE, alertname=alert.name, fires=fires)],
-        steps=EVENT + GRACE,
+        alerts=[Expectation(step=step, alertname=alert.name) for step in (EVENT + GRACE, EVENT + 20)],
+        queries=[
+            Query(step=EVENT + 20, expr=told, samples=[("{}", 1.0)]),
+            Query(step=EVENT + 20, expr=unknown, samples=[("{}", 5.0)]),
+        ],
+        steps=EVENT + 20,
     )
 
 

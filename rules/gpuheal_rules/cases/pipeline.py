@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from gpuheal_rules.cases.world import STEP_SECONDS, Case, Expectation, Series, Timeline, World
+from gpuheal_rules.cases.world import (
+    NODE,
+    STALE,
+    STEP_SECONDS,
+    TOPOLOGY,
+    Case,
+    Expectation,
+    Series,
+    Timeline,
+    World,
+    always,
+    lean,
+)
 from gpuheal_rules.cases.xid import EVENT
 from gpuheal_rules.catalogue.model import Alert, Fault
 from gpuheal_rules.groups.alerts import static_labels
@@ -24,7 +37,80 @@ def expect(alert: Alert, step: int, *fires: tuple[Mapping[str, str], float]) -> 
 
 
 def of_prometheus(metric: str, at: Timeline, **labels: str) -> Series:
-    return Series(metric=metric, labels={"job": "prometheus", "instance": "p:9090", **labels}, at=at)
+    """Return a metric of Prometheus itself, or of the responder."""
+    job = "gpuheal-responder" if metric.startswith("gpuheal_") else "prometheus"
+    return Series(metric=metric, labels={"job": job, "instance": "p:9090", **labels}, at=at)
+
+
+def rounds_fail(fault: Fault, alert: Alert) -> list[Case]:
+    leads = of_prometheus("gpuheal_leader", lambda _step: 1.0)
+    stamp = "gpuheal_last_good_round_timestamp_seconds"
+    wait = wait_steps(alert)
+    fires = alert_labels(fault, alert)
+    late = 12
+    """Steps of the three minutes without a good round."""
+    stops = of_prometheus(stamp, lambda step: float(min(step, EVENT) * STEP_SECONDS))
+    since = EVENT + late + 1 + wait
+    return [
+        Case(
+            name=f"{alert.name} fires when the leader's last good round is more than three minutes ago",
+            series=[leads, stops],
+            alerts=[expect(alert, since - 1), expect(alert, since, (fires, float((since - EVENT) * STEP_SECONDS)))],
+            steps=since,
+            alone=True,
+        ),
+        Case(
+            name=f"{alert.name} fires for a leader that never ended a round well",
+            series=[leads, of_prometheus(stamp, lambda _step: 0.0)],
+            alerts=[expect(alert, wait - 1), expect(alert, wait, (fires, 1.0))],
+            steps=wait,
+            alone=True,
+        ),
+        Case(
+            name=f"{alert.name} is quiet while another replica leads and does well",
+            series=[
+                leads,
+                of_prometheus(stamp, lambda step: float(step * STEP_SECONDS + 1)),
+                of_prometheus(stamp, lambda _step: 0.0, instance="q:9090"),
+            ],
+            alerts=[expect(alert, 40)],
+            steps=40,
+            alone=True,
+        ),
+    ]
+
+
+def upgrade_unseen(fault: Fault, alert: Alert) -> list[Case]:
+    away = EVENT + 22
+    """A target that went away without a word is remembered for the five minutes of the lookback."""
+    world = World(exporter=None)
+    gone = [
+        Series(metric=s.metric, labels=s.labels, at=_until(EVENT, s)) if s.labels["job"] == "dcgm-exporter" else s
+        for s in world.series()
+    ]
+    labelled = World().of_ksm("kube_node_labels", lambda _step: 1.0, label_nvidia_com_gpu_deploy_driver="true")
+    fires = (alert_labels(fault, alert), 1.0)
+    since = EVENT + wait_steps(alert)
+    return [
+        Case(
+            name=f"{alert.name} fires while a node's dcgm-exporter is taken away and no labels say why",
+            series=gone,
+            alerts=[expect(alert, since - 1), expect(alert, since, fires)],
+            steps=away,
+            alone=True,
+        ),
+        Case(
+            name=f"{alert.name} is quiet where kube-state-metrics exports the operator's node labels",
+            series=[*gone, *labelled],
+            alerts=[expect(alert, away)],
+            steps=away,
+            alone=True,
+        ),
+    ]
+
+
+def _until(step: int, series: Series) -> Timeline:
+    return lambda now: series.at(now) if now < step else STALE if now == step else None
 
 
 def no_node(fault: Fault, alert: Alert) -> list[Case]:
@@ -120,3 +206,28 @@ def _failing(fault: Fault, alert: Alert, fires: bool) -> Expectation:
     step = EVENT + 5
     # increase() extrapolates from the samples to the window's edges: 4 becomes 4 x 300 s / 285 s or 4, by version.
     return Expectation(step=step, alertname=alert.name, fires=[(alert_labels(fault, alert), 4.0)] if fires else [])
+
+
+def for_days(fault: Fault, alert: Alert) -> list[Case]:
+    case = {"target_node": NODE, "job": "gpuheal-responder", "node": "cpu-node-1"}
+    opened = Series(
+        metric="gpuheal_case_opened_timestamp_seconds",
+        labels={**case, "case": "c"},
+        at=always(EVENT * STEP_SECONDS - 2 * 86400.0),
+    )
+    state = Series(metric="gpuheal_case_state", labels={**case, "state": "escalated"}, at=always(1))
+    fires = (alert_labels(fault, alert, node=NODE, **TOPOLOGY), 1.0)
+    return [
+        Case(
+            name=f"{alert.name} fires when the case has been open for two days, not earlier",
+            series=[*lean().series(), opened, state],
+            alerts=[expect(alert, EVENT), expect(alert, EVENT + 1, fires)],
+            steps=EVENT + 1,
+        ),
+        Case(
+            name=f"{alert.name} is quiet for an old case that gpuheal still works on",
+            series=[*lean().series(), opened, replace(state, labels={**case, "state": "acting"})],
+            alerts=[expect(alert, EVENT + 1)],
+            steps=EVENT + 1,
+        ),
+    ]

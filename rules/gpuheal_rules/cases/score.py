@@ -17,6 +17,8 @@ def cases(_catalogue: Catalogue) -> list[Case]:
     links = world.of_exporter("gpuheal_gpu_nvlinks_active", gpu, always(9))
     warm = world.of_dcgm("DCGM_FI_DEV_GPU_TEMP", 1, always(89.5))
     oven = world.of_dcgm("DCGM_FI_DEV_GPU_TEMP", 1, always(120))
+    # Where the device knows its own limit, the fixed number does not count.
+    unlimited = [s for s in world.series() if s.metric != "gpuheal_gpu_temperature_margin_celsius"]
     throttled = world.of_exporter("gpuheal_gpu_clocks_event", {**gpu, "reason": "hw_thermal"}, always(1))
     pending = world.of_exporter("gpuheal_gpu_row_remap_pending", gpu, always(1))
     fault = world.xid(1, 62, EVENT)
@@ -28,8 +30,9 @@ def cases(_catalogue: Catalogue) -> list[Case]:
         _scored("a healthy GPU scores 1", world.series(), 1.0, "critical-training"),
         _scored("an Xid of the hardware costs 0.4", merged(world.series(), fault), 0.6, "preemptible"),
         _scored("half of the links cost 0.15", merged(world.series(), links), 0.85, "inference"),
-        _scored("half way to the slowdown limit costs 0.05", merged(world.series(), warm), 0.95, "critical-training"),
-        _scored("heat costs 0.1 at most", merged(world.series(), oven), 0.9, "inference"),
+        _scored("half way to the slowdown limit costs 0.05", merged(unlimited, warm), 0.95, "critical-training"),
+        _scored("heat costs 0.1 at most", merged(unlimited, oven), 0.9, "inference"),
+        _scored("heat costs nothing where the device's margin is wide", merged(world.series(), oven), 1.0, TIERS[0]),
         _scored("clocks held by heat cost 0.1", merged(world.series(), throttled), 0.9, "inference"),
         _scored("a memory repair costs 0.2", merged(world.series(), pending), 0.8, "inference"),
         _scored("half a day's corrected errors cost 0.1", [*world.series(), corrected], 0.9, "inference"),

@@ -140,7 +140,29 @@ def _unknown(world: World, shown: Shown) -> list[Series]:
     ]
 
 
+def _other_number(world: World, shown: Shown) -> list[Series]:
+    return world.of_dcgm("DCGM_FI_DEV_XID_ERRORS", 1, _switch(shown, 998, 0), err_code="0", err_msg="No Error")
+
+
+def _recovery(value: float) -> Mapping[str, Show]:
+    """Return how a recovery action shows in each of its sources, by the end of the special's name."""
+    return {
+        "nvml": _gpu("gpuheal_gpu_recovery_action", value, 0.0),
+        "kernel": _gpu("gpuheal_xid_recovery_action", value, 0.0, pci_bus_id=BUSES[1]),
+        "dcgm": _dcgm("DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION", value, 0.0),
+    }
+
+
 SPECIAL_SHOWS: Mapping[str, Show] = {
+    **{f"recovery_{source}": show for source, show in _recovery(2).items()},
+    **{f"domain_{source}": show for source, show in _recovery(5).items()},
+    **{f"future_{source}": show for source, show in _recovery(8).items()},
+    "kernel_uvm": _kernel("uvm_fatal"),
+    "kernel_init": _kernel("init_failed"),
+    "kernel_training": _kernel("nvlink_rxdet_failed"),
+    "fabric_stuck": _gpu("gpuheal_gpu_fabric_state", 2, 3.0),
+    "dcgm_fabric_stuck": _dcgm("DCGM_FI_DEV_FABRIC_MANAGER_STATUS", 2, 3.0),
+    "other_number": _other_number,
     "lost_nvml": _lost,
     "kernel_gpu_lost": _kernel("gpu_lost"),
     "kernel_pcie": _kernel("aer", "fatal"),
@@ -161,7 +183,7 @@ SPECIAL_SHOWS: Mapping[str, Show] = {
     "slowdown_unexplained": _gpu("gpuheal_gpu_clocks_event", 1, None, reason="hw_slowdown"),
     "dcgm_slowdown_unexplained": _dcgm("DCGM_FI_DEV_CLOCKS_EVENT_REASONS", 0x8 + 1, 4.0),
     "suspect_owners": _owners,
-    "unknown_xid": _unknown,
+    "other_xid": _unknown,
     "foreign_condition": _ksm(
         "kube_node_status_condition", 1, 0.0, condition="AcceleratedHardwareReady", status="false"
     ),

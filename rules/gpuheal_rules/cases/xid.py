@@ -73,13 +73,20 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
         *([_silent(fault, alert, code, wait)] if fault.slug == LONG else []),
         _node_lost(fault, alert, code, wait),
         *([_prometheus_gap(fault, alert, code, wait)] if fault.slug == LONG else []),
-        _dcgm_alone(fault, alert, code, wait),
+        *(_dcgm_alone(fault, alert, clear, wait) for clear in _numbers(catalogue, fault, weak=False)[:1]),
+        *(_dcgm_number(alert, weak, wait) for weak in _numbers(catalogue, fault, weak=True)[:1]),
+        *([_upgraded(fault, alert, code)] if fault.upgrade else []),
         *(
             [*(_downgraded(fault, alert, code, said) for said in HARMLESS), _in_full(fault, code)]
             if fault.downgrade
             else []
         ),
     ]
+
+
+def _numbers(catalogue: Catalogue, fault: Fault, *, weak: bool) -> list[int]:
+    """Return the fault's codes that the number alone judges, or does not."""
+    return [code for code in fault.xids if (code in catalogue.weak_numbers) is weak]
 
 
 def _fires(fault: Fault, alert: Alert, value: float = 1, gpu: int = 1) -> Callable[[int], Expectation]:
@@ -246,6 +253,37 @@ def _dcgm_alone(fault: Fault, alert: Alert, code: int, wait: int) -> Case:
             )
         ],
         steps=restart,
+    )
+
+
+def _dcgm_number(alert: Alert, code: int, wait: int) -> Case:
+    world = lean(exporter=None)
+    gauge = world.of_dcgm("DCGM_FI_DEV_XID_ERRORS", 1, since(EVENT, code, 0.0), err_code="a")
+    end = EVENT + wait + 8
+    told = f'count(ALERTS{{alertname="GPUOtherXid", alertstate="firing", gpu_uuid="{UUIDS[1]}", node="{NODE}"}})'
+    return Case(
+        name=f"{alert.name} is quiet on the number {code} of dcgm-exporter alone, which is told and judges nothing",
+        series=[*silent_about_codes(world), *gauge],
+        alerts=[Expectation(step=step, alertname=alert.name) for step in (EVENT, end)],
+        queries=[Query(step=end, expr=told, samples=[("{}", 1.0)])],
+        steps=end,
+    )
+
+
+def _upgraded(fault: Fault, alert: Alert, code: int) -> Case:
+    world = lean()
+    info = {"gpu_uuid": UUIDS[1], "pci_bus_id": BUSES[1], "xid": str(code), "basis": "message", "blames": ""}
+    worse = f'max(gpuheal:gpu_witnesses:count{{fault="{fault.upgrade}", node="{NODE}"}})'
+    return Case(
+        name=f"{alert.name} is quiet, and the severer fault is seen, when the line itself asks for a reset",
+        series=[
+            *world.series(),
+            *world.xid(1, code, EVENT),
+            *world.of_exporter("gpuheal_xid_resolution_info", {**info, "action": "gpu_reset"}, since(EVENT, 1)),
+        ],
+        alerts=[Expectation(step=EVENT + wait, alertname=alert.name) for wait in (0, 8)],
+        queries=[Query(step=EVENT + 8, expr=worse, samples=[("{}", 1.0)])],
+        steps=EVENT + 8,
     )
 
 

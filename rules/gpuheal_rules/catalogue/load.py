@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gpuheal_rules.catalogue import model
 from gpuheal_rules.catalogue.model import (
@@ -29,22 +31,25 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _ALERT = re.compile(r"(GPU|NVLink)[A-Za-z0-9]+")
 _EVIDENCE_KEYS = ("name", "class", "strength", "signal", "op", "value", "threshold", "leave", "growth", "special",
-    "guarded", "timed")  # fmt: skip
+    "guarded", "timed", "overruled")  # fmt: skip
 _FAULT_KEYS = (
-    "title", "family", "scope", "state", "hardware", "witness", "downgrade", "evidence", "alerts", "ladder", "runbook",
+    "title", "family", "scope", "state", "hardware", "witness", "downgrade", "upgrade", "hold", "condition",
+    "evidence", "alerts", "ladder", "runbook",
     "sources",
 )  # fmt: skip
 GROWTH_WINDOWS = ("1h", "24h")
 
 
+@functools.cache
 def load_catalogue(directory: Path = CATALOG) -> Catalogue:
-    """Return the catalogue in `directory`; raise ConfigError on the first mistake."""
+    """Return the catalogue in `directory`, read once; raise ConfigError on the first mistake."""
     labels = _labels(directory / "labels.yaml")
     thresholds = _thresholds(directory / "thresholds.yaml")
     signals = _signals(directory / "signals.yaml")
     conditions = _conditions(directory / "conditions.yaml", labels)
-    codes = _xids(directory / "xids.yaml")
-    faults = _faults(directory / "faults.yaml", thresholds, signals, codes)
+    table = _xids(directory / "xids.yaml")
+    codes = {code: row["fault"] for code, row in table.items()}
+    faults = _faults(directory / "faults.yaml", labels, thresholds, signals, codes)
     return Catalogue(
         labels=labels,
         thresholds=thresholds,
@@ -52,6 +57,11 @@ def load_catalogue(directory: Path = CATALOG) -> Catalogue:
         conditions=conditions,
         faults=faults,
         known_xids=tuple(sorted(codes)),
+        quiet_xids=frozenset(
+            code for code, row in table.items() if row["fault"] == "none" and row["severity"] == "info"
+        ),
+        weak_numbers=frozenset(code for code, row in table.items() if row.get("number") == "weak"),
+        recoveries=_recoveries(directory / "xids.yaml"),
     )
 
 
@@ -140,7 +150,11 @@ def _conditions(path: Path, labels: Labels) -> tuple[ForeignCondition, ...]:
 
 
 def _faults(
-    path: Path, thresholds: Mapping[str, Threshold], signals: Mapping[str, Signal], codes: Mapping[int, str]
+    path: Path,
+    labels: Labels,
+    thresholds: Mapping[str, Threshold],
+    signals: Mapping[str, Signal],
+    codes: Mapping[int, str],
 ) -> Mapping[str, Fault]:
     reader = Reader(path.name)
     found: dict[str, Fault] = {}
@@ -148,23 +162,41 @@ def _faults(
     for slug, entry in reader.mapping(load_yaml(path), "").items():
         if not _SLUG.fullmatch(slug):
             raise reader.error(slug, "a fault is named in lower-case words with dashes")
-        fault = _fault(reader, slug, entry, thresholds, signals)
+        fault = _fault(reader, slug, entry, labels, thresholds, signals)
         for index, alert in enumerate(fault.alerts):
             if alert.name in alerts:
                 raise reader.error(f"{slug}.alerts[{index}].name", f"{alert.name} belongs to two faults")
             alerts.add(alert.name)
-        found[slug] = replace(fault, xids=tuple(sorted(code for code, of in codes.items() if of == slug)))
+        own = tuple(sorted(code for code, of in codes.items() if of == slug and code != model.VERDICT))
+        found[slug] = _named(replace(fault, xids=own))
     for slug, fault in found.items():
-        if fault.downgrade and fault.downgrade not in found:
-            raise reader.error(f"{slug}.downgrade", f"unknown fault {fault.downgrade!r}")
+        for key, other in (("downgrade", fault.downgrade), ("upgrade", fault.upgrade)):
+            if other and other not in found:
+                raise reader.error(f"{slug}.{key}", f"unknown fault {other!r}")
     for code, slug in codes.items():
         if slug != "none" and slug not in found:
             raise ConfigError("xids.yaml", f"code {code}", f"unknown fault {slug!r}", "see faults.yaml")
     return found
 
 
+def _named(fault: Fault) -> Fault:
+    """Return the fault with its codes in place of `{codes}`, so that no text names a code that is not its own."""
+    *most, last = [str(code) for code in fault.xids] or ["?"]
+    codes = f"Xid {', '.join(most)} or {last}" if most else f"Xid {last}"
+    return replace(
+        fault,
+        alerts=tuple(replace(a, description=a.description.replace("{codes}", codes)) for a in fault.alerts),
+        runbook=replace(fault.runbook, meaning=fault.runbook.meaning.replace("{codes}", codes)),
+    )
+
+
 def _fault(
-    reader: Reader, slug: str, entry: object, thresholds: Mapping[str, Threshold], signals: Mapping[str, Signal]
+    reader: Reader,
+    slug: str,
+    entry: object,
+    labels: Labels,
+    thresholds: Mapping[str, Threshold],
+    signals: Mapping[str, Signal],
 ) -> Fault:
     raw = reader.mapping(entry, slug, _FAULT_KEYS)
     evidence = tuple(
@@ -189,6 +221,11 @@ def _fault(
         hardware=reader.flag(raw.get("hardware"), f"{slug}.hardware"),
         witness=reader.choice(raw.get("witness", "kernel"), f"{slug}.witness", model.CLASSES),
         downgrade=raw.get("downgrade", ""),
+        upgrade=raw.get("upgrade", ""),
+        hold=None if raw.get("hold") is None else reader.span(raw["hold"], f"{slug}.hold"),
+        condition=reader.choice(
+            raw.get("condition", labels.own_conditions[0]), f"{slug}.condition", labels.own_conditions
+        ),
         xids=(),
         evidence=evidence,
         alerts=alerts,
@@ -198,9 +235,9 @@ def _fault(
     )
 
 
-def _xids(path: Path) -> Mapping[int, str]:
+def _xids(path: Path) -> Mapping[int, Mapping[str, Any]]:
     reader = Reader(path.name)
-    found: dict[int, str] = {}
+    found: dict[int, Mapping[str, Any]] = {}
     for index, entry in enumerate(reader.items(reader.mapping(load_yaml(path), "").get("xids"), "xids")):
         raw = reader.mapping(entry, f"xids[{index}]")
         code = raw.get("code")
@@ -208,8 +245,19 @@ def _xids(path: Path) -> Mapping[int, str]:
             raise reader.error(f"xids[{index}].code", f"expected an Xid number, got {code!r}")
         if code in found:
             raise reader.error(f"xids[{index}].code", f"Xid {code} stands twice")
-        found[code] = reader.text(raw.get("fault"), f"xids[{index}].fault")
+        where = f"xids[{index}]"
+        reader.text(raw.get("fault"), f"{where}.fault")
+        reader.choice(raw.get("severity"), f"{where}.severity", model.SEVERITIES)
+        if "number" in raw:
+            reader.choice(raw["number"], f"{where}.number", ("weak",))
+        found[code] = raw
     return found
+
+
+def _recoveries(path: Path) -> frozenset[int]:
+    reader = Reader(path.name)
+    rows = reader.items(reader.mapping(load_yaml(path), "").get("recovery_actions"), "recovery_actions")
+    return frozenset(row["value"] for row in rows if row["action"] in ("gpu_reset", "reboot", "isolate_device"))
 
 
 def _evidence(
@@ -242,6 +290,7 @@ def _evidence(
         special=special,
         guarded=reader.flag(raw.get("guarded"), f"{path}.guarded"),
         timed=reader.flag(raw.get("timed"), f"{path}.timed"),
+        overruled=reader.choice(raw.get("overruled", ""), f"{path}.overruled", ("", *signals)),
     )
 
 

@@ -16,6 +16,8 @@ CLASSES = ("kernel", "nvml", "dcgm", "kubernetes", "driver")
 SOURCES = ("exporter", "dcgm", "ksm", "node", "responder", "prometheus", "alertmanager")
 STATES = ("none", "degraded", "suspect", "faulty")
 STRENGTHS = ("strong", "weak")
+VERDICT = 154
+"""The Xid whose number says nothing: it tells a recovery action, which is read by itself."""
 OPERATORS = (">", "<", ">=", "<=", "==", "!=")
 
 
@@ -71,6 +73,7 @@ class Evidence:
     Exactly one of `value` and `threshold` is set for levels and growths. `leave` is the threshold or number below
     (above, for < and <=) which a level that holds lets go; None means the same limit. `guarded` evidence does not count
     on nodes that boot, are upgraded or are worked on by us. `timed` specials give the time of the sighting as value.
+    A level does not count where the signal `overruled` has a reading: the device's own limit beats a fixed number.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Evidence:
     special: str = ""
     guarded: bool = False
     timed: bool = False
+    overruled: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +118,9 @@ class Fault:
     """One kind of fault: the policy key, how it shows, what it does to the GPU's state, and what people are told.
 
     `hardware` faults count in the health score and may be confirmed by the driver's own verdict. `witness` is the class
-    of its Xids. Xids that the exporter decoded as asking for nothing here count for the fault `downgrade` instead.
+    of its Xids. Xids that the exporter decoded as asking for nothing here count for the fault `downgrade` instead,
+    those whose line asks for something for `upgrade`. `hold` ends the fault that long after its last Xid; None means
+    that only a boot, a reset or a settlement ends it. `condition` is the node condition that tells of the fault.
     """
 
     slug: str
@@ -125,6 +131,9 @@ class Fault:
     hardware: bool
     witness: str
     downgrade: str
+    upgrade: str
+    hold: timedelta | None
+    condition: str
     xids: tuple[int, ...]
     evidence: tuple[Evidence, ...]
     alerts: tuple[Alert, ...]
@@ -153,6 +162,21 @@ class Catalogue:
     conditions: tuple[ForeignCondition, ...]
     faults: Mapping[str, Fault]
     known_xids: tuple[int, ...]
+    quiet_xids: frozenset[int]
+    """Codes that are nobody's business: severity info, and no fault."""
+    weak_numbers: frozenset[int]
+    """Codes that only their line can judge; the number alone is weak."""
+    recoveries: frozenset[int]
+    """Recovery actions that concern the GPU itself."""
+
+    def judged(self, witness: str) -> str:
+        """Return, as a regular expression, the codes that are some fault's evidence or nobody's business."""
+        of_faults = {code for fault in self.faults.values() for code in fault.xids}
+        if witness == "dcgm":
+            judged = (of_faults | self.quiet_xids) - self.weak_numbers
+        else:
+            judged = of_faults | self.quiet_xids | {VERDICT}
+        return "|".join(str(code) for code in sorted(judged))
 
     def alerts(self) -> tuple[tuple[Fault, Alert], ...]:
         """Return every alert with its fault, in file order."""

@@ -7,11 +7,15 @@ from datetime import timedelta
 
 from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
 from gpuheal_rules.groups.fleet import ACTIVE_PROBLEM
-from gpuheal_rules.groups.identity import SILENT
+from gpuheal_rules.groups.identity import SILENT, UP
 from gpuheal_rules.groups.witness import ACTIVE
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import AlertRule, promql, threshold
+from gpuheal_rules.promql.rule import GUARD, AlertRule, promql, threshold
 
+ROUND_SECONDS = 180
+"""Six of the responder's longest rounds (30 s) without a good one."""
+REFUSED, REFUSALS = "forbidden|rejected|invalid|crd-outdated|conflict", 10
+"""Outcomes of steps that the API server did not take, and how many of them are no accident."""
 Expression = Callable[[Catalogue, Options], str]
 
 
@@ -51,11 +55,18 @@ def _notifications_dropped(_catalogue: Catalogue, options: Options) -> str:
     return _own_increase("prometheus_notifications_dropped_total", options)
 
 
+def _writes_refused(_catalogue: Catalogue, options: Options) -> str:
+    window = options.window(timedelta(minutes=15))
+    refused = f'gpuheal_step_duration_seconds_count{{outcome=~"{REFUSED}"}}'
+    return f"sum(increase({refused}[{window}])) > {REFUSALS}"
+
+
 def _node_label_missing(_catalogue: Catalogue, options: Options) -> str:
     names = ["gpuheal_exporter_heartbeat_timestamp_seconds"]
     if options.labels.node == "node":
         names.append("DCGM_FI_DEV_GPU_TEMP")
-    return f'count({{__name__=~"{"|".join(names)}", node=""}}) > 0'
+    nameless = " or ".join(name + '{node=""}' for name in names)
+    return f"count({nameless}) > 0"
 
 
 EXPRESSIONS: Mapping[str, Expression] = {
@@ -65,6 +76,9 @@ EXPRESSIONS: Mapping[str, Expression] = {
     "exporter_frozen": _problem("exporter-frozen"),
     "exporter_missing": _problem("exporter-missing"),
     "kmsg_down": _problem("kmsg-down"),
+    "gpus_unseen": _problem("gpus-unseen"),
+    "policy_missing": _problem("policy-missing"),
+    "case_escalated_for_days": _problem("case-escalated-for-days"),
     "case_pending": _problem("case-pending"),
     "case_held": _problem("case-held"),
     "case_escalated": _problem("case-escalated"),
@@ -85,6 +99,23 @@ EXPRESSIONS: Mapping[str, Expression] = {
         max(max_over_time(gpuheal:fault_nodes:growth10m[30m]))
           >= {threshold("correlation_nodes")}
           > scalar(gpuheal:gpu_nodes:count) * {threshold("fleet_anomaly_ratio")}
+        """
+    ),
+    "no_leader": _plain("max(gpuheal_leader) == 0"),
+    "rounds_fail": _plain(
+        f"""
+        time() - max(gpuheal_last_good_round_timestamp_seconds > 0) > {ROUND_SECONDS}
+          or max(gpuheal_leader == 1 unless on (job, instance) gpuheal_last_good_round_timestamp_seconds > 0)
+        """
+    ),
+    "unreadable_case": _plain("max(gpuheal_unreadable_cases) > 0"),
+    "unreadable_undo": _plain("count(gpuheal_unreadable_undo == 1) > 0"),
+    "writes_refused": _writes_refused,
+    "upgrade_unseen": _plain(
+        f"""
+        count({GUARD}{{reason="operands-away"}} and on () {UP}{{source="ksm"}}) > 0
+          unless on () count(kube_node_labels{{label_nvidia_com_gpu_deploy_driver!=""}})
+          unless on () count(kube_node_labels{{label_nvidia_com_gpu_driver_upgrade_state!=""}})
         """
     ),
     "rule_failures": _rule_failures,

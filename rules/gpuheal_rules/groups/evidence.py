@@ -6,7 +6,7 @@ level. Healthy GPUs cost nothing: every expression filters before it aggregates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gpuheal_rules.catalogue.model import Catalogue, Evidence, Fault
 from gpuheal_rules.groups import special
@@ -18,6 +18,9 @@ Special = Callable[[Catalogue, Options], tuple[str, str]]
 HARMLESS_XID = "gpuheal:xid_harmless:info"
 """Xids whose line says that nothing is to be done to this GPU, or that its peer is to blame."""
 
+SERIOUS_XID = "gpuheal:xid_serious:info"
+"""Xids whose line itself says that something is to be done to this GPU."""
+
 SPECIALS: Mapping[str, Special] = special.SPECIALS
 
 
@@ -27,6 +30,10 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     yield Record(
         name=HARMLESS_XID,
         expr=f'group by ({GPU}, xid) (\n  {resolution}{{action=~"none|alert"}} or {resolution}{{blames="peer"}}\n)',
+    )
+    yield Record(
+        name=SERIOUS_XID,
+        expr=f'group by ({GPU}, xid) ({resolution}{{action!~"none|alert", basis="message", blames!="peer"}})',
     )
     yield from _near(catalogue, options)
     for fault in catalogue.faults.values():
@@ -41,24 +48,34 @@ def _labels(fault: Fault, witness: str, signal: str, strength: str) -> dict[str,
 
 
 def _xid(catalogue: Catalogue, fault: Fault) -> Iterator[Record]:
-    codes = "|".join(str(code) for code in fault.xids)
-    kernel = f'{XID}{{xid=~"{codes}"}}'
-    if fault.downgrade:
-        kernel += f"\n  unless on ({GPU}, xid) {HARMLESS_XID}"
+    # What the line of an Xid says outranks its number: some are milder than their table says, some are worse.
+    moved = f"\n  unless on ({GPU}, xid) {HARMLESS_XID}" if fault.downgrade else ""
+    moved += f"\n  unless on ({GPU}, xid) {SERIOUS_XID}" if fault.upgrade else ""
+    kernel = _latched(XID, fault.xids, fault) + moved
     for other in catalogue.faults.values():
-        if other.downgrade == fault.slug:
-            moved = "|".join(str(code) for code in other.xids)
-            kernel += f'\n  or ({XID}{{xid=~"{moved}"}} and on ({GPU}, xid) {HARMLESS_XID})'
-    dcgm = f'{DCGM_XID}{{xid=~"{codes}"}}'
-    if fault.downgrade:
-        # dcgm-exporter has the number without the line; where the exporter decodes the line, its word counts.
-        dcgm += f"\n  unless on ({GPU}, xid) {HARMLESS_XID}"
-    for witness, expr in ((fault.witness, kernel), ("dcgm", dcgm)):
+        for target, said in ((other.downgrade, HARMLESS_XID), (other.upgrade, SERIOUS_XID)):
+            if target == fault.slug:
+                kernel += f"\n  or ({_latched(XID, other.xids, fault)} and on ({GPU}, xid) {said})"
+    found = [(fault.witness, "xid", "strong", kernel)]
+    # dcgm-exporter has the number without the line; where that is needed, the number alone says little.
+    clear = [code for code in fault.xids if code not in catalogue.weak_numbers]
+    if clear:
+        found.append(("dcgm", "xid", "strong", _latched(DCGM_XID, clear, fault) + moved))
+    unclear = [code for code in fault.xids if code in catalogue.weak_numbers]
+    if unclear and fault.state == "faulty":
+        found.append(("dcgm", "xid-number", "weak", _latched(DCGM_XID, unclear, fault) + moved))
+    for witness, signal, strength, expr in found:
         yield Record(
             name=EVIDENCE,
-            labels=_labels(fault, witness, "xid", "strong"),
+            labels=_labels(fault, witness, signal, strength),
             expr=f"max by ({GPU}) (\n{indent(expr)}\n)" if "\n" in expr else f"max by ({GPU}) ({expr})",
         )
+
+
+def _latched(latch: str, codes: Sequence[int], fault: Fault) -> str:
+    """Return the latches of these codes for as long as the fault holds after their last event."""
+    found = f'{latch}{{xid=~"{"|".join(map(str, codes))}"}}'
+    return found if fault.hold is None else f"({found} > time() - {fault.hold.total_seconds():.12g})"
 
 
 def _one(catalogue: Catalogue, options: Options, fault: Fault, evidence: Evidence) -> Record:
@@ -94,6 +111,9 @@ def _near(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     """Yield the values of signals with two limits that are beyond the one at which evidence ends."""
     for evidence in (e for f in catalogue.faults.values() for e in f.evidence if e.leave):
         expr = by_target(options, catalogue.signals[evidence.signal], f"{evidence.op} {threshold(evidence.leave)}")
+        if evidence.overruled:
+            # The device's own limit is known, and counts.
+            expr += f"\n  unless on ({GPU}) {by_target(options, catalogue.signals[evidence.overruled])}"
         yield Record(name=NEAR, labels={"signal": evidence.signal}, expr=expr)
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuheal_rules.catalogue.model import Catalogue
-from gpuheal_rules.groups.guard import ACCELERATORS
+from gpuheal_rules.groups.identity import ACCELERATORS, IDENTITY, UP
+from gpuheal_rules.groups.latch import LOST
 from gpuheal_rules.groups.witness import UNKNOWN
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import COUNT, GPU_NODE, GUARD, WITNESS, Record, promql
+from gpuheal_rules.promql.rule import COUNT, GPU, GPU_NODE, GUARD, WITNESS, Record, promql, targets
 
 BAD = "gpuheal:node_bad:info"
 NEW = "gpuheal:node_bad:new30m"
 PROBLEM = "gpuheal:node_problem:info"
 ACTIVE_PROBLEM = "gpuheal:node_problem_active:info"
 TOPOLOGY = "gpuheal:node_topology:info"
-HARMLESS = "app-gpu-error|gpu-suspect-repeat|gpu-unknown-xid|gpu-ecc-trend"
+HARMLESS = "app-gpu-error|gpu-suspect-repeat|gpu-other-xid|gpu-ecc-trend"
+
+
+STATES = ("pending", "held", "escalated", "stale")
+DAYS_SECONDS = 2 * 86400
+"""As medik8s' NodeHealthCheck: a remediation older than this stands still (NodeHealthCheckOldRemediationCR alert)."""
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
@@ -69,15 +75,31 @@ def _problems(options: Options) -> Iterator[Record]:
             or group by (node) (kube_node_status_condition{{condition="Ready", status="true"}} == 1)
         )
         """)
-    targets = f'up{{job=~"{jobs["exporter"]}|{jobs["dcgm"]}"}}'
+    gpus = f'kube_node_status_capacity{{resource=~"{ACCELERATORS}"}} > 0'
+    # Empty pages of a node that has GPUs, and GPUs that only dcgm-exporter knew, are not shown now, and are not lost.
+    unseen = promql(f"""
+        ({targets(options, ["dcgm"], "== 1")}) unless on (node) {UP}{{source="dcgm"}}
+          and on (node) ({gpus} or on (node) {IDENTITY}{{source="dcgm"}})
+        or on (node)
+        ({UP}{{source="exporter"}} and on (node) ({gpus}) unless on (node) gpuheal_gpu_info)
+        or on (node)
+        (
+          {IDENTITY}{{source="dcgm"}} > 1 and on (node) {UP}{{source="dcgm"}}
+            unless on ({GPU}) {LOST}
+            unless on ({GPU}) gpuheal_gpu_present == 1
+            unless on ({GPU}) {COUNT}{{fault="gpu-fell-off-bus"}}
+        )
+        """)
     problems = {
-        "exporter-down": f'(max by (node) (up{{job=~"{jobs["exporter"]}"}}) == 0)\n  and on (node) {alive}',
-        "dcgm-down": f'(max by (node) (up{{job=~"{jobs["dcgm"]}"}}) == 0)\n  and on (node) {alive}',
+        "exporter-down": f"(max by (node) ({targets(options, ['exporter'])}) == 0)\n  and on (node) {alive}",
+        "dcgm-down": f"(max by (node) ({targets(options, ['dcgm'])}) == 0)\n  and on (node) {alive}",
         "exporter-frozen": "gpuheal:exporter_frozen:info",
         "exporter-missing": (
             f'(max by (node) (kube_node_status_capacity{{resource=~"{ACCELERATORS}"}}) > 0)\n'
-            f"  unless on (node) group by (node) ({targets})"
+            f"  and on (node) {alive}\n"
+            f"  unless on (node) group by (node) ({targets(options, ['exporter', 'dcgm'])})"
         ),
+        "gpus-unseen": unseen,
         "kmsg-down": "(max by (node) (gpuheal_kmsg_up) == 0)",
     }
     for problem, expr in problems.items():
@@ -86,12 +108,17 @@ def _problems(options: Options) -> Iterator[Record]:
             labels={"problem": problem},
             expr=f"group by (node) (\n{expr}\n) unless on (node) {GUARD}",
         )
-    for state in ("pending", "held", "escalated", "stale"):
-        of = f'gpuheal_case_state{{state="{state}"}} == 1'
+    of_case = {f"case-{state}": f'gpuheal_case_state{{state="{state}"}} == 1' for state in STATES}
+    of_case["policy-missing"] = 'gpuheal_case_state{state="held", reason="policy-missing"} == 1'
+    escalated = 'gpuheal_case_state{state="escalated"} == 1'
+    of_case["case-escalated-for-days"] = (
+        f"time() - gpuheal_case_opened_timestamp_seconds > {DAYS_SECONDS} and on (target_node) ({escalated})"
+    )
+    for problem, expr in of_case.items():
         yield Record(
             name=PROBLEM,
-            labels={"problem": f"case-{state}"},
-            expr=f'group by (node) (label_replace({of}, "node", "$1", "target_node", "(.+)"))',
+            labels={"problem": problem},
+            expr=f'group by (node) (label_replace({expr}, "node", "$1", "target_node", "(.+)"))',
         )
     yield Record(
         name=ACTIVE_PROBLEM,

@@ -8,35 +8,82 @@ from datetime import timedelta
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import GPU, Record, gpu_labels, indent, promql, threshold
+from gpuheal_rules.promql.rule import (
+    BLANK,
+    GPU,
+    TARGET_NODE,
+    Record,
+    before,
+    gpu_labels,
+    indent,
+    node_labels,
+    promql,
+    readings,
+    targets,
+    threshold,
+)
+
+ACCELERATORS = r"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"
+"""Extended resources of accelerators as kube-state-metrics spells them."""
 
 IDENTITY = "gpuheal:gpu_identity"
 NODE_GPUS = "gpuheal:node_gpus:count"
 UP = "gpuheal:source_up:info"
 SOURCE_SEEN = "gpuheal:source_seen:last_seconds"
 SILENT = "gpuheal:source_silent:info"
+NODE_KNOWN = "gpuheal:node_known:info"
+SLOW_SCRAPES = timedelta(minutes=5)
+"""Holds four scrapes of a target that is scraped once a minute, the default of Prometheus and prometheus-operator."""
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     """Yield thresholds, sources, topology and identity, in the order they must be evaluated."""
     for name, item in catalogue.thresholds.items():
         yield Record(name="gpuheal:threshold", expr=f"vector({item.value:.12g})", labels={"name": name})
-    yield from _sources(options)
+    yield from _sources(catalogue, options)
     yield _topology(options)
+    yield _live(options)
     yield from _known(catalogue, options)
 
 
-def _sources(options: Options) -> Iterator[Record]:
-    heartbeat = "gpuheal_exporter_heartbeat_timestamp_seconds"
-    frozen = format_duration(max(options.scrape_interval * 8, timedelta(seconds=30)))
-    # Frozen means: scraped all the time, and the exporter's own loop never moved. No clock is compared.
-    yield Record(
-        name="gpuheal:exporter_frozen:info",
+def _standing(heartbeat: str, span: timedelta) -> str:
+    window = format_duration(span)
+    return promql(f"""
+        max by (node) (changes({heartbeat}[{window}])) == 0
+          and on (node) max by (node) (count_over_time({heartbeat}[{window}])) >= 4
+        """)
+
+
+def _shown(catalogue: Catalogue, options: Options) -> str:
+    temperature = catalogue.signals["dcgm_presence"].metrics[0]
+    clock = catalogue.signals["dcgm_presence"].metrics[1]
+    vectors = [node_labels(options, f"{name} < {BLANK}") for name in (temperature, clock)]
+    return f"(group by (node) ({vectors[0]}) or group by (node) ({vectors[1]}))"
+
+
+def _target_nodes(catalogue: Catalogue, options: Options) -> Record:
+    named = node_labels(options, readings(catalogue.signals["dcgm_presence"]))
+    # Remembered while the target exists: a page without GPUs, or a target that does not answer, names no node.
+    return Record(
+        name=TARGET_NODE,
         expr=promql(f"""
-            max by (node) (changes({heartbeat}[{frozen}])) == 0
-              and on (node) max by (node) (count_over_time({heartbeat}[{frozen}])) >= 4
+            topk by (job, instance) (1, group by (job, instance, node) ({named}))
+              or on (job, instance) ({TARGET_NODE} and on (job, instance) up{{job=~"{options.jobs["dcgm"]}"}})
             """),
     )
+
+
+def _sources(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+    heartbeat = "gpuheal_exporter_heartbeat_timestamp_seconds"
+    frozen = max(options.scrape_interval * 8, timedelta(seconds=30))
+    # Frozen means: scraped all the time, and the exporter's own loop never moved. No clock is compared. The second
+    # window is for targets that are scraped less often than the rules were told.
+    yield Record(
+        name="gpuheal:exporter_frozen:info",
+        expr="\n  or on (node)\n".join(_standing(heartbeat, span) for span in (frozen, max(frozen * 2, SLOW_SCRAPES))),
+    )
+    if options.labels.node != "node":
+        yield _target_nodes(catalogue, options)
     yield Record(
         name=UP,
         labels={"source": "exporter"},
@@ -45,7 +92,8 @@ def _sources(options: Options) -> Iterator[Record]:
     yield Record(
         name=UP,
         labels={"source": "dcgm"},
-        expr=f'group by (node) (up{{job=~"{options.jobs["dcgm"]}"}} == 1)',
+        # A page that shows no GPU says nothing of any: such a target is silent, though it answers.
+        expr=f"group by (node) ({targets(options, ['dcgm'], '== 1')})\n  and on (node) {_shown(catalogue, options)}",
     )
     for source in ("ksm", "responder"):
         yield Record(name=UP, labels={"source": source}, expr=f'group (up{{job=~"{options.jobs[source]}"}} == 1)')
@@ -56,7 +104,7 @@ def _sources(options: Options) -> Iterator[Record]:
         yield Record(
             name=SOURCE_SEEN,
             labels={"source": source},
-            expr=f"{UP}{of} * time()\n  or {SOURCE_SEEN}{of} > time() - {threshold(name)}",
+            expr=f"{UP}{of} * time()\n  or {before(f'{SOURCE_SEEN}{of}')} > time() - {threshold(name)}",
         )
     # Silent now, but heard within its time.
     yield Record(name=SILENT, expr=f"group by (node, source) ({SOURCE_SEEN}) unless {UP}")
@@ -64,22 +112,37 @@ def _sources(options: Options) -> Iterator[Record]:
 
 def _topology(options: Options) -> Record:
     topology = "node, rack, zone, fabric_domain"
-    exporter, dcgm = options.jobs["exporter"], options.jobs["dcgm"]
+    both = ["exporter", "dcgm"]
+    racked = targets(options, both, match='rack!=""')
+    named = 'rack="", node!=""' if options.labels.node == "node" else 'rack=""'
     # One series per node whatever the targets say: a second one would make every join fail, and with it every alert.
     return Record(
         name="gpuheal:node_topology:info",
         expr=promql(f"""
             topk by (node) (1,
-              max by ({topology}) (up{{job=~"{exporter}|{dcgm}", rack!=""}} * 0 + 2)
-              or max by ({topology}) (up{{job=~"{exporter}|{dcgm}", rack="", node!=""}} * 0 + 1)
+              max by ({topology}) ({racked} * 0 + 2)
+              or max by ({topology}) ({targets(options, both, match=named)} * 0 + 1)
             ) ^ 0
+            """),
+    )
+
+
+def _live(options: Options) -> Record:
+    # A node that was deleted is no node: it counts nowhere, and its GPUs are forgotten. Where nobody can say which
+    # nodes there are, the ones of which something is remembered are believed.
+    return Record(
+        name=NODE_KNOWN,
+        expr=promql(f"""
+            group by (node) ({targets(options, ["exporter", "dcgm"])})
+              or group by (node) (kube_node_status_condition{{condition="Ready", status="true"}})
+              or (group by (node) ({IDENTITY}) unless on () {UP}{{source="ksm"}})
             """),
     )
 
 
 def _known(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     """Yield which GPUs each source knows: 1 while it shows the GPU, else the unix time at which it first did not."""
-    presence = " or ".join(catalogue.signals["dcgm_presence"].metrics)
+    presence = readings(catalogue.signals["dcgm_presence"])
     shown = {
         # Fields of one GPU have equal labels, so a second field only adds GPUs that lack the first.
         "dcgm": f"group by ({GPU}, pci_bus_id) ({gpu_labels(options, presence)})",
@@ -87,7 +150,7 @@ def _known(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         "exporter": f'group by ({GPU}) (gpuheal_gpu_info{{gpu_uuid!=""}})',
     }
     week = threshold("identity_memory_seconds")
-    dcgm, exporter = (f'{IDENTITY}{{source="{source}"}}' for source in ("dcgm", "exporter"))
+    dcgm, exporter = (before(f'{IDENTITY}{{source="{source}"}}') for source in ("dcgm", "exporter"))
     silent = f'({exporter} unless on (node) {UP}{{source="exporter"}})'
     # The value of the previous evaluation: 1 for a GPU that has just gone.
     gone = {
@@ -100,6 +163,6 @@ def _known(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         "exporter": f"({silent} == 1) * time()\n  or {silent} > time() - {week}",
     }
     for source, now in shown.items():
-        memory = indent(promql(gone[source]), 4)
-        yield Record(name=IDENTITY, labels={"source": source}, expr=f"{now}\n  or on ({GPU}) (\n{memory}\n  )")
+        memory = f"  (\n{indent(promql(gone[source]), 4)}\n  ) and on (node) {NODE_KNOWN}"
+        yield Record(name=IDENTITY, labels={"source": source}, expr=f"{now}\n  or on ({GPU})\n{memory}")
     yield Record(name=NODE_GPUS, expr=f"count by (node) (group by ({GPU}) ({IDENTITY}))")

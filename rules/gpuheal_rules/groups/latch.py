@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuheal_rules.catalogue.model import Catalogue
-from gpuheal_rules.groups.identity import IDENTITY, SILENT, SOURCE_SEEN, UP
+from gpuheal_rules.groups.identity import ACCELERATORS, IDENTITY, SILENT, SOURCE_SEEN, UP
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import CLEARED, GPU, Record, gpu_labels, promql, selector
+from gpuheal_rules.promql.rule import BLANK, CLEARED, GPU, Record, before, gpu_labels, promql, readings
 
 XID = "gpuheal:xid_latch:last_seconds"
 DCGM_XID = "gpuheal:dcgm_xid_latch:first_seconds"
@@ -20,6 +20,10 @@ LOST = "gpuheal:gpu_lost:since_seconds"
 OWNER = "gpuheal:app_xid_owner:last_seconds"
 CLOCKS = "gpuheal:dcgm_clocks_event:mask"
 PORT_DOWN = "gpuheal:rdma_port_down:info"
+PORT_SEEN = "gpuheal:rdma_port_active:last_seconds"
+APPENDED = "(.+?)(-[bcdf0-9]{6,10})?-[a-z0-9]{5}"
+"""A pod's name as Deployments and Jobs make it: hash of the template (apimachinery rand.SafeEncodeString: no vowels),
+then five random letters (names.SimpleNameGenerator)."""
 
 SETTLED_MEMORY_SECONDS = 7 * 86400
 """How long a settlement is remembered while nobody exports it; the responder exports it again after a restart."""
@@ -29,10 +33,10 @@ def bridged(series: str, source: str) -> str:
     """Return `series` of the previous evaluation where its source is silent now but was heard within the hold time.
 
     The previous value is taken by an instant selector, which honours staleness: what had ended before the source fell
-    silent does not come back, as it would with last_over_time.
+    silent does not come back, as it would with last_over_time. After an outage of Prometheus it is the recovered one.
     """
     on = "on ()" if source == "ksm" else "on (node)"
-    return f'{series}\n  and {on} {SILENT}{{source="{source}"}}'
+    return f'{before(series)}\n  and {on} {SILENT}{{source="{source}"}}'
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
@@ -44,7 +48,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
             max by (node, gpu_uuid, fault) (
               label_replace(gpuheal_fault_cleared_timestamp_seconds, "node", "$1", "target_node", "(.+)")
             )
-              or {CLEARED} > time() - {SETTLED_MEMORY_SECONDS}
+              or {before(CLEARED)} > time() - {SETTLED_MEMORY_SECONDS}
             """),
     )
     yield Record(
@@ -56,17 +60,17 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
             """) % bridged(XID, "exporter"),
     )  # fmt: skip
     yield from _dcgm(catalogue, options, key)
-    yield from _lost(options)
+    yield from _lost(catalogue, options)
     yield _owners(catalogue)
-    yield _ports(options)
-    mask = selector(catalogue.signals["dcgm_clocks_event"])
+    yield _ports()
     # Idle (1), application clocks (2) and the power cap (4) are normal; only GPUs with another bit are kept.
-    yield Record(name=CLOCKS, expr=f"max by ({GPU}) ({gpu_labels(options, f'{mask} % 256 >= 8')})")
+    mask = readings(catalogue.signals["dcgm_clocks_event"], "% 256 >= 8")
+    yield Record(name=CLOCKS, expr=f"max by ({GPU}) ({gpu_labels(options, mask)})")
 
 
 def _dcgm(catalogue: Catalogue, options: Options, key: str) -> Iterator[Record]:
-    last = gpu_labels(options, f"{selector(catalogue.signals['dcgm_xid'])} > 0")
-    counted = gpu_labels(options, f"{selector(catalogue.signals['dcgm_xid_count'])} > 0")
+    last = gpu_labels(options, readings(catalogue.signals["dcgm_xid"], "> 0"))
+    counted = gpu_labels(options, readings(catalogue.signals["dcgm_xid_count"], "> 0"))
     now = "gpuheal:dcgm_xid:info"
     # The code as a label comes from the value, which every release has; err_code exists since 3.3.6-3.4.2 only.
     yield Record(
@@ -83,10 +87,10 @@ def _dcgm(catalogue: Catalogue, options: Options, key: str) -> Iterator[Record]:
     yield Record(
         name=DCGM_XID,
         expr=promql(f"""
-            {DCGM_XID} and on ({GPU}) {now}
+            {before(DCGM_XID)} and on ({GPU}) {now}
               or on ({key}) {now} * time()
               or on ({key})
-              ({DCGM_XID}
+              ({before(DCGM_XID)}
                 unless on ({GPU}) {IDENTITY}{{source="dcgm"}} == 1
                 and on (node) {SOURCE_SEEN}{{source="dcgm"}})
             """),
@@ -100,47 +104,56 @@ def _owners(catalogue: Catalogue) -> Record:
         'label_replace(label_replace(last_over_time(gpuheal_gpu_pod_info[5m]), "pod", "$1", "exported_pod", "(.+)")'
     )
     holders += ', "namespace", "$1", "exported_namespace", "(.+)")'
-    # The pods that held the GPU around an application's Xid, remembered for a day.
+    of_event = f'{holders} and on ({GPU}) ({XID}{{xid=~"{codes}"}} > time() - 120)'
+    # Who held the GPU around an application's Xid, remembered for a day. A job that is tried again gets new pods; the
+    # owner is the pod's name without what controllers append to it (a hash of the template, five random letters).
     return Record(
         name=OWNER,
         expr=promql(f"""
-            group by ({GPU}, namespace, pod) (
-              {holders}
-                and on ({GPU}) ({XID}{{xid=~"{codes}"}} > time() - 120)
+            group by ({GPU}, namespace, owner) (
+              label_replace(
+                label_replace({of_event}, "owner", "$1", "pod", "(.+)"),
+                "owner", "$1", "pod", "{APPENDED}"
+              )
             ) * time()
-              or {OWNER} > time() - 86400
+              or {before(OWNER)} > time() - 86400
             """),
     )
 
 
-def _ports(options: Options) -> Record:
+def _ports() -> Record:
     key = "node, device, port"
-    state = "gpuheal_rdma_port_state"
-    # A port that was active a moment ago and is not now, until it is active again; a port that never was is unused.
+    # A port that was active within the last week and is not now; a port that never was is unused.
     return Record(
         name=PORT_DOWN,
-        expr=promql(f"""
-            group by ({key}) (
-              {state} != 4
-                and on ({key}) (({state} offset {options.scrapes(4)}) == 4 or on ({key}) {PORT_DOWN})
-            )
-            """),
+        expr=f"group by ({key}) (gpuheal_rdma_port_state != 4 and on ({key}) {PORT_SEEN})",
     )
 
 
-def _lost(options: Options) -> Iterator[Record]:
+def _lost(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     grace = options.scrapes(4)
+    gone = f'{IDENTITY}{{source="dcgm"}} > 1'
+    blank = f"{catalogue.signals['dcgm_presence'].metrics[0]} >= {BLANK}"
     now = {
         "nvml": promql(f"""
             gpuheal_gpu_present == 0
               and on (node) {UP}{{source="exporter"}}
               and on (node) max by (node) (gpuheal_nvml_up == 1)
             """),
-        # Known here before, not shown now, by a dcgm-exporter that answers and answered a while ago.
+        # Known here before, not shown now, by a dcgm-exporter that shows others and did so a while ago. One opinion is
+        # not enough: a GPU that NVML shows, or that stands on the page with blanks, is there; where most of a node are
+        # not shown, or its GPUs are no device of the kubelet (dynamic resource allocation), the exporter hides them.
         "dcgm": promql(f"""
-            {IDENTITY}{{source="dcgm"}} > 1 <= time() - {options.scrape_seconds(4)}
+            {gone} <= time() - {options.scrape_seconds(4)}
               and on (node) {UP}{{source="dcgm"}}
               and on (node) ({UP}{{source="dcgm"}} offset {grace})
+              and on (node) (count by (node) ({IDENTITY}{{source="dcgm"}} == 1) >= on (node) count by (node) ({gone}))
+              unless on ({GPU}) (gpuheal_gpu_present == 1 and on (node) {UP}{{source="exporter"}})
+              unless on ({GPU}) group by ({GPU}) ({gpu_labels(options, blank)})
+              unless on (node) (
+                kube_node_status_condition{{condition="Ready", status="true"}}
+                  unless on (node) kube_node_status_capacity{{resource=~"{ACCELERATORS}"}} > 0
+              )
             """),
     }
     for witness, source in (("nvml", "exporter"), ("dcgm", "dcgm")):
@@ -155,7 +168,7 @@ def _lost(options: Options) -> Iterator[Record]:
             name=LOST,
             labels={"class": witness},
             expr=promql(f"""
-                {own} and on ({GPU}) {seen}
+                {before(own)} and on ({GPU}) {seen}
                   or {seen} * time()
                   or (%s)
                 """) % bridged(own, source),

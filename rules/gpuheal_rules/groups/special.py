@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gpuheal_rules.catalogue.model import Catalogue
-from gpuheal_rules.groups.guard import ACCELERATORS
-from gpuheal_rules.groups.identity import NODE_GPUS
-from gpuheal_rules.groups.latch import CLOCKS, LOST, OWNER, PORT_DOWN, XID
+from gpuheal_rules.groups.identity import ACCELERATORS, NODE_GPUS
+from gpuheal_rules.groups.latch import CLOCKS, DCGM_XID, LOST, OWNER, PORT_DOWN, XID
 from gpuheal_rules.groups.trend import SLOW_LINK
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import CLEARED, GPU, GPU_NODE, node_labels, promql, selector, threshold
+from gpuheal_rules.promql.rule import CLEARED, GPU, GPU_NODE, gpu_labels, node_labels, promql, readings, threshold
 
 Special = Callable[[Catalogue, Options], tuple[str, str]]
 
@@ -31,9 +30,7 @@ def _lost(witness: str, source: str) -> Special:
 
 def _kernel(kinds: str) -> Special:
     """Return the time of the last kernel line of these kinds that is latched (exporter, driver lines without Xid)."""
-    expr = promql(f"""
-        gpuheal_kernel_fault_last_timestamp_seconds{{{kinds}}} and gpuheal_kernel_fault_latched == 1
-        """)
+    expr = f"gpuheal_kernel_fault_last_timestamp_seconds{{{kinds}}} and gpuheal_kernel_fault_latched == 1"
     return lambda _catalogue, _options: (expr, "exporter")
 
 
@@ -70,9 +67,43 @@ def _bit(weight: int) -> str:
 
 
 def _dcgm_fabric_manager(catalogue: Catalogue, options: Options) -> tuple[str, str]:
-    status = selector(catalogue.signals["dcgm_fabric_manager_status"])
-    failed = f"({status} == 1 or {status} > 3)"
+    status = catalogue.signals["dcgm_fabric_manager_status"]
+    failed = f"{readings(status, '== 1')} or {readings(status, '> 3')}"
     return f"max by (node) ({node_labels(options, failed)})", "dcgm"
+
+
+def _dcgm_fabric_stuck(catalogue: Catalogue, options: Options) -> tuple[str, str]:
+    status = catalogue.signals["dcgm_fabric_manager_status"]
+    now, before = (gpu_labels(options, readings(status, "== 2", ago)) for ago in ("", FABRIC_WAIT))
+    return f"max by ({GPU}) ({now})\n  and on ({GPU}) max by ({GPU}) ({before})", "dcgm"
+
+
+def _recovery(signal: str, condition: Callable[[Catalogue], str]) -> Special:
+    """Return GPUs whose driver asks for a recovery of a kind, read by its number."""
+
+    def found(catalogue: Catalogue, options: Options) -> tuple[str, str]:
+        of = catalogue.signals[signal]
+        vector = readings(of, condition(catalogue))
+        if of.source == "dcgm":
+            vector = gpu_labels(options, vector)
+        return f"max by ({GPU}) ({vector})", of.source
+
+    return found
+
+
+def _of_gpu(catalogue: Catalogue) -> str:
+    """Return the condition that holds for recovery actions that concern the GPU itself."""
+    last = max(catalogue.recoveries)
+    others = [n for n in range(1, last) if n not in catalogue.recoveries]
+    return f"<= {last}" + "".join(f" != {number}" for number in (0, *others))
+
+
+def _of_domain(_catalogue: Catalogue) -> str:
+    return f"== {IMEX_DOMAIN}"
+
+
+def _of_future(catalogue: Catalogue) -> str:
+    return f"> {max(catalogue.recoveries)}"
 
 
 def _foreign(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
@@ -84,42 +115,100 @@ def _foreign(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
     return f"max by (node) (\n{anything}\n)\nand on (node) {GPU_NODE}", "ksm"
 
 
-def _unknown_xid(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
-    known = "|".join(str(code) for code in catalogue.known_xids)
-    return f'{XID}{{xid!~"{known}"}}', ""
+def _other_xid(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
+    return f'{XID}{{xid!~"{catalogue.judged("kernel")}"}} > time() - {_hold(catalogue)}', ""
+
+
+def _other_number(catalogue: Catalogue, options: Options) -> tuple[str, str]:
+    # A number whose line is needed is no fault; it is told until the exporter, which reads the line, has it too. Where
+    # DCGM shows the recovery action, that says all that 154 could.
+    read = gpu_labels(options, readings(catalogue.signals["dcgm_recovery_action"]))
+    return (
+        promql(f"""
+            (
+              {DCGM_XID}{{xid!~"{catalogue.judged("dcgm")}"}}
+                unless on ({GPU}, xid) {XID}
+                unless on ({GPU}, xid) label_replace({read}, "xid", "154", "", "")
+            ) > time() - {_hold(catalogue)}
+            """),
+        "",
+    )
+
+
+def _hold(catalogue: Catalogue) -> str:
+    hold = catalogue.faults["gpu-other-xid"].hold
+    assert hold is not None
+    return f"{hold.total_seconds():.12g}"
 
 
 _CAPACITY = f'max by (node, resource) (kube_node_status_capacity{{resource=~"{ACCELERATORS}"}})'
 _ALLOCATABLE = f'max by (node, resource) (kube_node_status_allocatable{{resource=~"{ACCELERATORS}"}})'
 _WHOLE = 'kube_node_status_capacity{resource="nvidia_com_gpu"}'
+_SLICED = 'kube_node_status_capacity{resource=~"nvidia_com_mig_.+"} > 0'
+FABRIC_WAIT = "10m"
+"""How long a GPU may take to join its fabric; a rack's NVLink domain needs minutes to train."""
+IMEX_DOMAIN = 5
+"""Recovery action for the memory-export domain of a multi-node NVLink system (nvml.h, 595)."""
 
 SPECIALS: Mapping[str, Special] = {
     "lost_nvml": _lost("nvml", "exporter"),
     "lost_dcgm": _lost("dcgm", "dcgm"),
-    "kernel_gpu_lost": _kernel('kind="gpu_lost"'),
-    "kernel_pcie": _kernel('kind=~"aer|pcie_link_down", severity!="corrected"'),
-    "kernel_gsp": _kernel('kind="gsp_rate_limited"'),
+    # A line that names no GPU of ours is of another device.
+    "kernel_gpu_lost": _kernel('kind="gpu_lost", gpu_uuid!=""'),
+    "kernel_pcie": _kernel('kind=~"aer|pcie_link_down", severity!="corrected", gpu_uuid!=""'),
+    "kernel_gsp": _kernel('kind="gsp_rate_limited", gpu_uuid!=""'),
+    "kernel_uvm": _kernel('kind="uvm_fatal"'),
+    "kernel_init": _kernel('kind="init_failed"'),
+    "kernel_training": _kernel('kind="nvlink_rxdet_failed"'),
+    "recovery_nvml": _recovery("recovery_action", _of_gpu),
+    "recovery_kernel": _recovery("kernel_recovery_action", _of_gpu),
+    "recovery_dcgm": _recovery("dcgm_recovery_action", _of_gpu),
+    "domain_nvml": _recovery("recovery_action", _of_domain),
+    "domain_kernel": _recovery("kernel_recovery_action", _of_domain),
+    "domain_dcgm": _recovery("dcgm_recovery_action", _of_domain),
+    "future_nvml": _recovery("recovery_action", _of_future),
+    "future_kernel": _recovery("kernel_recovery_action", _of_future),
+    "future_dcgm": _recovery("dcgm_recovery_action", _of_future),
+    # Long on its way into the fabric, or there with an error.
+    "fabric_stuck": _plain(
+        f"""
+        (
+          max by ({GPU}) (gpuheal_gpu_fabric_state == 2)
+            and on ({GPU}) max by ({GPU}) (gpuheal_gpu_fabric_state offset {FABRIC_WAIT} == 2)
+        )
+        or (max by ({GPU}) (gpuheal_gpu_fabric_state == 3) and on ({GPU}) gpuheal_gpu_fabric_status > 0)
+        """,
+        "exporter",
+    ),
+    "dcgm_fabric_stuck": _dcgm_fabric_stuck,
     "pcie_below_maximum": _plain(SLOW_LINK, "exporter"),
     "allocatable_below_capacity": _plain(f"{_ALLOCATABLE} < {_CAPACITY}", "ksm"),
-    # Time slicing makes the capacity larger than the number of GPUs and MIG makes it zero; neither is a loss.
+    # Time slicing makes the capacity larger than the number of GPUs, and MIG makes it smaller; neither is a loss.
     "capacity_below_inventory": _plain(
         f"""
         (max by (node) ({_WHOLE}) > 0)
           < on (node) {NODE_GPUS}
+          unless on (node) {_SLICED}
         """,
         "ksm",
     ),
     "pci_above_nvml": _plain(
-        "max by (node) (gpuheal_driver_pci_gpus) > max by (node) (gpuheal_nvml_devices)", "exporter"
+        """
+        (max by (node) (gpuheal_driver_pci_gpus) > max by (node) (gpuheal_nvml_devices))
+          and on (node) gpuheal_nvml_up == 1
+        """,
+        "exporter",
     ),
     "sxid_fatal": _sxid('action!~"none|alert"'),
     "sxid_degraded": _sxid('action="alert"'),
     "fabric_manager_software": _software("fabric_manager"),
     "dcgm_fabric_manager": _dcgm_fabric_manager,
+    # GPUs that a hypervisor passes on need no driver here: no GPU of such a node was ever shown or offered.
     "driver_module_missing": _plain(
-        """
-        (max by (node) (gpuheal_driver_module_loaded{module="nvidia"}) == 0)
+        f"""
+        (max by (node) (gpuheal_driver_module_loaded{{module="nvidia"}}) == 0)
           and on (node) max by (node) (gpuheal_driver_pci_gpus) > 0
+          and on (node) {GPU_NODE}
         """,
         "exporter",
     ),
@@ -145,11 +234,14 @@ SPECIALS: Mapping[str, Special] = {
         """,
         "",
     ),
-    "unknown_xid": _unknown_xid,
+    "other_xid": _other_xid,
+    "other_number": _other_number,
     "foreign_condition": _foreign,
     "not_ready": _plain(
         f"""
-        (max by (node) (kube_node_status_condition{{condition="Ready", status="true"}}) == 0) and on (node) {GPU_NODE}
+        (max by (node) (kube_node_status_condition{{condition="Ready", status="true"}}) == 0)
+          and on (node) {GPU_NODE}
+          unless on (node) kube_node_spec_unschedulable == 1
         """,
         "ksm",
     ),

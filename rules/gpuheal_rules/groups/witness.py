@@ -7,7 +7,19 @@ from collections.abc import Iterator
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.identity import IDENTITY, UP
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import CLEARED, COUNT, EVIDENCE, GPU, OPEN, WITNESS, Record, indent, promql, threshold
+from gpuheal_rules.promql.rule import (
+    CLEARED,
+    COUNT,
+    EVIDENCE,
+    GPU,
+    OPEN,
+    WITNESS,
+    Record,
+    before,
+    indent,
+    promql,
+    threshold,
+)
 
 STATE = "gpuheal:gpu_state"
 UNKNOWN = "gpuheal:gpu_unknown:info"
@@ -55,7 +67,7 @@ def rules(catalogue: Catalogue, _options: Options) -> Iterator[Record]:
         name=SUSPECT,
         expr=promql(f"""
             group by ({GPU}) ({COUNT}{{fault=~"{suspect}"}}) * time()
-              or {SUSPECT} > time() - {threshold("suspect_hold_seconds")}
+              or {before(SUSPECT)} > time() - {threshold("suspect_hold_seconds")}
             """),
     )
     # Known, shown by no source that answers now, and not for a fault that is known as well.

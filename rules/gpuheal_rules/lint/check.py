@@ -59,6 +59,7 @@ CHECKS = {
     "limit": "no group limit: exceeding it resolves alerts that fire",
     "name": "alerts GPU…/NVLink… in CamelCase, series level:metric:operation",
     "noise": "no alert on what a busy GPU does all day",
+    "origin": "raw series of exporters and responder are read from their own job",
     "own-words": "no rule reads the conditions and taints gpuheal writes",
     "portable": "only what Prometheus 2.42 and 3.x both understand, and alike",
     "presence": "a count that is compared does not vanish with what it counts",
@@ -85,7 +86,7 @@ class LintOptions:
     """Rules that are not ours: the alert contract (labels, names, faults, routes) is not asked of them."""
 
 
-CONTRACT_CHECKS = frozenset({"annotations", "contract", "labels", "name", "route", "severity"})
+CONTRACT_CHECKS = frozenset({"annotations", "contract", "labels", "name", "origin", "route", "severity"})
 
 
 def lint(paths: Sequence[Path], options: LintOptions | None = None) -> list[Finding]:

@@ -178,7 +178,7 @@ def _reached(document: Document, alert: Sent, hits: Sequence[Hit]) -> Iterator[F
     if alert.labels.get("severity") == "critical" and _seconds(keys["group_wait"]) > 0:
         yield _finding(document, where, "route", f"is critical and waits {keys['group_wait']}", "group_wait: 0s")
     people = [hit for hit in hits if hit.receiver not in {RESPONDER_RECEIVER, "null"}]
-    if not people and document.kind == "alertmanager":
+    if not people and document.kind == "alertmanager" and alert.labels.get("severity") != "info":
         yield _finding(document, where, "route", "reaches no person")
 
 

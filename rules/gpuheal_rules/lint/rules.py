@@ -49,6 +49,9 @@ SOURCES = {
 }
 
 
+RAW = re.compile(r"(gpuheal|DCGM)_")
+
+
 def labels(it: Subject) -> Iterator[Finding]:
     """An alert carries exactly the contract's labels, with values that do not change while it fires."""
     if not it.rule.alert:
@@ -174,7 +177,17 @@ def _passes(value: str, sign: str, pattern: str) -> bool:
     return equal == (sign in {"=", "=~"})
 
 
-CHECKS = (labels, texts, own_words, record_flow, severity, names, dependencies)
+def origin(subject: Subject) -> Iterator[Finding]:
+    """Raw series are read from their own job: whoever runs a scraped pod can show any name with any node's label."""
+    if subject.rule.tree is None:
+        return
+    for selector in selectors(subject.rule.tree):
+        names = [name for name in metric_names(selector) if RAW.match(name)]
+        if names and "job" not in {label for label, _sign, _value in matchers(selector)}:
+            yield found(subject.rule, "origin", f"reads {names[0]} from anybody who shows it", "add a matcher on job")
+
+
+CHECKS = (origin, labels, texts, own_words, record_flow, severity, names, dependencies)
 
 
 def groups(sources: Sources) -> Iterator[Finding]:

@@ -34,8 +34,15 @@ PEOPLE_ONLY_ALERTS = (
     "GPUHealActionPending",
     "GPUHealCordonBudget",
     "GPUHealEscalated",
+    "GPUHealEscalatedForDays",
     "GPUHealHeld",
+    "GPUHealNoLeader",
+    "GPUHealPolicyMissing",
+    "GPUHealRoundsFail",
     "GPUHealStaleCase",
+    "GPUHealUnreadableCase",
+    "GPUHealUnreadableUndo",
+    "GPUHealWritesRefused",
 )
 
 HEADER = """\
@@ -181,7 +188,8 @@ def routes(params: AlertmanagerParams) -> list[dict[str, Any]]:
         {
             # Named, because a route that matched with `continue` never falls back to the root's receiver.
             "receiver": params.people_receiver,
-            "matchers": own_matchers(params),
+            # What is only info is for dashboards and the responder; nobody is called for it.
+            "matchers": [*own_matchers(params), 'severity=~"critical|warning"'],
             "group_by": ["cluster", "node", "fault"],
             "group_wait": duration(params.people_group_wait),
             "group_interval": duration(params.people_group_interval),

@@ -33,7 +33,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, list[str]]]] = {
     ),
     "info": (
         {**OURS, "alertname": "GPUECCTrend", "fault": "gpu-ecc-trend", "severity": "info"},
-        {"*": ["P:gpuheal-responder", "oncall"]},
+        {"*": ["P:gpuheal-responder"]},
     ),
     "without a node": (
         {

@@ -1,0 +1,44 @@
+"""Whose series a rule reads: every raw selector of an exporter or of the responder names its job.
+
+Anybody who may run a pod that is scraped can show series of any name, with any labels that the target does not set.
+What such a pod shows has its own job, and is read by no rule.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from gpuheal_rules.options import Options
+from gpuheal_rules.promql.rule import AlertRule, Group, Record
+
+OF_RESPONDER = re.compile(
+    r"gpuheal_(case_|fault_cleared_|cordon_budget_|leader|last_good_round_|unreadable_|step_duration_|responder_|frozen)\w*"
+)
+"""What the responder exports; every other gpuheal_* is the exporter's."""
+_PARTS = re.compile(r'("[^"]*")')
+_RAW = re.compile(r"(?<![\w:])((?:gpuheal_|DCGM_)\w+)(\{)?")
+
+
+def of_jobs(group: Group, options: Options) -> Group:
+    """Return the group with the job of its source in every raw selector."""
+    rules: list[Record | AlertRule] = [replace(rule, expr=named(rule.expr, options)) for rule in group.rules]
+    return replace(group, rules=tuple(rules))
+
+
+def named(expr: str, options: Options) -> str:
+    """Return the expression with a matcher on `job` in every raw selector."""
+
+    def selector(match: re.Match[str]) -> str:
+        job = f'job=~"{options.jobs[source(match[1])]}"'
+        return f"{match[1]}{{{job}, " if match[2] else f"{match[1]}{{{job}}}"
+
+    # Names inside of texts (label values, regular expressions) are no selectors.
+    return "".join(part if part.startswith('"') else _RAW.sub(selector, part) for part in _PARTS.split(expr))
+
+
+def source(metric: str) -> str:
+    """Return the source that exports a metric."""
+    if metric.startswith("DCGM_"):
+        return "dcgm"
+    return "responder" if OF_RESPONDER.fullmatch(metric) else "exporter"
