@@ -13,6 +13,7 @@ from tests.chaos.schedule import Schedule
 
 THEMES: Mapping[str, str] = {
     "E-standing-still (incident)": "BKW",
+    "E-standing-still (unsaved)": "ESW",
     "E-unbounded-tries (unsaved)": "ESW",
     "S11-burst-rack (dark)": "ADKLW",
     "S18-take-back (refused)": "DEW",
