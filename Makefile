@@ -73,6 +73,8 @@ bench: install ## print measurements; nothing is asserted
 generated: install rules ## make all generated files anew
 	$(RUN) -m gpuheal_responder.shell.kube.generate deploy/kustomize/base
 	$(RUN) -m gpuheal_responder.config.page > responder/SETTINGS.md
+	$(RUN) -m gpuheal_responder.shell.metrics > responder/METRICS.md.new && mv responder/METRICS.md.new responder/METRICS.md
+	$(RUN) -m gpuheal_responder.shell.round.page responder/ROUND.md
 	$(RUN) -m tests.safety.promises
 
 rules: install ## make the generated files of the rules anew

@@ -124,6 +124,7 @@ class Reason(StrEnum):
     MARKED_BY_OTHER = "marked-by-other", "the node carries another case's undo record"
     UNKNOWN_PROVIDER = "unknown-provider", "no provider of this name is configured"
     BOOT_ID_UNKNOWN = "boot-id-unknown", "the node has no boot id"
+    CRD_OUTDATED = "crd-outdated", "the CRD in the cluster is older than this version"
     NOT_LEADER = "not-leader", "another replica leads now"
     NOT_STORED = "not-stored", "the case could not be stored yet"
     NODE_CHANGED = "node-changed", "the node changed since it was looked at"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gpuheal_responder.actions import SPECS
 from gpuheal_responder.core.reason import Reason
 
 STEP_BUCKETS = (0.1, 1, 10, 60, 300, 900, 1800, 3600, 7200)
@@ -265,8 +266,11 @@ def _reasons() -> Iterator[str]:
     yield ""
     yield "| reason | meaning |"
     yield "|---|---|"
-    for reason in sorted(Reason, key=str):
-        yield f"| `{reason}` | {reason.sentence} |"
+    told = {str(reason): reason.sentence for reason in Reason}
+    for action in SPECS.values():
+        told |= action.reasons
+    for slug, sentence in sorted(told.items()):
+        yield f"| `{slug}` | {sentence} |"
 
 
 if __name__ == "__main__":

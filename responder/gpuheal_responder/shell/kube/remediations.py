@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gpuheal_responder.core.case import Approval, Case
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.errors import ConfigError, Permanent
 from gpuheal_responder.ports import Stored, Unreadable
 from gpuheal_responder.rights import Right
@@ -182,7 +183,9 @@ class KubeRemediations:
         with changing(f"remediation {name}"):
             item = self.mirror.peek(name) or self._read(await self._api.get(_path(name)), None)
         if isinstance(item, Unreadable):
-            raise Permanent("unreadable-case", f"remediation {name} was not written by this version: {item.problem}")
+            raise Permanent(
+                Reason.CASE_UNREADABLE, f"remediation {name} was not written by this version: {item.problem}"
+            )
         return item
 
     async def _write(self, name: str, version: str, status: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -195,7 +198,9 @@ class KubeRemediations:
             except ApiError as problem:
                 if problem.status == 404:
                     await self._api.get(_path(name))  # raises 404 if it is the object that is missing
-                    raise Permanent("crd-outdated", "the CRD has no status: apply crd.yaml of this version") from None
+                    raise Permanent(
+                        Reason.CRD_OUTDATED, "the CRD has no status: apply crd.yaml of this version"
+                    ) from None
                 raise
         return meta
 
