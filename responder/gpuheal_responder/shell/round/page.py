@@ -1,4 +1,4 @@
-"""The guards as a table for people: `python -m gpuheal_responder.shell.round.page responder/ROUND.md` renews the page."""
+"""The table of guards in ROUND.md: `python -m gpuheal_responder.shell.round.page responder/ROUND.md` renews it."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ async def test_an_object_that_is_no_case_is_told_with_its_node(change: dict[str,
     assert store.strange() == 1
     with pytest.raises(Permanent) as caught:
         await store.save(Stored(case=CASE, version="1"), None)
-    assert caught.value.reason == "unreadable-case"
+    assert caught.value.reason == "case-unreadable"
 
 
 def test_parts_that_are_not_understood_count_as_well() -> None:
