@@ -106,7 +106,7 @@ def label_of(method: str, path: str, body: bytes) -> str:
             gone = any("$patch" in c for c in raw["status"]["conditions"])
             return "condition-off" if gone else "condition-on"
         undo = raw["metadata"].get("annotations", {}).get(UNDO)
-        return f"mark {len(json.loads(undo)['taints'])}" if undo else "release"
+        return f"mark {sum(c['kind'] == 'taint' for c in json.loads(undo)['changes'])}" if undo else "release"
     return ""
 
 
