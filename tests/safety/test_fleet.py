@@ -266,3 +266,16 @@ async def test_s22_a_leader_that_stalled_and_still_leads_closes_only_its_own_cas
     go.set()
     await task
     assert stage.sim.snapshot(name) == marked
+
+
+async def test_s11_an_incident_does_not_end_because_an_exporter_falls_silent() -> None:
+    """It consists of its nodes' cases: an alert that goes away with its exporter frees no neighbour's ladder."""
+    stage = Stage(nodes=16)
+    names = [stage.break_gpu(n) for n in range(3)]
+    await stage.play(30)
+    assert stage.sim.machines.reboots == []
+    key = next(k for k in stage.latch.latched if k[0] == names[0])
+    del stage.latch.latched[key]
+    stage.samples = {k: v for k, v in stage.samples.items() if k[0] != names[0]}
+    await stage.play(60)
+    assert stage.sim.machines.reboots == []

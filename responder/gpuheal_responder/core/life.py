@@ -271,11 +271,12 @@ def disrupting(case: Case) -> bool:
 
 def rebooting(case: Case) -> bool:
     """Return whether the node is being rebooted, or has been and is not proven since, by us or by others."""
-    cures = [a.ended_at or a.started_at for a in case.attempts if a.cure and not a.target]
-    if any(a.open and a.cure and not a.target for a in case.attempts):
+    cures = [a for a in case.attempts if a.cure and not a.target and (a.foreign or a.open or a.boot_id != case.boot_id)]
+    if any(a.open for a in cures):
         return True
+    ends = [a.ended_at or a.started_at for a in cures]
     proofs = [a.started_at for a in case.attempts if a.phase is Phase.PROVE and a.state is AttemptState.SUCCEEDED]
-    return bool(cures) and max(cures) > max(proofs, default=datetime.min.replace(tzinfo=UTC))
+    return bool(ends) and max(ends) > max(proofs, default=datetime.min.replace(tzinfo=UTC))
 
 
 def taken_back(case: Case, node: Node) -> bool:

@@ -41,14 +41,22 @@ async def board_of(look: Look, keys: Mapping[str, Sequence[str]]) -> Board:
     for name, case in held.items():
         if name not in look.nodes and case.domains:
             ledger.put(absent_standing(case))
-    known = {name: dict(ledger.domains_of(name)) for name in look.intake.faults}
-    for name, domains in known.items():
-        labels = look.nodes[name].labels if name in look.nodes else {}
-        domains |= {k: labels[key] for k, candidates in KEYS.items() for key in candidates[::-1] if labels.get(key)}
+    known = {name: _domains(look, ledger, name) for name in look.intake.faults}
     faults_of = {name: _begun(many, held.get(name)) for name, many in look.intake.faults.items()}
+    for name, case in held.items():  # an incident ends with its cases, not when an exporter falls silent
+        if name in look.nodes and life.contained(case, look.nodes[name]):
+            faults_of[name] = [*faults_of.get(name, ()), *case.faults]
+            known.setdefault(name, _domains(look, ledger, name))
     incidents = incidents_of(faults_of, look.intake.wide, known, ledger.size, look.controls.released)
     gangs = {name: case.gangs for name, case in held.items() if life.disrupting(case)}
     return Board(ledger=ledger, gangs=gangs, incidents=incidents)
+
+
+def _domains(look: Look, ledger: Ledger, name: str) -> dict[str, str]:
+    """Return the node's failure domains, those without a budget included."""
+    labels = look.nodes[name].labels if name in look.nodes else {}
+    more = {k: labels[key] for k, candidates in KEYS.items() for key in candidates[::-1] if labels.get(key)}
+    return {**ledger.domains_of(name), **more}
 
 
 def _begun(faults: Sequence[Fault], case: Case | None) -> Sequence[Fault]:

@@ -354,6 +354,10 @@ class Engine:
             return
         if to_remember(work):
             await self._remember(look, work.case)
+        if isinstance(work.verdict, Done):
+            await self._tell(look, work)  # it has happened, whether or not it can be stored
+        if not self.may_act():
+            return
         if work.stored is None:
             work.stored = await self.ports.remediations.create(work.case, work.record())
         elif work.case != work.stored.case or self._stored.get(work.case.name) != signature(work.verdict):
