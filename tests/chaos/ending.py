@@ -18,7 +18,7 @@ from gpuheal_lab.fleet.machine import Power
 from gpuheal_lab.fleet.objects import Json, has_taint, is_ready
 from gpuheal_responder.core.mode import Mode
 
-TELLING = frozenset({"held", "escalated", "pending", "stale"})
+TELLING = frozenset({"held", "escalated", "pending", "stale", "incident"})
 """States of a case that generated rules alert on (GPUHealHeld, GPUHealEscalated, GPUHealPending, GPUHealStaleCase)."""
 GIVEN_UP = "escalated"
 """What could not be done for good has been given to people."""

@@ -23,7 +23,7 @@ OWN = f'gpu="1", UUID="{GPU}", pci_bus_id="{BUS}", {TARGET}'
 @pytest.mark.parametrize(
     ("fact", "errors", "fires"),
     [
-        ("a counter that was not there a day ago", f"_x{DAY + 5} 1500x20", True),
+        ("a counter that is seen for the first time, with the errors of its life", f"_x{DAY + 5} 1500x20", False),
         ("a counter that grew beyond the threshold", f"500x{DAY + 4} 1501x20", True),
         ("a counter that grew to the threshold only", f"500x{DAY + 4} 1500x20", False),
         ("old errors that nobody had looked at", f"90000x{DAY + 25}", False),

@@ -269,11 +269,12 @@ def disrupting(case: Case) -> bool:
     return started(case) and (not case.escalated or any(a.cure and a.open for a in case.attempts))
 
 
-def rebooting(case: Case) -> bool:
-    """Return whether the node is being rebooted, or has been and is not proven since, by us or by others."""
-    cures = [a for a in case.attempts if a.cure and not a.target and (a.foreign or a.open or a.boot_id != case.boot_id)]
-    if any(a.open for a in cures):
-        return True
+def rebooted(case: Case, boot_id: str) -> bool:
+    """Return whether the node has booted anew while the case was open, by us or by others, and is not proven since.
+
+    A reboot that was only asked for is none yet: whoever uncordons then is no driver manager.
+    """
+    cures = [a for a in case.attempts if a.cure and not a.target and (a.foreign or a.boot_id != boot_id)]
     ends = [a.ended_at or a.started_at for a in cures]
     proofs = [a.started_at for a in case.attempts if a.phase is Phase.PROVE and a.state is AttemptState.SUCCEEDED]
     return bool(ends) and max(ends) > max(proofs, default=datetime.min.replace(tzinfo=UTC))
@@ -293,7 +294,7 @@ def taken_back(case: Case, node: Node) -> bool:
         return True
     if not cordon_lost(node):
         return False
-    if not rebooting(case):
+    if not rebooted(case, node.boot_id):
         return True
     put_back = sum(1 for a in case.attempts if a.reason == Reason.PUT_BACK)
     only_mark = has_cordon(record) and all(c.kind != "taint" for c in record.changes)

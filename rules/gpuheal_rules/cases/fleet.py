@@ -364,6 +364,7 @@ MAKERS: Mapping[str, Maker] = {
     "case_escalated_for_days": pipeline.for_days,
     "no_leader": _single("gpuheal_leader", between(EVENT, 999, 0.0, 1.0), 0.0),
     "rounds_fail": pipeline.rounds_fail,
+    "incident": _single("gpuheal_incident_nodes", between(EVENT, 999, 3.0, 0.0), 3.0),
     "unreadable_case": _single("gpuheal_unreadable_cases", between(EVENT, 999, 2.0, 0.0), 2.0),
     "unreadable_undo": _single("gpuheal_unreadable_undo", between(EVENT, 999, 1.0, 0.0), 1.0, target_node=NODE),
     "writes_refused": _single(

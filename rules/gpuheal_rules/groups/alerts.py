@@ -108,6 +108,7 @@ EXPRESSIONS: Mapping[str, Expression] = {
           or max(gpuheal_leader == 1 unless on (job, instance) gpuheal_last_good_round_timestamp_seconds > 0)
         """
     ),
+    "incident": _plain("sum(gpuheal_incident_nodes) > 0"),
     "unreadable_case": _plain("max(gpuheal_unreadable_cases) > 0"),
     "unreadable_undo": _plain("count(gpuheal_unreadable_undo == 1) > 0"),
     "writes_refused": _writes_refused,

@@ -67,6 +67,21 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     yield from _problems(options)
 
 
+def _problems_of_cases() -> Iterator[Record]:
+    of_case = {f"case-{state}": f'gpuheal_case_state{{state="{state}"}} == 1' for state in STATES}
+    of_case["policy-missing"] = 'gpuheal_case_state{state="held", reason="policy-missing"} == 1'
+    escalated = 'gpuheal_case_state{state="escalated"} == 1'
+    of_case["case-escalated-for-days"] = (
+        f"time() - gpuheal_case_opened_timestamp_seconds > {DAYS_SECONDS} and on (target_node) ({escalated})"
+    )
+    for problem, expr in of_case.items():
+        yield Record(
+            name=PROBLEM,
+            labels={"problem": problem},
+            expr=f'group by (node) (label_replace({expr}, "node", "$1", "target_node", "(.+)"))',
+        )
+
+
 def _problems(options: Options) -> Iterator[Record]:
     jobs = options.jobs
     alive = promql(f"""
@@ -108,18 +123,7 @@ def _problems(options: Options) -> Iterator[Record]:
             labels={"problem": problem},
             expr=f"group by (node) (\n{expr}\n) unless on (node) {GUARD}",
         )
-    of_case = {f"case-{state}": f'gpuheal_case_state{{state="{state}"}} == 1' for state in STATES}
-    of_case["policy-missing"] = 'gpuheal_case_state{state="held", reason="policy-missing"} == 1'
-    escalated = 'gpuheal_case_state{state="escalated"} == 1'
-    of_case["case-escalated-for-days"] = (
-        f"time() - gpuheal_case_opened_timestamp_seconds > {DAYS_SECONDS} and on (target_node) ({escalated})"
-    )
-    for problem, expr in of_case.items():
-        yield Record(
-            name=PROBLEM,
-            labels={"problem": problem},
-            expr=f'group by (node) (label_replace({expr}, "node", "$1", "target_node", "(.+)"))',
-        )
+    yield from _problems_of_cases()
     yield Record(
         name=ACTIVE_PROBLEM,
         expr=promql(f"""

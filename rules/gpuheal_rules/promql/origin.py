@@ -13,7 +13,8 @@ from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import AlertRule, Group, Record
 
 OF_RESPONDER = re.compile(
-    r"gpuheal_(case_|fault_cleared_|cordon_budget_|leader|last_good_round_|unreadable_|step_duration_|responder_|frozen)\w*"
+    r"gpuheal_(case_|fault_cleared_|cordon_budget_|leader|last_good_round_|unreadable_|incident_|step_duration_|"
+    r"responder_|frozen)\w*"
 )
 """What the responder exports; every other gpuheal_* is the exporter's."""
 _PARTS = re.compile(r'("[^"]*")')

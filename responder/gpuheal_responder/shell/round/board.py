@@ -44,7 +44,7 @@ async def board_of(look: Look, keys: Mapping[str, Sequence[str]]) -> Board:
     known = {name: _domains(look, ledger, name) for name in look.intake.faults}
     faults_of = {name: _begun(many, held.get(name)) for name, many in look.intake.faults.items()}
     for name, case in held.items():  # an incident ends with its cases, not when an exporter falls silent
-        if name in look.nodes and life.contained(case, look.nodes[name]):
+        if name in look.nodes:
             faults_of[name] = [*faults_of.get(name, ()), *case.faults]
             known.setdefault(name, _domains(look, ledger, name))
     incidents = incidents_of(faults_of, look.intake.wide, known, ledger.size, look.controls.released)

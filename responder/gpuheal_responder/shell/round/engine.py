@@ -221,7 +221,9 @@ class Engine:
         decided = {w.case.name for w in works}
         works = [*works, *(w for name, w in self._begun.items() if name not in decided)]
         over = [s.case for s in look.closed] + [w.case for w in works if w.case.closed_at is not None]
-        self.recorder.standing([(w.case, w.verdict) for w in works if w.case.closed_at is None], over)
+        still_open = [w for w in works if w.case.closed_at is None]
+        refused = {w.case.name: self._refusals.hold(f"write {w.case.name}", look.now) for w in still_open}
+        self.recorder.standing([(w.case, refused[w.case.name] or w.verdict) for w in still_open], over)
         names = {w.case.name for w in works} | {s.case.name for s in look.open.values()}
         self._stored = {name: said for name, said in self._stored.items() if name in names}
         self._told = {name: said for name, said in self._told.items() if name in names}
