@@ -30,7 +30,7 @@ def test_observe_writes_nothing_but_the_remediation(playing: Playing) -> None:
     play.settled(name)
 
     play.break_gpu()
-    shown = play.wait_blocked(name, "held", "taint", "mode-observe")
+    shown = play.wait_blocked(name, "observing", "taint", "mode-observe")
     gpus = f"/api/v1/nodes/{name}"
     wait_for(lambda: play.plane.admin.get(gpus)["status"]["allocatable"]["nvidia.com/gpu"] == "7", "the device plugin")
     before = _versions(play, name, namespace)
