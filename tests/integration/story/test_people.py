@@ -111,7 +111,7 @@ def test_a_person_who_uncordons_has_the_node(playing: Playing) -> None:
     name = play.node()
     before = play.settled(name)
     play.break_gpu()
-    play.wait_blocked(name, "held", "reboot", "approval-needed")
+    play.wait_blocked(name, "pending", "reboot", "approval-needed")
     _kubectl(play, "uncordon", name)
     play.wait_closed(name, "taken-over")
     allocatable = {"allocatable": before["status"]["allocatable"] | {"nvidia.com/gpu": "7"}}
@@ -174,10 +174,10 @@ def _approve(play: Play, user: str, name: str, step: str, evidence: str) -> str:
 
 def _asked(play: Play, name: str, step: str) -> dict[str, Any]:
     """The proposal of a step, once no further alert of the same fault changes what an approval binds to."""
-    found = play.wait_blocked(name, "held", step, "approval-needed")
+    found = play.wait_blocked(name, "pending", step, "approval-needed")
     while True:
         pause(QUIET_S)
-        again = play.wait_blocked(name, "held", step, "approval-needed")
+        again = play.wait_blocked(name, "pending", step, "approval-needed")
         if _evidence(again) == _evidence(found):
             return again
         found = again

@@ -15,6 +15,8 @@ from gpuheal_responder.errors import ActionError, Permanent
 PATIENT = 3
 """So many failures in a row are the API server's everyday life; from then on people are told."""
 FIRST, LAST = timedelta(seconds=1), timedelta(minutes=10)
+LAST_TRANSIENT = timedelta(seconds=10)
+"""An API server that is overloaded or away is back before long."""
 
 
 @dataclass(slots=True)
@@ -34,10 +36,11 @@ class Refusals:
     def failed(self, name: str, problem: ActionError, now: datetime) -> None:
         """Note one more failure in a row; the pause doubles with each. What is permanent is told at once."""
         before = self._refused.get(name)
-        times = 1 + (before.times if before is not None else 0)
+        times = 1 + (before.times if before is not None and before.reason == problem.reason else 0)
+        last = LAST_TRANSIENT
         if isinstance(problem, Permanent):
-            times = max(times, PATIENT)
-        again_at = now + min(LAST, FIRST * 2 ** min(times - 1, 16))
+            times, last = max(times, PATIENT), LAST
+        again_at = now + min(last, FIRST * 2 ** min(times - 1, 16))
         self._refused[name] = _Refused(times=times, reason=problem.reason, message=str(problem), again_at=again_at)
 
     def succeeded(self, name: str) -> None:
