@@ -134,7 +134,15 @@ def suites(catalogue: Catalogue) -> dict[str, Suite]:
     found["state"] = Suite(name="state", faults=STATE_FAULTS | ALWAYS, cases=score.cases(catalogue))
     alerts = [alert for _fault, alert in catalogue.alerts() if alert.expr != "watchdog"]
     found["quiet"] = Suite(name="quiet", faults=frozenset(catalogue.faults), cases=level.healthy(alerts))
-    return found
+    faults_of = {alert.name: fault.slug for fault, alert in catalogue.alerts()}
+    return {name: _with_expected(suite, faults_of) for name, suite in found.items()}
+
+
+def _with_expected(suite: Suite, faults_of: Mapping[str, str]) -> Suite:
+    """Return the suite with the rules of every alert that one of its cases expects, whosever fault that is."""
+    fired = (a.alertname for case in suite.cases for a in case.alerts if a.fires)
+    expected = {faults_of[name] for name in fired if name in faults_of}
+    return replace(suite, faults=suite.faults | expected)
 
 
 def suites_for(mutant: Mutant, fault: str, known: Mapping[str, Suite]) -> list[Suite]:

@@ -24,7 +24,7 @@ from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Wait, due_of
-from gpuheal_responder.errors import ActionError, ObserveError, Transient
+from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Transient
 from gpuheal_responder.ports import Recorder, Stored
 from gpuheal_responder.shell.process.slices import sliced
 from gpuheal_responder.shell.round.agenda import Subject, agenda
@@ -40,7 +40,7 @@ from gpuheal_responder.shell.round.observe import (
     observe,
 )
 from gpuheal_responder.shell.round.pace import Pace
-from gpuheal_responder.shell.round.perform import ERRORS, EXPECTED, LOCK_MARGIN, Order, Performed, Performer
+from gpuheal_responder.shell.round.perform import ERRORS, EXPECTED, FOR_GOOD, LOCK_MARGIN, Order, Performed, Performer
 from gpuheal_responder.shell.round.refusals import Refusals
 from gpuheal_responder.shell.round.steps import Steps
 from gpuheal_responder.shell.round.work import Work, contains, signature, to_remember, unread
@@ -205,7 +205,8 @@ class Engine:
             if work.stored is not None and work.case != work.stored.case:
                 await self._store(look, work)
             if done.outcome in ERRORS:
-                self._refusals.failed(write, Transient(done.outcome, done.detail or done.outcome), look.now)
+                kind = Permanent if done.outcome in FOR_GOOD else Transient
+                self._refusals.failed(write, kind(done.outcome, done.detail or done.outcome), look.now)
             else:
                 self._refusals.succeeded(write)
         except ActionError as problem:

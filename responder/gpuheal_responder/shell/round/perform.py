@@ -43,6 +43,8 @@ ERRORS = frozenset(
     }
 )
 """Outcomes of a step by which the other side refused it."""
+FOR_GOOD = frozenset({Reason.FORBIDDEN, Reason.NOT_FOUND, Reason.REJECTED})
+"""Of these, what will not pass by trying again soon."""
 EXPECTED = frozenset(
     {
         Reason.MARKED,
