@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from gpuheal_rules.promql.rule import Group
 from gpuheal_rules.render import rule_file, to_yaml
 
 ALWAYS = frozenset({"watchdog"})
+_ALERT = re.compile(r'alertname="(\w+)"')
 STATE_FAULTS = frozenset(
     {
         "gpu-engine-fault",
@@ -140,7 +142,9 @@ def suites(catalogue: Catalogue) -> dict[str, Suite]:
 
 def _with_expected(suite: Suite, faults_of: Mapping[str, str]) -> Suite:
     """Return the suite with the rules of every alert that one of its cases expects, whosever fault that is."""
-    fired = (a.alertname for case in suite.cases for a in case.alerts if a.fires)
+    fired = {a.alertname for case in suite.cases for a in case.alerts if a.fires}
+    for case in suite.cases:
+        fired |= {name for query in case.queries for name in _ALERT.findall(query.expr)}
     expected = {faults_of[name] for name in fired if name in faults_of}
     return replace(suite, faults=suite.faults | expected)
 
