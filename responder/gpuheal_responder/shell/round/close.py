@@ -20,7 +20,7 @@ from gpuheal_responder.core.step import ActionSpec, Due, Step
 from gpuheal_responder.core.undo import TAINT_KEY, Marks
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import World
-from gpuheal_responder.errors import ActionError, Permanent, Transient
+from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Stored
 from gpuheal_responder.shell.round.observe import Ports
 
@@ -54,7 +54,7 @@ async def finish(
         raise Transient(Reason.NOT_LEADER, "another replica leads now")
     try:
         await ports.cluster.unlock(case.node)
-    except ActionError as problem:  # it runs out by itself; a case must not stay open for it
+    except Permanent as problem:  # it runs out by itself; a case must not stay open for it
         log.warning("the Lease of %s was not given back: %s", case.node, problem)
 
 
