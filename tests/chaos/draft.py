@@ -60,11 +60,12 @@ class Draft:
         return self.one(self.here, self.here, self.there, self.rng.randrange(self.setup.get("nodes", 8)))
 
 
-def any_act(d: Draft) -> None:
-    """Append one act of any kind, mostly on a node that the story is about."""
-    node, on, error = d.node(), d.maybe(0.6), d.one(*ERRORS)
-    pool, value = d.one("gpu.health/pool", "example.com/team"), d.one("", "x", "y" * 60)
-    options: Sequence[tuple[str, dict[str, Any]]] = (
+Acts = Sequence[tuple[str, dict[str, Any]]]
+
+
+def machines_and_sources(d: Draft, node: int, on: bool) -> Acts:
+    """Return what may happen to machines, and to the servers that tell of them."""
+    return (
         ("break_gpu", {"node": node, "gpu": d.rng.randrange(2), "fault": d.one(*STRONG, "faint")}),
         ("cure", {"node": node}),
         ("reboot", {"node": node}),
@@ -84,10 +85,13 @@ def any_act(d: Draft) -> None:
         ("identities", {"sources": d.one(0, 1, 1, 2)}),
         ("witnesses", {"classes": d.one(1, 2)}),
         ("freeze", {"on": on}),
-        (
-            "fail",
-            {"method": d.one(*METHODS), "error": error, "times": d.one(1, 2, 5), "applied": d.maybe(0.4)},
-        ),
+    )
+
+
+def calls_and_process(d: Draft, node: int, on: bool, error: str) -> Acts:
+    """Return how our calls may fail and our process may end."""
+    return (
+        ("fail", {"method": d.one(*METHODS), "error": error, "times": d.one(1, 2, 5), "applied": d.maybe(0.4)}),
         ("fail", {"method": d.one(*READS), "error": "unseen", "times": d.one(1, 2, 5)}),
         ("provider", {"trouble": d.one("", "refuses", "loses", "forgets")}),
         ("lag", {"what": d.one("", "nodes", "cases")}),
@@ -96,6 +100,12 @@ def any_act(d: Draft) -> None:
         ("stall", {"crossing": d.rng.randrange(6), "seconds": d.one(5, 30, 300), "lose": d.maybe(0.5)}),
         ("slow", {"crossing": d.rng.randrange(8), "seconds": d.one(10, 60, 400)}),
         ("change_leader", {}),
+    )
+
+
+def people_and_controllers(d: Draft, node: int, on: bool, pool: str, value: str) -> Acts:
+    """Return what may be done beside us."""
+    return (
         ("deploy", {"name": d.name(), "nodes": sorted({d.here, node}), "minimum": d.one(0, 1, 2)}),
         ("gang", {"name": d.name(), "nodes": sorted({d.here, d.there})}),
         ("pod", {"name": d.name(), "node": node, "protected": d.maybe(0.5)}),
@@ -110,10 +120,7 @@ def any_act(d: Draft) -> None:
         ("remove_taint", {"node": node}),
         ("hold", {"node": node, "on": on}),
         ("damage_undo", {"node": node, "how": d.one("cut", "version", "empty")}),
-        (
-            "label",
-            {"node": node, "key": pool, "value": value},
-        ),
+        ("label", {"node": node, "key": pool, "value": value}),
         ("opt_out", {"node": node, "on": on}),
         ("silence", {"node": d.one(node, -1), "on": on}),
         ("pause", {"on": on}),
@@ -123,5 +130,16 @@ def any_act(d: Draft) -> None:
         ("approve_wrongly", {"node": node}),
         ("delete_case", {"node": node}),
     )
+
+
+def any_act(d: Draft) -> None:
+    """Append one act of any kind, mostly on a node that the story is about."""
+    node, on, error = d.node(), d.maybe(0.6), d.one(*ERRORS)
+    pool, value = d.one("gpu.health/pool", "example.com/team"), d.one("", "x", "y" * 60)
+    options = [
+        *machines_and_sources(d, node, on),
+        *calls_and_process(d, node, on, error),
+        *people_and_controllers(d, node, on, pool, value),
+    ]
     name, arguments = d.rng.choice(options)
     d.add(name, **arguments)

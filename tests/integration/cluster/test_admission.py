@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from tests.integration.cluster.test_commands import BINDINGS, MakeNodes
+from tests.integration.cluster.admission import IMAGE, JOBS, Json, job, refuses, restrained
+from tests.integration.cluster.test_commands import MakeNodes
 
 from gpuheal_lab.controlplane.kubeapi import STRATEGIC, ApiRefused, KubeApi
 from gpuheal_lab.controlplane.plane import ControlPlane
 from gpuheal_lab.servers.stack import wait_for
-from gpuheal_responder.core.node import Node
-from gpuheal_responder.providers.job import JobSettings, manifest
 
 pytestmark = pytest.mark.cluster
 
-Json = dict[str, Any]
 Change = Callable[[Json], object]
-CASES = "/apis/gpu.health/v1alpha1/remediations"
-JOBS = "/apis/batch/v1/namespaces/{namespace}/jobs?dryRun=All"
-ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
 CONFIGMAPS = "/api/v1/namespaces/gpuheal-privileged/configmaps"
-NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
-IMAGE = "tools@sha256:" + "0" * 64
-DENIED = "ValidatingAdmissionPolicy '{policy}'"
-
-
-def job(namespace: str = "gpuheal-privileged") -> Json:
-    """The reboot Job as the provider makes it."""
-    node = Node(name="gpu-1", uid="u", boot_id="5b2f2f0e-7c3f-4b5e-8f4b-1d2c3b4a5968")
-    return manifest(node, "gpu-1-1-reboot-1", JobSettings(image=IMAGE, namespace=namespace), NOW)
 
 
 def pod(raw: Json) -> Json:
@@ -55,27 +38,7 @@ def told(raw: Json, name: str, value: str) -> None:
 @pytest.fixture(scope="module")
 def engine(plane: ControlPlane) -> KubeApi:
     """The responder's account, once the policies are in force."""
-    account = plane.as_service_account("gpuheal", "gpuheal-responder")
-    bad = job()
-    bad["metadata"]["name"] = "mine"
-
-    def refused() -> bool:
-        try:
-            account.create(JOBS.format(namespace="gpuheal-privileged"), bad)
-        except ApiRefused as refusal:
-            return "denied request" in str(refusal)
-        return False
-
-    wait_for(refused, "the admission policies to be in force")
-    return account
-
-
-def refuses(call: Callable[[], object], policy: str, words: str) -> None:
-    """The call is refused by this policy, with these words."""
-    with pytest.raises(ApiRefused) as caught:
-        call()
-    assert DENIED.format(policy=policy) in str(caught.value)
-    assert words in str(caught.value)
+    return restrained(plane)
 
 
 def test_s23_the_templates_job_is_admitted(engine: KubeApi) -> None:
@@ -313,104 +276,3 @@ def test_s18_nothing_else_of_a_nodes_status_either(engine: KubeApi, node: str, c
     """What the kubelet says of its node stays what the kubelet said."""
     path = f"/api/v1/nodes/{node}/status"
     refuses(lambda: engine.patch(path, {"status": change}, STRATEGIC), "gpuheal-node-marks", words)
-
-
-@pytest.fixture(scope="module")
-def people(plane: ControlPlane) -> Iterator[dict[str, KubeApi]]:
-    """Ann may approve; bob may write Remediations and their status but was not given approving."""
-    rules = [
-        {
-            "apiGroups": ["gpu.health"],
-            "resources": ["remediations", "remediations/status"],
-            "verbs": ["get", "create", "patch", "update"],
-        }
-    ]
-    plane.admin.create(ROLES, {"metadata": {"name": "writes-cases"}, "rules": rules})
-    given = {"ann": ["gpuheal-approver"], "bob": ["writes-cases"]}
-    names = []
-    for user, roles in given.items():
-        for role in roles:
-            names.append(f"{user}-{role}")
-            ref = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}
-            who = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
-            plane.admin.create(BINDINGS, {"metadata": {"name": names[-1]}, "roleRef": ref, "subjects": [who]})
-    yield {user: KubeApi(plane.url, plane.ca_file, plane.tokens[user]) for user in given}
-    for name in names:
-        plane.admin.delete(f"{BINDINGS}/{name}")
-    plane.admin.delete(f"{ROLES}/writes-cases")
-
-
-@pytest.fixture
-def case(engine: KubeApi) -> Iterator[str]:
-    """The path of an open case."""
-    spec = {"node": "gpu-1", "policy": "p", "openedAt": "2026-01-31T12:00:00Z"}
-    raw = {"apiVersion": "gpu.health/v1alpha1", "kind": "Remediation", "metadata": {"name": "admitted"}, "spec": spec}
-    engine.create(CASES, raw)
-    yield f"{CASES}/admitted"
-    engine.delete(f"{CASES}/admitted")
-
-
-def yes(by: str, **changes: str) -> Json:
-    """An approval."""
-    given = {"step": "reboot", "evidence": "0123456789ab", "by": by, "expiresAt": "2026-01-31T13:00:00Z"}
-    return {**given, **changes}
-
-
-def give(api: KubeApi, case: str, *approvals: Json) -> Callable[[], Json]:
-    """Writing these approvals."""
-    return lambda: api.patch(case, {"spec": {"approvals": copy.deepcopy(list(approvals))}})
-
-
-def test_s17_who_approved_is_who_asked(
-    plane: ControlPlane, engine: KubeApi, people: dict[str, KubeApi], case: str
-) -> None:
-    """In one's own name, on evidence, with the right to; not even an administrator approves as somebody else."""
-    ann, bob = people["ann"], people["bob"]
-    wait_for(give(ann, case, yes("ann")), "ann's role to be in force")
-    policy = "gpuheal-cases"
-    refuses(give(ann, case, yes("ann"), yes("bob")), policy, "in one's own name")
-    refuses(give(plane.admin, case, yes("ann", step="drain")), policy, "in one's own name")
-    refuses(give(ann, case, yes("ann", evidence="anything")), policy, "12 hexadecimal digits")
-    refuses(give(bob, case, yes("ann"), yes("bob")), policy, "remediations/approve")
-    give(bob, case)()  # taking one back lets less happen
-    give(plane.admin, case, yes("admin"))()
-    give(ann, case, yes("admin"), yes("ann"))()
-    forged = {"spec": {"node": "n", "policy": "p", "openedAt": "2026-01-31T12:00:00Z", "approvals": [yes("ann")]}}
-    raw = {"apiVersion": "gpu.health/v1alpha1", "kind": "Remediation", "metadata": {"name": "forged"}, **forged}
-    for api in (engine, bob, plane.admin):
-        refuses(lambda api=api: api.create(CASES, raw), policy, "in one's own name")  # type: ignore[misc]
-
-
-def test_s17_our_account_alone_writes_what_was_done(
-    plane: ControlPlane, engine: KubeApi, people: dict[str, KubeApi], case: str
-) -> None:
-    """A drain that nobody did cannot be written into a case, whatever roles somebody has."""
-    done = {"step": "drain", "action": "drain", "operation": "x", "state": "running"}
-    forged = {"status": {"attempts": [{**done, "startedAt": "2026-01-31T12:00:00Z"}]}}
-    for api in (plane.admin, people["bob"]):
-        refuses(lambda api=api: api.patch(f"{case}/status", forged), "gpuheal-cases", "responder alone")  # type: ignore[misc]
-    engine.patch(f"{case}/status", forged)
-    plane.admin.patch(case, {"status": {"attempts": []}, "spec": {"approvals": []}})
-    assert plane.admin.get(case)["status"]["attempts"][0]["step"] == "drain"
-    role = {
-        "metadata": {"name": "too-much"},
-        "rules": [{"apiGroups": ["gpu.health"], "resources": ["remediations"], "verbs": ["patch"]}],
-    }
-    plane.admin.create(ROLES, role)
-    ref = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "too-much"}
-    who = {"kind": "ServiceAccount", "name": "gpuheal-responder", "namespace": "gpuheal"}
-    plane.admin.create(BINDINGS, {"metadata": {"name": "too-much"}, "roleRef": ref, "subjects": [who]})
-    try:
-
-        def reached() -> bool:
-            try:
-                give(engine, case, yes("ann"))()
-            except ApiRefused as refusal:
-                return "denied request" in str(refusal)
-            raise AssertionError("admitted")
-
-        wait_for(reached, "the role to be in force")
-        refuses(lambda: engine.patch(case, {"metadata": {"labels": {"x": "y"}}}), "gpuheal-cases", "does not write")
-    finally:
-        plane.admin.delete(f"{BINDINGS}/too-much")
-        plane.admin.delete(f"{ROLES}/too-much")
