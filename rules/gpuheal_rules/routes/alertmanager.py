@@ -36,6 +36,7 @@ PEOPLE_ONLY_ALERTS = (
     "GPUHealEscalated",
     "GPUHealEscalatedForDays",
     "GPUHealHeld",
+    "GPUHealIncident",
     "GPUHealNoLeader",
     "GPUHealPolicyMissing",
     "GPUHealRoundsFail",
