@@ -69,7 +69,8 @@ async def run(ctx: Context) -> Outcome:
     """Ask the provider for a reboot under the attempt's operation id."""
     provider = ctx.due.params.provider
     await ctx.machines.reboot(ctx.node, ctx.attempt.operation, provider)
-    return Outcome(state=AttemptState.RUNNING, reason=Reason.REBOOTING, detail=f"provider {provider}")
+    detail = f"provider {provider}" if provider else "the site's default provider"
+    return Outcome(state=AttemptState.RUNNING, reason=Reason.REBOOTING, detail=detail)
 
 
 async def look(ask: Inquiry) -> OperationState:

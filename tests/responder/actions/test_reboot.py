@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from unittest.mock import AsyncMock
+
+import pytest
 from tests.responder.stage import Stage
 
 from gpuheal_lab.fleet import injection
+from gpuheal_responder.actions import reboot
 from gpuheal_responder.core.case import Result
 from gpuheal_responder.core.undo import TAINT_KEY
 from gpuheal_responder.errors import Permanent
@@ -77,3 +81,12 @@ async def test_what_has_happened_is_not_withdrawn() -> None:
     stage.break_gpu()
     assert (await stage.play(until="Done"))[-1] == "Done restored"
     assert stage.sim.gate.made("withdraw") == []
+
+
+@pytest.mark.parametrize(("named", "told"), [("lab", "provider lab"), ("", "the site's default provider")])
+async def test_who_was_asked_is_told(named: str, told: str) -> None:
+    """A policy that names no provider means the site's default one, and the timeline says so."""
+    asked = AsyncMock()
+    asked.due.params.provider = named
+    assert (await reboot.run(asked)).detail == told
+    asked.machines.reboot.assert_awaited_once_with(asked.node, asked.attempt.operation, named)
