@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuheal_rules.cases import growth, variants
+from gpuheal_rules.cases import growth, memory, variants
 from gpuheal_rules.cases.shows import SEEN, bad_value, good_value, limit, of_signal, show
 from gpuheal_rules.cases.world import NODE, STEP_SECONDS, UUIDS, Case, Expectation, Query, World, lean, merged
 from gpuheal_rules.cases.xid import EVENT, instance
 from gpuheal_rules.catalogue.model import Alert, Catalogue, Evidence, Fault
+from gpuheal_rules.groups.evidence import BRIDGED, source_of
+from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import OPEN
 
 NODE_WIDE = ("sxid_degraded",)
 """Special evidence of a GPU fault that cannot name the GPU."""
 
 LAGGING = {"pcie_below_maximum": 9}
+"""Steps some evidence may come and go later: it is recorded in the slow group."""
 PATIENT = {"fabric_stuck": 40, "dcgm_fabric_stuck": 40}
 """Steps some evidence has to hold before it counts."""
-"""Steps some evidence may come and go later: it is recorded in the slow group."""
-
-STAMPS = {"other_number": float(EVENT * STEP_SECONDS)}
-"""Times that timed evidence gives where it is not the event's own: dcgm-exporter does not show when an Xid was."""
 
 STAMPS = {"other_number": float(EVENT * STEP_SECONDS)}
 """Times that timed evidence gives where it is not the event's own: dcgm-exporter does not show when an Xid was."""
@@ -33,6 +32,9 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
     """Return the cases of all evidence of a fault but growth and lost GPUs seen by dcgm-exporter."""
     found: list[Case] = []
     for evidence in fault.evidence:
+        source = source_of(catalogue, Options(), evidence)
+        if source in BRIDGED:
+            found.append(memory.over_an_outage(fault, evidence, source))
         if evidence.growth == "1h":
             found += growth.cases(catalogue, fault, alert, evidence)
         if evidence.growth == "24h":

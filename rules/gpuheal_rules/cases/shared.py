@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpuheal_rules.cases import memory
 from gpuheal_rules.cases.world import (
     BUSES,
     NODE,
@@ -32,8 +33,18 @@ SEEN = f'max(gpuheal:gpu_witnesses:count{{fault="{FAULT}", node="{NODE}"}})'
 
 
 def cases(_catalogue: Catalogue) -> list[Case]:
-    """Return the cases of identity, latches and settlements."""
-    return [*_identity(), *_nodes(), *_kernel(), *_dcgm(), *_lost(), *_owners(), *_confidence(), *_topology()]
+    """Return the cases of identity, latches, settlements and the memory over an outage of Prometheus."""
+    return [
+        *_identity(),
+        *_nodes(),
+        *_kernel(),
+        *_dcgm(),
+        *_lost(),
+        *_owners(),
+        *_confidence(),
+        *_topology(),
+        *memory.cases(),
+    ]
 
 
 def asked(expr: str, *expected: tuple[int, float | None]) -> list[Query]:

@@ -50,13 +50,13 @@ def good_value(catalogue: Catalogue, evidence: Evidence) -> float:
     return number - 1 if evidence.op in (">=", "==") else number
 
 
-def of_signal(world: World, signal: Signal, at: Timeline, gpu: int = 1) -> list[Series]:
-    """Return the signal's series for one GPU (or the node) under its first name."""
-    labels = SAMPLE_LABELS.get(signal.name, {})
+def of_signal(world: World, signal: Signal, at: Timeline, gpu: int = 1, metric: str = "") -> list[Series]:
+    """Return the signal's series for one GPU (or the node), under its first name unless another one is asked for."""
+    labels, metric = SAMPLE_LABELS.get(signal.name, {}), metric or signal.metrics[0]
     if signal.source == "dcgm":
-        return world.of_dcgm(signal.metrics[0], gpu, at, **labels)
+        return world.of_dcgm(metric, gpu, at, **labels)
     own = {"gpu_uuid": UUIDS[gpu]} if signal.scope == "gpu" else {}
-    return world.of_exporter(signal.metrics[0], {**own, **labels}, at)
+    return world.of_exporter(metric, {**own, **labels}, at)
 
 
 def show(catalogue: Catalogue, evidence: Evidence) -> Show:

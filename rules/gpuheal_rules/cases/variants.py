@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpuheal_rules.cases.shows import DEVICES, SXID
+from gpuheal_rules.cases.shows import DEVICES, SXID, bad_value, of_signal
 from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, World, always, merged
 from gpuheal_rules.cases.xid import EVENT
 from gpuheal_rules.catalogue.model import Catalogue, Evidence, Fault
@@ -25,10 +25,12 @@ class Variant:
 
 
 def cases(catalogue: Catalogue, fault: Fault, evidence: Evidence) -> list[Case]:
-    """Return the cases of one piece of special evidence."""
+    """Return the cases of one piece of evidence that is no growth."""
     found = VARIANTS.get(evidence.special, ())
     if evidence.special == "foreign_condition":
         found = _conditions(catalogue)
+    if evidence.signal:
+        found = _other_names(catalogue, evidence)
     return [_case(fault, evidence, variant) for variant in found]
 
 
@@ -51,6 +53,15 @@ def _case(fault: Fault, evidence: Evidence, variant: Variant) -> Case:
         ],
         steps=EVENT,
     )
+
+
+def _other_names(catalogue: Catalogue, evidence: Evidence) -> list[Variant]:
+    signal, bad = catalogue.signals[evidence.signal], bad_value(catalogue, evidence)
+
+    def shown(metric: str) -> Shows:
+        return lambda world: of_signal(world, signal, always(bad), metric=metric)
+
+    return [Variant(fact=f"the name {metric}", shows=shown(metric), evident=True) for metric in signal.metrics[1:]]
 
 
 def _conditions(catalogue: Catalogue) -> list[Variant]:

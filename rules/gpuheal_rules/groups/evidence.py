@@ -22,6 +22,8 @@ SERIOUS_XID = "gpuheal:xid_serious:info"
 """Xids whose line itself says that something is to be done to this GPU."""
 
 SPECIALS: Mapping[str, Special] = special.SPECIALS
+BRIDGED = ("exporter", "dcgm", "ksm")
+"""Sources whose silence is bridged by what was last known."""
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
@@ -81,19 +83,26 @@ def _latched(latch: str, codes: Sequence[int], fault: Fault) -> str:
 def _one(catalogue: Catalogue, options: Options, fault: Fault, evidence: Evidence) -> Record:
     labels = _labels(fault, evidence.witness, evidence.name, evidence.strength)
     own = f'{EVIDENCE}{{fault="{fault.slug}", class="{evidence.witness}", signal="{evidence.name}"}}'
+    source = source_of(catalogue, options, evidence)
     if evidence.special:
-        now, source = SPECIALS[evidence.special](catalogue, options)
+        now, _source = SPECIALS[evidence.special](catalogue, options)
     else:
-        source = catalogue.signals[evidence.signal].source
         now = _growth(evidence) if evidence.growth else _level(catalogue, options, evidence, own)
     key = "node" if fault.scope != "gpu" else GPU
     # What is timed carries the time of the event; a level is seen now.
     expr = f"max by ({key}) (\n{indent(now)}\n)" if evidence.timed else f"group by ({key}) (\n{indent(now)}\n) * time()"
     if evidence.guarded:
         expr = f"{expr}\n  unless on (node) {GUARD}"
-    if source in ("exporter", "dcgm", "ksm"):
+    if source in BRIDGED:
         expr += f"\n  or on ({key})\n  max by ({key}) (\n{indent(bridged(own, source), 4)}\n  )"
     return Record(name=EVIDENCE, labels=labels, expr=expr)
+
+
+def source_of(catalogue: Catalogue, options: Options, evidence: Evidence) -> str:
+    """Return whose silence the evidence outlives; empty or another word when it outlives nobody's."""
+    if evidence.special:
+        return SPECIALS[evidence.special](catalogue, options)[1]
+    return catalogue.signals[evidence.signal].source
 
 
 def _level(catalogue: Catalogue, options: Options, evidence: Evidence, own: str) -> str:

@@ -31,22 +31,23 @@ def rules(_catalogue: Catalogue, options: Options) -> Iterator[Record]:
     evaluations = start / options.interval
     began = f"count_over_time({EVALUATED}[{format_duration(start)}]) < {evaluations * 0.75:.12g}"
     for name in REMEMBERED:
-        kept = _kept(name)
+        last = kept(name)
         yield Record(
             name=recovered(name),
             expr=promql(f"""
-                last_over_time({kept}[{MEMORY}])
+                last_over_time({last}[{MEMORY}])
                   and (
-                    max_over_time(timestamp({kept})[{MEMORY}:{step}])
+                    max_over_time(timestamp({last})[{MEMORY}:{step}])
                       >= on () group_left () max_over_time(timestamp({TAKEN})[{MEMORY}:{step}])
                   )
                   and on () {began}
                 """),
         )
     for name in REMEMBERED:
-        yield Record(name=_kept(name), expr=name)
+        yield Record(name=kept(name), expr=name)
     yield Record(name=TAKEN, expr="vector(1)")
 
 
-def _kept(name: str) -> str:
+def kept(name: str) -> str:
+    """Return the name under which a remembered series stands in the snapshots."""
     return name.replace("gpuheal:", "gpuheal:snapshot_", 1)
