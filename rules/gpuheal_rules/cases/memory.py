@@ -52,7 +52,8 @@ def _lost() -> list[Case]:
     # Heard anew when what was remembered has come back, but before it is forgotten.
     for witness, source, heard in (("nvml", "exporter", 2), ("dcgm", "dcgm", 1)):
         silent = "dcgm" if source == "exporter" else "exporter"
-        remembered = _snapshot(LOST, gpu_uuid=UUIDS[1], **{"class": witness})
+        own = {"gpu_uuid": UUIDS[1], "class": witness}
+        remembered = Series(metric=kept(LOST), labels={"node": NODE, **own}, at=between(0, SECOND + 2, BEFORE))
         identity = _snapshot(IDENTITY, gpu_uuid=UUIDS[1], source=source)
         began = f'max({LOST}{{gpu_uuid="{UUIDS[1]}", node="{NODE}", class="{witness}"}})'
         still = lean(present=lambda gpu, _step: gpu != 1, **{source: since(heard, 1.0, 0.0), silent: None})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuheal_rules.cases.shows import DEVICES, SXID, bad_value, of_signal
-from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, World, always, merged
+from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, World, always, merged, since
 from gpuheal_rules.cases.xid import EVENT
 from gpuheal_rules.catalogue.model import Catalogue, Evidence, Fault
 
@@ -16,11 +16,14 @@ GPU = {"gpu_uuid": UUIDS[1]}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """A way to show, or only seem to show, evidence; `elsewhere` tells a node without any accelerator."""
+    """A way to show, or only seem to show, evidence; `elsewhere` tells a node without any accelerator.
+
+    `evident` is how many GPUs it counts for, or whether at all.
+    """
 
     fact: str
     shows: Shows
-    evident: bool
+    evident: int
     elsewhere: bool = False
 
 
@@ -48,7 +51,7 @@ def _case(fault: Fault, evidence: Evidence, variant: Variant) -> Case:
             Query(
                 step=EVENT,
                 expr=f"count(gpuheal:fault_evidence:last_seen_seconds{{{own}}})",
-                samples=[("{}", 1.0)] if variant.evident else [],
+                samples=[("{}", float(variant.evident))] if variant.evident else [],
             )
         ],
         steps=EVENT,
@@ -122,6 +125,16 @@ def _link(what: str, value: float) -> Shows:
     return lambda world: world.of_exporter(f"gpuheal_gpu_pcie_link_{what}", GPU, always(value))
 
 
+def _all_links(what: str, before: float, now: float) -> Shows:
+    return lambda world: [
+        series
+        for uuid in UUIDS
+        for series in world.of_exporter(
+            f"gpuheal_gpu_pcie_link_{what}", {"gpu_uuid": uuid}, since(EVENT - 5, now, before)
+        )
+    ]
+
+
 def _not_ready(world: World) -> list[Series]:
     return world.of_ksm("kube_node_status_condition", always(0), condition="Ready", status="true")
 
@@ -180,6 +193,12 @@ VARIANTS: Mapping[str, Sequence[Variant]] = {
     "pcie_below_maximum": [
         Variant(fact="a lower generation under load", shows=_link("generation_under_load", 4), evident=True),
         Variant(fact="half the width", shows=_link("width", 8), evident=True),
+        Variant(fact="half the width of all GPUs at once", shows=_all_links("width", 16, 8), evident=2),
+        Variant(
+            fact="a lower generation of all GPUs at once",
+            shows=_all_links("generation_under_load", 5, 4),
+            evident=2,
+        ),
         Variant(fact="a lower generation at rest", shows=_link("generation", 1), evident=False),
     ],
     "not_ready": [Variant(fact="a node without accelerators", shows=_not_ready, evident=False, elsewhere=True)],

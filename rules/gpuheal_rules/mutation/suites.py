@@ -60,7 +60,7 @@ FIRST = (
 
 BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:source_": ("shared", "gpu-missing", "pipeline", "pipeline-broken/long", "gpu-fell-off-bus", "state"),
-    "gpuheal:pcie_below": ("gpu-pcie-degraded",),
+    "gpuheal:pcie_": ("gpu-pcie-degraded", "gpu-pcie-degraded/long"),
     "gpuheal:gpu_counter": ("gpu-ecc-trend", "gpu-pcie-degraded/long", "nvlink-degraded/long"),
     "gpuheal:gpu_score": ("state",),
     "gpuheal:node_score": ("state",),
