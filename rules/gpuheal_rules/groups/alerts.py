@@ -7,10 +7,11 @@ from datetime import timedelta
 
 from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
 from gpuheal_rules.groups.fleet import ACTIVE_PROBLEM
+from gpuheal_rules.groups.guard import READY
 from gpuheal_rules.groups.identity import SILENT, UP
 from gpuheal_rules.groups.witness import ACTIVE
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import GUARD, AlertRule, promql, threshold
+from gpuheal_rules.promql.rule import GUARD, TARGET_NODE, AlertRule, promql, threshold
 
 ROUND_SECONDS = 180
 """Six of the responder's longest rounds (30 s) without a good one."""
@@ -65,8 +66,11 @@ def _node_label_missing(_catalogue: Catalogue, options: Options) -> str:
     names = ["gpuheal_exporter_heartbeat_timestamp_seconds"]
     if options.labels.node == "node":
         names.append("DCGM_FI_DEV_GPU_TEMP")
-    nameless = " or ".join(name + '{node=""}' for name in names)
-    return f"count({nameless}) > 0"
+    nameless = [name + '{node=""}' for name in names]
+    if options.labels.node != "node":
+        # An exporter that was not told its node's name says its pod's.
+        nameless.append(f'({TARGET_NODE} unless on (node) {READY} and on () {UP}{{source="ksm"}})')
+    return f"count({' or '.join(nameless)}) > 0"
 
 
 EXPRESSIONS: Mapping[str, Expression] = {

@@ -62,13 +62,19 @@ def _shown(catalogue: Catalogue, options: Options) -> str:
 
 
 def _target_nodes(catalogue: Catalogue, options: Options) -> Record:
+    job = options.jobs["dcgm"]
     named = node_labels(options, readings(catalogue.signals["dcgm_presence"]))
-    # Remembered while the target exists: a page without GPUs, or a target that does not answer, names no node.
+    placed = f'group by (namespace, pod, node) (kube_pod_info{{pod=~"({job}).*", node!=""}})'
+    # A page without GPUs, or a target that does not answer, names no node: then its pod does, else what is remembered
+    # while the target exists. The pod comes first, as another node's exporter may have got the address.
     return Record(
         name=TARGET_NODE,
         expr=promql(f"""
             topk by (job, instance) (1, group by (job, instance, node) ({named}))
-              or on (job, instance) ({TARGET_NODE} and on (job, instance) up{{job=~"{options.jobs["dcgm"]}"}})
+              or on (job, instance) topk by (job, instance) (1, group by (job, instance, node) (
+                up{{job=~"{job}"}} * on (namespace, pod) group_left (node) topk by (namespace, pod) (1, {placed})
+              ))
+              or on (job, instance) ({before(TARGET_NODE)} and on (job, instance) up{{job=~"{job}"}})
             """),
     )
 

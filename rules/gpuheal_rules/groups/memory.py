@@ -16,7 +16,7 @@ from gpuheal_rules.groups.identity import IDENTITY, SOURCE_SEEN
 from gpuheal_rules.groups.latch import DCGM_XID, LOST, OWNER, XID
 from gpuheal_rules.groups.witness import SUSPECT
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import CLEARED, EVIDENCE, MEMORY, Record, promql, recovered
+from gpuheal_rules.promql.rule import CLEARED, EVIDENCE, MEMORY, TARGET_NODE, Record, promql, recovered
 
 REMEMBERED = (SOURCE_SEEN, CLEARED, IDENTITY, XID, DCGM_XID, LOST, OWNER, SUSPECT, EVIDENCE)
 TAKEN = "gpuheal:snapshot:taken"
@@ -30,7 +30,8 @@ def rules(_catalogue: Catalogue, options: Options) -> Iterator[Record]:
     start = options.slow_interval * 2
     evaluations = start / options.interval
     began = f"count_over_time({EVALUATED}[{format_duration(start)}]) < {evaluations * 0.75:.12g}"
-    for name in REMEMBERED:
+    remembered = REMEMBERED if options.labels.node == "node" else (*REMEMBERED, TARGET_NODE)
+    for name in remembered:
         last = kept(name)
         yield Record(
             name=recovered(name),
@@ -43,7 +44,7 @@ def rules(_catalogue: Catalogue, options: Options) -> Iterator[Record]:
                   and on () {began}
                 """),
         )
-    for name in REMEMBERED:
+    for name in remembered:
         yield Record(name=kept(name), expr=name)
     yield Record(name=TAKEN, expr="vector(1)")
 
