@@ -1,4 +1,4 @@
-"""The default policies by profile, as files the responder reads; made from the catalogue."""
+"""The default policies by profile, as files the responder reads; their steps follow from the faults' ladders."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from gpuheal_rules.catalogue.load import CATALOG
-from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.catalogue.model import Catalogue, Fault
 from gpuheal_rules.catalogue.reader import Reader, load_yaml
 from gpuheal_rules.render import to_yaml
 
 ACTIONS = frozenset({"taint", "cordon", "condition", "drain", "reboot", "verify", "probation", "restore"})
 """The steps a policy can name: the responder has one executor each, and a test holds this list against them."""
 
-TELLING = frozenset({"none", "alert", "diagnose"})
-"""Rungs of a ladder that only tell people; a fault whose ladder begins with one can do without a policy."""
+SERVED: Mapping[str, str] = {"taint": "taint", "cordon": "taint", "drain": "drain", "reboot": "reboot"}
+"""The action that serves a rung of a ladder; `taint` cordons as well. What is not here is for people."""
 
+MARKS = ("taint",)
+CURES = ("reboot",)
+"""Actions of ladders that mark a node, and that can heal it; a test holds both against the responder's phases."""
+
+CONTAINED = ("condition",)
+PROVEN = ("verify", "probation", "restore")
+"""What is no rung and belongs to one: telling the cluster after the marks, the way back after a cure."""
+
+CLIMBS = ("contain", "cure")
 HEADER = """\
 # Made by `gpuheal rules build` from the catalogue (policies.yaml); edit that, or copy this and edit it.
 # Profile {name}: {about}
@@ -34,25 +43,32 @@ class Profile:
     policies: tuple[Mapping[str, Any], ...]
 
 
+def cures(fault: Fault) -> tuple[str, ...]:
+    """Return the actions of the fault's ladder that can heal, in its order."""
+    served = dict.fromkeys(SERVED[rung] for rung in fault.ladder if rung in SERVED)
+    return tuple(action for action in served if action in CURES)
+
+
+def steps(fault: Fault, climbs: str) -> tuple[str, ...]:
+    """Return the names of the steps that the fault's ladder makes; none for a fault of which people are only told.
+
+    A node is emptied for the cure that follows: where no action serves one, it is marked and left to people.
+    """
+    if not fault.acted_on:
+        return ()
+    served = tuple(dict.fromkeys(SERVED[rung] for rung in fault.ladder if rung in SERVED))
+    marks = tuple(action for action in served if action in MARKS)
+    if climbs == "contain" or not cures(fault):
+        return (*marks, *CONTAINED)
+    return (*marks, *CONTAINED, *(action for action in served if action not in MARKS), *PROVEN)
+
+
 def profiles(catalogue: Catalogue, path: Path = CATALOG / "policies.yaml") -> tuple[Profile, ...]:
-    """Return every profile; raise ConfigError on unknown faults, groups or ladders."""
+    """Return every profile; raise ConfigError where a fault has no policy, or a policy no fault."""
     reader = Reader(path.name)
-    top = reader.mapping(load_yaml(path), "", ("ladders", "groups", "profiles"))
-    ladders = reader.mapping(top.get("ladders"), "ladders")
-    groups = {
-        name: _slugs(reader, catalogue, value, f"groups.{name}")
-        for name, value in reader.mapping(top.get("groups"), "groups").items()
-    }
-    found = []
-    for name, entry in reader.mapping(top.get("profiles"), "profiles").items():
-        where = f"profiles.{name}"
-        raw = reader.mapping(entry, where, ("about", "policies"))
-        policies = tuple(
-            _policy(reader, catalogue, item, f"{where}.policies[{i}]", ladders, groups)
-            for i, item in enumerate(reader.items(raw.get("policies"), f"{where}.policies"))
-        )
-        found.append(Profile(name=name, about=reader.text(raw.get("about"), f"{where}.about"), policies=policies))
-    return tuple(found)
+    top = reader.mapping(load_yaml(path), "", ("profiles",))
+    entries = reader.mapping(top.get("profiles"), "profiles").items()
+    return tuple(_profile(reader, catalogue, name, entry) for name, entry in entries)
 
 
 def files(catalogue: Catalogue, path: Path = CATALOG / "policies.yaml") -> dict[str, str]:
@@ -70,36 +86,47 @@ def steps_for(found: Sequence[Profile], slug: str) -> dict[tuple[str, ...], list
     for profile in found:
         for policy in profile.policies:
             if slug in policy["match"]["faults"]:
-                steps = tuple(next(iter(step)) if isinstance(step, dict) else step for step in policy["steps"])
-                ways.setdefault(steps, []).append(profile.name)
+                names = tuple(next(iter(step)) if isinstance(step, dict) else step for step in policy["steps"])
+                ways.setdefault(names, []).append(profile.name)
     return ways
 
 
-def _slugs(reader: Reader, catalogue: Catalogue, value: object, path: str) -> tuple[str, ...]:
-    slugs = reader.texts(value, path)
-    for index, slug in enumerate(slugs):
-        if slug not in catalogue.faults:
-            raise reader.error(f"{path}[{index}]", f"unknown fault {slug!r}", "see faults.yaml")
-    return slugs
+def _profile(reader: Reader, catalogue: Catalogue, name: str, entry: object) -> Profile:
+    where = f"profiles.{name}"
+    raw = reader.mapping(entry, where, ("about", "climbs", "without", "policies"))
+    climbs = reader.choice(raw.get("climbs"), f"{where}.climbs", CLIMBS)
+    without = reader.texts(raw.get("without"), f"{where}.without")
+    acted_on = {slug: fault for slug, fault in catalogue.faults.items() if fault.acted_on}
+    for index, slug in enumerate(without):
+        reader.choice(slug, f"{where}.without[{index}]", tuple(acted_on))
+    left = {slug: fault for slug, fault in acted_on.items() if slug not in without}
+    policies = []
+    for index, item in enumerate(reader.items(raw.get("policies"), f"{where}.policies")):
+        policies.append(_policy(reader, item, f"{where}.policies[{index}]", left, climbs))
+    for slug, fault in left.items():
+        heal = ", ".join(_cures(fault, climbs)) or "none"
+        raise reader.error(f"{where}.policies", f"no policy takes {slug} (cures of its ladder: {heal})")
+    return Profile(name=name, about=reader.text(raw.get("about"), f"{where}.about"), policies=tuple(policies))
 
 
-def _policy(
-    reader: Reader,
-    catalogue: Catalogue,
-    entry: object,
-    path: str,
-    ladders: Mapping[str, Any],
-    groups: Mapping[str, Sequence[str]],
-) -> dict[str, Any]:
-    raw = reader.mapping(entry, path, ("name", "groups", "ladder", "without"))
-    without = _slugs(reader, catalogue, raw.get("without"), f"{path}.without")
-    wanted = reader.texts(raw.get("groups"), f"{path}.groups")
-    for index, name in enumerate(wanted):
-        reader.choice(name, f"{path}.groups[{index}]", tuple(groups))
-    ladder = reader.choice(raw.get("ladder"), f"{path}.ladder", tuple(ladders))
+def _policy(reader: Reader, entry: object, path: str, left: dict[str, Fault], climbs: str) -> dict[str, Any]:
+    """Take the policy's faults out of `left` and return the mapping that its file holds."""
+    raw = reader.mapping(entry, path, ("name", "cures", "with"))
+    wanted = reader.texts(raw.get("cures"), f"{path}.cures")
+    taken = {slug: left.pop(slug) for slug in list(left) if _cures(left[slug], climbs) == wanted}
+    ways = {steps(fault, climbs) for fault in taken.values()}
+    if len(ways) != 1:
+        found = "; ".join(" → ".join(way) for way in sorted(ways)) or "none"
+        raise reader.error(f"{path}.cures", f"expected faults whose ladders make the same steps, got {found}")
+    (names,) = ways
+    given = reader.mapping(raw.get("with", {}), f"{path}.with", names)
     return {
         "name": reader.text(raw.get("name"), f"{path}.name"),
         "mode": "observe",
-        "match": {"faults": [slug for name in wanted for slug in groups[name] if slug not in without]},
-        "steps": list(reader.items(ladders[ladder], f"ladders.{ladder}")),
+        "match": {"faults": list(taken)},
+        "steps": [{name: dict(given[name])} if name in given else name for name in names],
     }
+
+
+def _cures(fault: Fault, climbs: str) -> tuple[str, ...]:
+    return () if climbs == "contain" else cures(fault)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from jinja2 import Environment, StrictUndefined
 
-from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
+from gpuheal_rules.catalogue.model import TELLING, Alert, Catalogue, Fault
 from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.groups.alerts import EXPRESSIONS
 from gpuheal_rules.options import Options
-from gpuheal_rules.policies import ACTIONS, TELLING, profiles, steps_for
+from gpuheal_rules.policies import SERVED, profiles, steps_for
 from gpuheal_rules.promql.rule import COUNT, EVIDENCE, WITNESS
 
 _PAGE = """\
@@ -92,7 +92,7 @@ def pages(catalogue: Catalogue, options: Options) -> dict[str, str]:
             queries=_queries(catalogue, fault, alert, options),
             ways=steps_for(known, fault.slug),
             acted=fault.family not in ("pipeline", "own", "fleet") and fault.ladder != ("none",),
-            people=[rung for rung in fault.ladder if rung not in ACTIONS | TELLING],
+            people=[rung for rung in fault.ladder if rung not in (*SERVED, *TELLING)],
         )
         for fault, alert in catalogue.alerts()
     }

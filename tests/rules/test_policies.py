@@ -2,20 +2,86 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from gpuheal_responder.actions import SPECS
+from gpuheal_responder.actions.taint import Params
 from gpuheal_responder.config.policies import parse_policies
 from gpuheal_responder.core.mode import Mode
-from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_responder.core.phase import Phase
+from gpuheal_rules.catalogue.model import TELLING, Catalogue
 from gpuheal_rules.errors import ConfigError
-from gpuheal_rules.policies import ACTIONS, files
+from gpuheal_rules.policies import ACTIONS, CURES, MARKS, SERVED, files, profiles
 
 FOLDER = Path(__file__).resolve().parents[2] / "rules" / "generated" / "policies"
 PROFILES = ("conservative", "hgx-training", "inference", "nvl72", "single-gpu")
+
+
+# What ladders ask for and the responder has no action for: people do it. An action that comes leaves this table.
+PENDING = {
+    "restart_services": ["device-plugin-down", "fabric-manager-down"],
+    "gpu_reset": [
+        "gpu-engine-fault",
+        "gpu-memory-contained",
+        "gpu-memory-uncontained",
+        "gpu-recovery-required",
+        "gpu-row-remap-pending",
+        "nvlink-fault",
+    ],
+    "replace": [
+        "gpu-cold-reset-needed",
+        "gpu-fell-off-bus",
+        "gpu-init-failed",
+        "gpu-memory-uncontained",
+        "gpu-row-remap-failed",
+        "gpu-sram-threshold",
+        "node-not-ready",
+        "nvlink-fault",
+        "nvswitch-fatal",
+    ],
+}
+
+# What an action could serve and no default policy does, because people are told first: a site's own policy may.
+LEFT_TO_THE_SITE = {
+    "taint": [
+        "device-plugin-down",
+        "fabric-manager-down",
+        "fabric-unhealthy",
+        "gpu-memory-contained",
+        "gpu-memory-worn",
+        "gpu-missing",
+        "gpu-pcie-degraded",
+        "gpu-power",
+        "gpu-thermal",
+        "nic-down",
+        "node-gpu-condition",
+        "nvlink-degraded",
+        "nvlink-training-failed",
+    ],
+    "cordon": ["gpu-memory-worn"],
+    "reboot": ["node-not-ready"],
+}
+
+# Profiles that leave a fault out, or stop every ladder before the first step that ends work.
+WITHOUT = {"single-gpu": {"nvlink-fault", "nvswitch-fatal"}}
+CAREFUL = {"conservative", "nvl72"}
+
+
+def steps_of(profile: str, slug: str) -> list[str]:
+    """Return the steps that the committed file of a profile takes for a fault."""
+    raw = yaml.safe_load((FOLDER / f"{profile}.yaml").read_text())
+    taking = [policy["steps"] for policy in raw["policies"] if slug in policy["match"]["faults"]]
+    assert len(taking) <= 1, f"{slug} is in two policies of {profile}"
+    return [next(iter(step)) if isinstance(step, dict) else step for steps in taking for step in steps]
+
+
+def faults_with(catalogue: Catalogue, rung: str, *, acted_on: bool) -> list[str]:
+    """Return the faults whose ladders have a rung, and that policies act on or not."""
+    return sorted(s for s, f in catalogue.faults.items() if rung in f.ladder and f.acted_on == acted_on)
 
 
 def test_there_is_a_file_for_every_profile() -> None:
@@ -36,7 +102,70 @@ def test_the_responder_reads_every_profile_and_it_begins_in_observe(profile: str
     assert {policy.mode for policy in policies} == {Mode.OBSERVE}
 
 
-@pytest.mark.parametrize("profile", ["conservative", "nvl72"])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_default_policy_takes_a_step_that_the_ladder_does_not_allow(profile: str, catalogue: Catalogue) -> None:
+    """What marks, empties or heals is a rung of the fault's ladder, in its order; the rest is telling and proof."""
+    for slug, fault in catalogue.faults.items():
+        acting = [name for name in steps_of(profile, slug) if SPECS[name].phase.rank <= Phase.CURE.rank]
+        allowed = [SERVED[rung] for rung in fault.ladder if rung in SERVED]
+        assert [name for name in acting if name != "condition"] == [a for a in dict.fromkeys(allowed) if a in acting]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_rung_that_has_an_action_is_served(profile: str, catalogue: Catalogue) -> None:
+    """The ladder of a fault that is acted on is climbed as far as actions go, careful profiles up to the marks."""
+    for slug, fault in catalogue.faults.items():
+        found = steps_of(profile, slug)
+        if not fault.acted_on or slug in WITHOUT.get(profile, ()):
+            assert found == [], slug
+            continue
+        heals = profile not in CAREFUL and any(rung in SERVED and SERVED[rung] in CURES for rung in fault.ladder)
+        served = {SERVED[rung] for rung in fault.ladder if rung in SERVED}
+        wanted = served if heals else served & set(MARKS)  # a node is emptied for a cure only
+        assert wanted | {"condition"} <= set(found), slug
+        assert ({"verify", "probation", "restore"} <= set(found)) == heals, slug
+
+
+def test_rungs_without_an_action_are_those_of_the_table(catalogue: Catalogue) -> None:
+    """What the default policies do not do of the ladders is listed above, rung by rung: no action exists for it."""
+    rungs = {rung for fault in catalogue.faults.values() for rung in fault.ladder} - set(TELLING)
+    pending = {rung for rung in rungs if rung not in SERVED}
+    assert pending == set(PENDING)
+    assert pending.isdisjoint(SPECS), "the responder has an action for it: put it into SERVED"
+    for rung, slugs in PENDING.items():
+        assert sorted(s for s, f in catalogue.faults.items() if rung in f.ladder) == slugs
+
+
+def test_rungs_behind_telling_are_those_of_the_table(catalogue: Catalogue) -> None:
+    """A ladder that begins by telling people has no default policy; what it allows beyond is listed above."""
+    rungs = [rung for rung in SERVED if faults_with(catalogue, rung, acted_on=False)]
+    assert {rung: faults_with(catalogue, rung, acted_on=False) for rung in rungs} == LEFT_TO_THE_SITE
+
+
+def test_the_actions_of_rungs_are_what_the_responder_says_of_them() -> None:
+    """Marks and cures by the responder's phases; `taint` serves the rung `cordon`: it cordons unless told not to."""
+    assert all(SPECS[name].phase is Phase.CONTAIN and SPECS[name].marks for name in MARKS)
+    assert {name for name in SERVED.values() if SPECS[name].phase is Phase.CURE} == set(CURES)
+    assert Params().cordon
+
+
+def test_a_new_fault_is_in_every_profile_by_its_ladder_alone(catalogue: Catalogue) -> None:
+    """Nobody has to list it: it is contained where its ladder has no cure, and rebooted where it says so."""
+    model = catalogue.faults["gpu-fell-off-bus"]
+    new = {
+        "gpu-on-fire": replace(model, slug="gpu-on-fire", ladder=("taint", "cordon", "replace")),
+        "gpu-stuck": replace(model, slug="gpu-stuck", ladder=("taint", "cordon", "drain", "reboot")),
+        "gpu-warm": replace(model, slug="gpu-warm", ladder=("alert", "taint")),
+    }
+    for profile in profiles(replace(catalogue, faults={**catalogue.faults, **new})):
+        taken = {slug: policy["name"] for policy in profile.policies for slug in policy["match"]["faults"]}
+        careful = profile.name in CAREFUL
+        assert taken["gpu-on-fire"] == ("contain-and-tell" if careful else "contain-until-replaced")
+        assert taken["gpu-stuck"] == ("contain-and-tell" if careful else "reboot-and-prove")
+        assert "gpu-warm" not in taken
+
+
+@pytest.mark.parametrize("profile", sorted(CAREFUL))
 def test_careful_profiles_hold_no_disruptive_step(profile: str) -> None:
     """The profiles conservative and nvl72 taint and tell only."""
     raw = yaml.safe_load((FOLDER / f"{profile}.yaml").read_text())
@@ -56,9 +185,37 @@ def test_no_profile_acts_on_what_is_no_fault_of_the_hardware(catalogue: Catalogu
     assert not any(catalogue.faults[slug].state in ("suspect", "degraded") for slug in named)
 
 
-def test_an_unknown_fault_is_refused_with_file_and_path(tmp_path: Path, catalogue: Catalogue) -> None:
-    """A profile that names a fault the catalogue does not have is refused before anything is written."""
+ONE = "profiles: {one: {about: x, climbs: %s, without: [%s], policies: [%s]}}"
+ALL = "{name: a, cures: []}, {name: b, cures: [reboot]}"
+
+
+@pytest.mark.parametrize(
+    ("climbs", "without", "listed", "problem"),
+    [
+        ("cure", "gpu-on-fire", ALL, r"profiles.one.without\[0\]: expected one of gpu-memory-uncontained, "),
+        ("cure", "gpu-thermal", ALL, r"profiles.one.without\[0\]: expected one of gpu-memory-uncontained, "),
+        ("far", "", ALL, r"profiles.one.climbs: expected one of contain, cure, got 'far'"),
+        ("cure", "", "{name: a, cures: []}", r"profiles.one.policies: no policy takes gpu-memory-uncontained .*reboot"),
+        ("contain", "", ALL, r"profiles.one.policies\[1\].cures: expected faults .* the same steps, got none"),
+        ("cure", "", "{name: a, cures: [], with: {drain: {}}}, " + ALL[22:], r"policies\[0\].with.drain: unknown key"),
+        ("cure", "", "{cures: []}, " + ALL[22:], r"profiles.one.policies\[0\].name: missing"),
+    ],
+)
+def test_a_mistake_is_refused_with_file_and_path(
+    tmp_path: Path, catalogue: Catalogue, climbs: str, without: str, listed: str, problem: str
+) -> None:
+    """A profile that forgets a fault, names one that is not acted on, or has an idle policy writes no file."""
     bad = tmp_path / "policies.yaml"
-    bad.write_text("ladders: {a: [taint]}\ngroups: {g: [gpu-on-fire]}\nprofiles: {}\n")
-    with pytest.raises(ConfigError, match=r"policies.yaml: groups.g\[0\]: unknown fault 'gpu-on-fire'"):
+    bad.write_text(ONE % (climbs, without, listed))
+    with pytest.raises(ConfigError, match="policies.yaml: .*" + problem):
         files(catalogue, bad)
+
+
+def test_faults_of_one_policy_take_the_same_steps(tmp_path: Path, catalogue: Catalogue) -> None:
+    """Two ladders with one cure and different rungs before it are not thrown together."""
+    model = catalogue.faults["gpu-fell-off-bus"]
+    undrained = replace(model, slug="gpu-odd", ladder=("taint", "cordon", "reboot"))
+    path = tmp_path / "policies.yaml"
+    path.write_text(ONE % ("cure", "", ALL))
+    with pytest.raises(ConfigError, match=r"the same steps, got taint → condition → drain .*; taint → condition → reb"):
+        files(replace(catalogue, faults={**catalogue.faults, "gpu-odd": undrained}), path)

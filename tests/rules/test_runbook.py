@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gpuheal_rules.catalogue.model import Catalogue
-from gpuheal_rules.policies import ACTIONS, TELLING
+from gpuheal_rules.policies import ACTIONS, SERVED
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 POLICIES = {
@@ -40,7 +40,7 @@ def test_every_page_tells_the_steps_of_the_generated_policies(catalogue: Catalog
 @pytest.mark.parametrize("rung", ["gpu_reset", "replace", "restart_services"])
 def test_pages_say_which_rungs_are_for_people(rung: str, catalogue: Catalogue) -> None:
     """A rung of the usual ladder that no action exists for is said to be people's, on every page that names it."""
-    assert rung not in ACTIONS | TELLING
+    assert rung not in {*ACTIONS, *SERVED}
     named = [alert for fault, alert in catalogue.alerts() if rung in fault.ladder]
     assert named
     for alert in named:

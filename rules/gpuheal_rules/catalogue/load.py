@@ -229,10 +229,24 @@ def _fault(
         xids=(),
         evidence=evidence,
         alerts=alerts,
-        ladder=reader.texts(raw.get("ladder"), f"{slug}.ladder"),
+        ladder=_ladder(reader, raw.get("ladder"), f"{slug}.ladder"),
         runbook=_runbook(reader, raw.get("runbook"), f"{slug}.runbook"),
         sources=reader.texts(raw.get("sources"), f"{slug}.sources"),
     )
+
+
+def _ladder(reader: Reader, value: object, path: str) -> tuple[str, ...]:
+    ladder = reader.texts(value, path)
+    if not ladder:
+        raise reader.error(path, "at least one rung", "[none] is a ladder too")
+    for index, rung in enumerate(ladder):
+        reader.choice(rung, f"{path}[{index}]", model.RUNGS)
+        if index and model.RUNGS.index(rung) <= model.RUNGS.index(ladder[index - 1]):
+            hint = "from mild to strong, each once"
+            raise reader.error(f"{path}[{index}]", f"{rung} after {ladder[index - 1]}", hint)
+    if ladder[0] == "taint" and ladder[1:2] != ("cordon",):
+        raise reader.error(path, "a ladder that begins with taint goes on with cordon", "the action taint does both")
+    return ladder
 
 
 def _xids(path: Path) -> Mapping[int, Mapping[str, Any]]:

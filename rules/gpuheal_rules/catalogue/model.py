@@ -19,6 +19,10 @@ STRENGTHS = ("strong", "weak")
 VERDICT = 154
 """The Xid whose number says nothing: it tells a recovery action, which is read by itself."""
 OPERATORS = (">", "<", ">=", "<=", "==", "!=")
+TELLING = ("none", "alert", "diagnose")
+"""Rungs that only tell people; a fault whose ladder begins with one can do without a policy."""
+RUNGS = (*TELLING, "taint", "cordon", "restart_services", "drain", "gpu_reset", "reboot", "replace")
+"""Rungs of a ladder, from mild to strong; the order in which one may name them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,11 @@ class Fault:
     ladder: tuple[str, ...]
     runbook: Runbook
     sources: tuple[str, ...]
+
+    @property
+    def acted_on(self) -> bool:
+        """Whether the ladder begins with an action, so that default policies take this fault."""
+        return self.ladder[0] not in TELLING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from gpuheal_rules.promql.rule import GUARD, TARGET_NODE, AlertRule, promql, thr
 
 ROUND_SECONDS = 180
 """Six of the responder's longest rounds (30 s) without a good one."""
-REFUSED, REFUSALS = "forbidden|rejected|invalid|crd-outdated|conflict", 10
+REFUSED, REFUSALS = "forbidden|rejected|crd-outdated|conflict", 10
 """Outcomes of steps that the API server did not take, and how many of them are no accident."""
 Expression = Callable[[Catalogue, Options], str]
 

@@ -9,7 +9,7 @@ from typing import Any
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.lint.promql import found
 from gpuheal_rules.lint.source import Document, Finding, Rule, listed, mapped
-from gpuheal_rules.policies import ACTIONS, TELLING
+from gpuheal_rules.policies import ACTIONS
 from gpuheal_rules.routes.alertmanager import WATCHDOG_ALERT
 
 
@@ -72,7 +72,7 @@ def policies(documents: Sequence[Document], catalogue: Catalogue) -> Iterator[Fi
     if not documents:
         return
     for slug, fault in catalogue.faults.items():
-        if fault.ladder and fault.ladder[0] not in TELLING and slug not in used:
+        if fault.acted_on and slug not in used:
             problem = f"fault {slug} is acted on by its ladder ({', '.join(fault.ladder)}) and has no policy"
             yield Finding(check="contract", file=documents[0].file, where="", problem=problem)
 
