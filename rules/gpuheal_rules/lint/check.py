@@ -24,6 +24,9 @@ from gpuheal_rules.lint import (
     contract as lint_contract,
 )
 from gpuheal_rules.lint import (
+    joins as lint_joins,
+)
+from gpuheal_rules.lint import (
     metrics as lint_metrics,
 )
 from gpuheal_rules.lint import (
@@ -98,6 +101,9 @@ def lint(paths: Sequence[Path], options: LintOptions | None = None) -> list[Find
     findings = list(sources.broken)
     for rules in _sets(sources):
         findings += _of_set(rules, options, fields)
+        # Ours must be whole file by file; what others load together is judged together.
+        findings += [] if options.foreign else lint_rules.registration(rules)
+    findings += lint_rules.registration(sources.rules) if options.foreign else []
     findings += lint_rules.groups(sources)
     for document in sources.of("grafana"):
         findings += lint_rules.keep_last(document.data, document.file)
@@ -133,13 +139,12 @@ def _of_set(rules: list[Rule], options: LintOptions, fields: frozenset[str]) -> 
         subject = Subject(rule=rule, flow=flow, scrape_interval=options.scrape_interval, exported=fields)
         yield from lint_promql.syntax(subject)
         if rule.tree is not None:
-            for check in (*lint_promql.CHECKS, *lint_metrics.CHECKS):
+            for check in (*lint_promql.CHECKS, *lint_joins.CHECKS, *lint_metrics.CHECKS):
                 yield from check(subject)
         for check in lint_rules.CHECKS:
             yield from check(subject)
     yield from lint_rules.one_severity(rules)
     yield from lint_rules.duplicates(rules)
-    yield from lint_rules.registration(rules)
 
 
 def _across(sources: Sources, catalogue: Catalogue) -> Iterator[Finding]:

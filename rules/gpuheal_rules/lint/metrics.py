@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from math import prod
+from math import ceil, floor, inf, prod
 
 import promql_parser as pp
 
-from gpuheal_rules.lint.flow import bare, matchers, metric_names, nodes, number, selectors
+from gpuheal_rules.lint.flow import SET_OPERATORS, bare, matchers, metric_names, nodes, number, selectors
 from gpuheal_rules.lint.promql import COMPARISONS, Check, Subject, found, text
 from gpuheal_rules.lint.source import Finding, Node
 
@@ -63,6 +63,8 @@ VIOLATIONS = re.compile(r"DCGM_FI_DEV_\w+_VIOLATION|DCGM_FI_DEV_CLOCKS_EVENT_REA
 THROTTLE = re.compile(r"DCGM_FI_DEV_CLOCKS?_(THROTTLE|EVENT)_REASONS")
 HARMLESS_BITS = frozenset({0x1, 0x2, 0x4})
 """Idle, application clocks and software power cap: normal life of a GPU (nvml.h, clocks event reasons)."""
+HARMLESS_MASK = sum(HARMLESS_BITS)
+FREE = re.compile(r"DCGM_FI_DEV_FB_FREE")
 NOISY = re.compile(r"DCGM_FI_DEV_(GPU_UTIL|MEM_COPY_UTIL|ENC_UTIL|DEC_UTIL|FB_(USED|FREE|USED_PERCENT)|POWER_USAGE)")
 TEMPERATURE = re.compile(r"DCGM_FI_DEV_(GPU|MEMORY|MEM)_TEMP(_CURRENT)?")
 UNITS: tuple[tuple[re.Pattern[str], str, float | None], ...] = (
@@ -75,6 +77,8 @@ UNITS: tuple[tuple[re.Pattern[str], str, float | None], ...] = (
 NANOSECONDS = 1e9
 RATES = frozenset({"rate", "irate"})
 GROWTHS = frozenset({"increase", "delta"})
+HELD = frozenset({"max_over_time", "last_over_time"})
+SAMPLES = frozenset({"count_over_time", "present_over_time"})
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
 
 
@@ -108,13 +112,23 @@ def sticky(it: Subject) -> Iterator[Finding]:
     if not it.rule.alert:
         return
     for node, side, op, limit in comparisons(it.rule.tree):
-        selector = plain(side)
+        counted = _of_range(side, SAMPLES)
+        if counted is not None and op in {">", ">=", "!="} and named(counted, LIFETIME):
+            problem = f"{text(node)} counts samples, not errors: it holds as long as the series is there"
+            yield found(it.rule, "sticky", problem, "growth over a window")
+        selector = _of_range(side, HELD) or plain(side)
         if selector is None or op not in {">", ">=", "==", "!="} or (op == "==" and limit == 0):
             continue
         name = named(selector, LIFETIME)
         if name and not it.flow.recorded(name):
             problem = f"{text(node)}: {name} keeps its value, so the alert never resolves"
             yield found(it.rule, "sticky", problem, "a latch with an acknowledgement, or growth over a window")
+
+
+def _of_range(side: Node, functions: frozenset[str]) -> Node | None:
+    """The selector whose range one of these functions looks at, as in `max_over_time(x[1h])`; else None."""
+    call = _call(side, functions)
+    return call.args[0].vector_selector if call is not None and isinstance(call.args[0], pp.MatrixSelector) else None
 
 
 def dead(it: Subject) -> Iterator[Finding]:
@@ -132,24 +146,22 @@ def dead(it: Subject) -> Iterator[Finding]:
 
 
 def exported(it: Subject) -> Iterator[Finding]:
-    """A rule reads only fields that dcgm-exporter exports by default or that the catalogue knows."""
+    """A rule reads only fields that dcgm-exporter exports by default or that our counters CSV lists."""
     for selector in selectors(it.rule.tree):
         for name in metric_names(selector):
             if re.fullmatch(r"DCGM_F[IE]_\w+", name) and not it.flow.recorded(name) and name not in it.exported:
-                problem = (
-                    f"{name} is neither in dcgm-exporter's default counters nor in the catalogue: it matches nothing"
-                )
-                yield found(it.rule, "dead", problem, "add it to a signal's counters")
+                problem = f"{name} is not among dcgm-exporter's default counters: no series, unless your CSV lists it"
+                yield found(it.rule, "dead", problem, "add it to the counters CSV")
 
 
 def renamed(it: Subject) -> Iterator[Finding]:
-    """A field that has two names is read under both; after an upgrade of dcgm-exporter one of them is gone."""
+    """A field that has two names is read under both: which one its series has, the site's counters CSV says."""
     used = {name for selector in selectors(it.rule.tree) for name in metric_names(selector)}
     for old, new in RENAMED.items():
         if len(used & {old, new}) == 1 and not it.flow.recorded(old):
             (one,) = used & {old, new}
             other = new if one == old else old
-            problem = f"{one} is called {other} by other releases, and the rule is dead there"
+            problem = f"{one} is also called {other}: where the counters CSV says that, the rule reads nothing"
             yield found(it.rule, "alias", problem, f'{{__name__=~"{old}|{new}"}}')
 
 
@@ -263,26 +275,60 @@ def _near(value: float, wanted: float) -> bool:
 
 
 def noise(it: Subject) -> Iterator[Finding]:
-    """An alert does not fire on what a busy or idle GPU does all day."""
+    """An alert does not fire on what a busy GPU does all day; that one is idle may well be worth a message."""
     if not it.rule.alert:
         return
-    for node, side, op, limit in comparisons(it.rule.tree):
+    for node, side, op, limit in (one for alone in _alone(it.rule.tree) for one in comparisons(alone)):
         selector = plain(side)
         if selector is not None:
             name = named(selector, THROTTLE)
-            if name and op in {">", "!=", ">="}:
+            if name and (op == "!=" or _smallest(op, limit) <= HARMLESS_MASK):
                 problem = f"{text(node)}: idle and power cap are bits too"
                 yield found(it.rule, "noise", problem, "floor(x / 2^k) % 2 == 1 for bits 3, 5, 6 and 7")
             name = named(selector, NOISY)
-            if name:
+            if name and _busy(name, op, limit):
                 yield found(it.rule, "noise", f"{text(node)}: {name} at {limit:g} is use, not a fault")
             if named(selector, TEMPERATURE) and op in {">", ">="}:
                 problem = f"{text(node)}: an absolute temperature fits one model only"
                 yield found(it.rule, "noise", problem, "compare with the device's own slowdown limit")
+        names = _memory_shares(side)
+        if names and _busy(names[0], op, limit):
+            yield found(it.rule, "noise", f"{text(node)}: full memory is how training looks")
     for bit, name in _bits(it.rule.tree):
         if bit in HARMLESS_BITS:
             yield found(it.rule, "noise", f"bit {bit:#x} of {name} is set in normal operation")
-    yield from _ratios(it)
+
+
+def _alone(tree: Node) -> Iterator[Node]:
+    """The parts of an expression that fire by themselves: a part beside `and` or `unless` waits for another fact.
+
+    A plain selector beside `and` chooses devices and is no such fact.
+    """
+    tree = bare(tree)
+    if isinstance(tree, pp.AggregateExpr):
+        yield from _alone(tree.expr) if _has_set_operator(tree) else (tree,)
+    elif not isinstance(tree, pp.BinaryExpr) or str(tree.op) not in SET_OPERATORS:
+        yield tree
+    elif str(tree.op) == "or":
+        yield from _alone(tree.lhs)
+        yield from _alone(tree.rhs)
+    elif str(tree.op) == "and" and not any(comparisons(tree.rhs)):
+        yield from _alone(tree.lhs)
+
+
+def _has_set_operator(tree: Node) -> bool:
+    return any(isinstance(node, pp.BinaryExpr) and str(node.op) in SET_OPERATORS for node in nodes(tree))
+
+
+def _smallest(op: str, limit: float) -> float:
+    """The smallest whole number above a limit; none for comparisons that look for something else."""
+    return {">": floor(limit) + 1, ">=": ceil(limit)}.get(op, inf)
+
+
+def _busy(name: str, op: str, limit: float) -> bool:
+    """Whether a comparison looks for a busy GPU: much use, or little that is free."""
+    little = (op == "==") == (limit == 0) if op in {"==", "!="} else op in {"<", "<="}
+    return little == bool(FREE.fullmatch(name))
 
 
 def _bits(tree: Node) -> Iterator[tuple[int, str]]:
@@ -301,13 +347,12 @@ def _bits(tree: Node) -> Iterator[tuple[int, str]]:
             yield (int(divided[0]) if divided and divided[0] else 1), name
 
 
-def _ratios(it: Subject) -> Iterator[Finding]:
-    """Memory use as a share of the whole is use, not a fault."""
-    for node, side, _, _ in comparisons(it.rule.tree):
-        if isinstance(side, pp.BinaryExpr) and str(side.op) in {"/", "*"}:
-            names = {name for s in selectors(side) for name in metric_names(s)}
-            if names and all(re.fullmatch(r"DCGM_FI_DEV_FB_\w+", name) for name in names):
-                yield found(it.rule, "noise", f"{text(node)}: full memory is how training looks")
+def _memory_shares(side: Node) -> list[str]:
+    """The fields of a share of the GPU's memory, the one that is divided first; [] for anything else."""
+    if not isinstance(side, pp.BinaryExpr) or str(side.op) not in {"/", "*"}:
+        return []
+    names = [name for selector in selectors(side) for name in metric_names(selector)]
+    return names if all(re.fullmatch(r"DCGM_FI_DEV_FB_\w+", name) for name in names) else []
 
 
 CHECKS: tuple[Check, ...] = (sticky, dead, exported, renamed, window, units, noise)

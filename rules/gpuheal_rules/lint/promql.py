@@ -1,28 +1,25 @@
-"""Checks on single expressions: what runs everywhere, what can fire at all, what cannot fail at run time.
+"""Checks on single expressions: what runs everywhere, and what can fire at all.
 
 Each check is a generator over one rule; `CHECKS` lists them.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 import promql_parser as pp
 
 from gpuheal_rules.lint.flow import (
-    SET_OPERATORS,
     Flow,
     bare,
-    cardinality,
     matchers,
-    matching,
     metric_names,
     nodes,
     number,
-    on_labels,
     selectors,
 )
 from gpuheal_rules.lint.source import Finding, Node, Rule
@@ -41,17 +38,16 @@ FUNCTIONS = re.compile(
 )
 AGGREGATIONS = re.compile("sum|min|max|avg|group|stddev|stdvar|count|count_values|bottomk|topk|quantile")
 CHANGES = frozenset({"changes", "delta", "deriv", "idelta", "increase", "irate", "predict_linear", "rate", "resets"})
-COMPARISONS = frozenset({"==", "!=", "<", ">", "<=", ">="})
+COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge,
+}  # fmt: skip
+COMPARISONS = frozenset(COMPARE)
 XID_SERIES = re.compile(r"(?i)(^|[_:])s?xid([_:]|s?_err|$)|XID_ERROR")
+XID_GAUGES = frozenset({"DCGM_FI_DEV_XID_ERRORS", "DCGM_FI_DEV_XID_ERROR"})
+XID_CODES = ("err_code", "err_msg")
+IDENTITIES = frozenset({"node", "Hostname", "hostname", "instance", "host", "UUID", "uuid", "gpu_uuid", "pci_bus_id"})
+OLD_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 MIN_SAMPLES = 4
-
-# Metrics whose labels are known to be equal, so that they may be joined by all of them: one latch of our exporter, GPU
-# fields of dcgm-exporter without those that carry an error code or belong to links, one subsystem of another exporter.
-FAMILIES = (
-    re.compile(r"(gpuheal_\w+?)_(total|latched|first_timestamp_seconds|last_timestamp_seconds)"),
-    re.compile(r"(DCGM_F)I_(?!DEV_XID|DEV_NVLINK|DEV_NVSWITCH)\w+"),
-    re.compile(r"((?!DCGM_|gpuheal)[a-zA-Z0-9]+_[a-zA-Z0-9]+)\w*"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +96,17 @@ def portable(it: Subject) -> Iterator[Finding]:
             case pp.VectorSelector():
                 if node.matchers.or_matchers:
                     yield found(it.rule, "portable", "`or` between matchers is not Prometheus")
-                for name in [*metric_names(node), *(label for label, _, _ in matchers(node))]:
-                    if not re.fullmatch(r"[a-zA-Z_:.*+?()|\[\]^$0-9-]+", name) or ("." in name and node.name):
-                        yield found(it.rule, "portable", f"{name!r} needs UTF-8 names, which 2.42 does not have")
+                for name in _new_names(node):
+                    yield found(it.rule, "portable", f"{name!r} needs UTF-8 names, which 2.42 does not have")
+
+
+def _new_names(selector: Node) -> Iterator[str]:
+    """The names that 2.42 does not allow; a pattern may hold any sign, as long as it can find an old name."""
+    for matcher in selector.matchers.matchers:
+        spelt = [str(matcher.name)]
+        if matcher.name == "__name__":
+            spelt = [str(matcher.value)] if str(matcher.op) == "MatchOp.Equal" else []
+        yield from (name for name in spelt if not OLD_NAME.fullmatch(name))
 
 
 def _fills(node: Node) -> bool:
@@ -137,6 +141,8 @@ def xid_changes(it: Subject) -> Iterator[Finding]:
     for node in nodes(it.rule.tree):
         if not isinstance(node, pp.Call) or str(node.func.name) not in CHANGES:
             continue
+        if str(node.func.name) == "changes" and _one_gauge(it, node.args[0]):
+            continue
         for selector in selectors(node):
             names = metric_names(selector)
             if any(XID_SERIES.search(name) for name in names):
@@ -144,18 +150,42 @@ def xid_changes(it: Subject) -> Iterator[Finding]:
                 yield found(it.rule, "xid-change", problem, "use the latch's timestamps")
 
 
+def _one_gauge(it: Subject, node: Node) -> bool:
+    """Whether a range holds dcgm-exporter's gauge without the code among its labels: its changes are new codes."""
+    if isinstance(node, pp.MatrixSelector):
+        node = node.vector_selector
+    shape = it.flow.shape(node)
+    return _origins(it, node) <= XID_GAUGES and not any(map(shape.may_have, XID_CODES))
+
+
+def _origins(it: Subject, node: Node, depth: int = 8) -> set[str]:
+    """The raw metrics an expression reads, through recording rules."""
+    found_names: set[str] = set()
+    for selector in selectors(node):
+        rules = it.flow.recorders(selector) if depth else []
+        found_names |= set() if rules else set(metric_names(selector))
+        for rule in rules:
+            found_names |= set() if rule.tree is None else _origins(it, rule.tree, depth - 1)
+    return found_names
+
+
 def absence(it: Subject) -> Iterator[Finding]:
     """absent() is not used for one of many: it is true only when the last of all series is gone."""
     for node in nodes(it.rule.tree):
         if not isinstance(node, pp.Call) or str(node.func.name) not in {"absent", "absent_over_time"}:
             continue
-        whole_job = all(metric_names(selector) == ["up"] for selector in selectors(node))
+        whole_job = all(metric_names(selector) == ["up"] or _names_one(selector) for selector in selectors(node))
         if it.rule.alert and it.rule.labels.get("scope") != "fleet" and not whole_job:
             problem = f"{text(node)} fires only when the whole fleet is gone, and carries no node"
             yield found(it.rule, "absent", problem, "compare with what is known: known unless on (…) present")
-        elif it.rule.alert and it.rule.wait < it.scrape_interval * 2:
+        elif it.rule.alert and it.rule.wait < it.scrape_interval * 2 and str(node.func.name) == "absent":
             problem = f"{text(node)} without `for`: one late scrape or a restart fires it"
             yield found(it.rule, "absent", problem, "for: at least two scrapes")
+
+
+def _names_one(selector: Node) -> bool:
+    """Whether a selector says which node or GPU it is about; absent() carries such labels on."""
+    return any(label in IDENTITIES and sign == "=" and value for label, sign, value in matchers(selector))
 
 
 def presence(it: Subject) -> Iterator[Finding]:
@@ -208,15 +238,37 @@ def fail_open(it: Subject) -> Iterator[Finding]:
         if not isinstance(node, pp.BinaryExpr):
             continue
         op = str(node.op)
-        value = _constant(node.rhs)
+        value = constant(node.rhs)
         derived = any(it.flow.recorded(name) for s in selectors(node.rhs) for name in metric_names(s))
-        if op == "or" and value and not derived and _constant(node.lhs) is None:
+        if op == "or" and value and not derived and constant(node.lhs) is None:
             problem = f"`or {text(node.rhs, 50)}`: what is missing counts as {value:g}"
             yield found(it.rule, "fail-open", problem, "leave it missing, and show it as unknown")
-        left = bare(node.lhs)
-        if op in {"<", "<=", "=="} and number(node.rhs) is not None and _drops_zero(left):
+        left, limit = bare(node.lhs), number(node.rhs)
+        if op in {"<", "<=", "=="} and limit is not None and _drops_zero(left):
             problem = f"{text(node)}: the inner filter drops the readings the outer one looks for"
             yield found(it.rule, "fail-open", problem, "a dead link that reads 0 never alerts")
+        if limit is not None and not holds(0.0, op, limit) and _adds_up_zeros(left):
+            problem = f"{text(node)}: what reads 0 passes the inner filter and adds nothing, so it never alerts"
+            yield found(it.rule, "fail-open", problem, "count(…) of what passes, or a sum of its `bool`")
+
+
+def _adds_up_zeros(node: Node) -> bool:
+    """`sum(x <= 4)` and the like without bool: values that pass a filter are added up, 0 among them."""
+    if not isinstance(node, pp.AggregateExpr) or str(node.op) not in {"sum", "avg"}:
+        return False
+    inner = bare(node.expr)
+    while isinstance(inner, pp.AggregateExpr) and str(inner.op) in {"sum", "avg"}:
+        inner = bare(inner.expr)
+    if not isinstance(inner, pp.BinaryExpr) or str(inner.op) not in COMPARISONS:
+        return False
+    limit = number(inner.rhs)
+    counts = inner.modifier is not None and inner.modifier.return_bool
+    return limit is not None and not counts and holds(0.0, str(inner.op), limit)
+
+
+def holds(value: float, op: str, limit: float) -> bool:
+    """Whether a comparison keeps a value; any other operator does."""
+    return COMPARE[op](value, limit) if op in COMPARE else True
 
 
 def _drops_zero(node: Node) -> bool:
@@ -229,13 +281,13 @@ def _drops_zero(node: Node) -> bool:
     return node.modifier is None or not node.modifier.return_bool
 
 
-def _constant(node: Node) -> float | None:
+def constant(node: Node) -> float | None:
     """The value of vector(c), x * 0 + c, (x > bool -1) and the like, whatever x is; None when it depends on data."""
     node = bare(node)
     if isinstance(node, pp.Call) and str(node.func.name) == "vector":
         return number(node.args[0])
     if isinstance(node, pp.AggregateExpr):
-        return _constant(node.expr) if str(node.op) in {"min", "max", "avg"} else None
+        return constant(node.expr) if str(node.op) in {"min", "max", "avg"} else None
     if not isinstance(node, pp.BinaryExpr):
         return None
     left, right, op = number(node.lhs), number(node.rhs), str(node.op)
@@ -243,62 +295,11 @@ def _constant(node: Node) -> float | None:
         return 0.0
     if op == "^" and right == 0:
         return 1.0
-    inner = _constant(node.lhs) if right is not None else _constant(node.rhs) if left is not None else None
+    inner = constant(node.lhs) if right is not None else constant(node.rhs) if left is not None else None
     if inner is None or op not in {"+", "-", "*"}:
         return None
     other = right if right is not None else left
     return None if other is None else {"+": inner + other, "-": inner - other, "*": inner * other}[op]
-
-
-def joins(it: Subject) -> Iterator[Finding]:
-    """Joins name the labels they match on, and no side can have two series for one match."""
-    for node in nodes(it.rule.tree):
-        if not isinstance(node, pp.BinaryExpr):
-            continue
-        left, right = it.flow.shape(node.lhs), it.flow.shape(node.rhs)
-        if left.scalar or right.scalar or left.nothing or right.nothing:
-            continue
-        op = str(node.op)
-        if not matching(node):
-            yield from _implicit(it, node)
-        if op == "or" and {left.names, right.names} > {frozenset()} and left.closed and right.closed:
-            empty = "right" if left.names else "left"
-            problem = f"the {empty} side of `or` has no labels: it appears as a stray series beside the others"
-            yield found(it.rule, "join", problem, "or on () is for single values only")
-        if op in SET_OPERATORS or not matching(node):
-            continue
-        many, on = cardinality(node), on_labels(node)
-        for side, shape in (("left", left), ("right", right)):
-            if side == many:
-                continue
-            if matching(node) == "on" and (shape.unique is None or not shape.unique <= on):
-                problem = f"the {side} side of `{op} on ({', '.join(sorted(on))})` can have several series per match"
-                hint = "aggregate it by these labels, else one duplicate stops the whole rule"
-                yield found(it.rule, "join", problem, hint)
-
-
-def _implicit(it: Subject, node: Node) -> Iterator[Finding]:
-    """A join without on() or ignoring(): right only when both sides have the same labels."""
-    left, right = it.flow.shape(node.lhs), it.flow.shape(node.rhs)
-    if str(node.op) == "or":
-        return
-    if left.closed and right.closed:
-        if left.names != right.names:
-            only = ", ".join(sorted(left.names ^ right.names))
-            yield found(it.rule, "join", f"`{node.op}` matches all labels, but only one side has {only}", "say on (…)")
-        return
-    mine = {name for selector in selectors(node.lhs) for name in metric_names(selector)}
-    other = {name for selector in selectors(node.rhs) for name in metric_names(selector)}
-    families = {_family(name) for name in mine | other}
-    alike = len(families) == 1 and "" not in families
-    if left.closed != right.closed or (mine != other and not alike):
-        problem = f"`{node.op}` of {text(node.lhs, 40)} and {text(node.rhs, 40)} matches labels that differ"
-        yield found(it.rule, "join", problem, "say on (node, gpu_uuid)")
-
-
-def _family(name: str) -> str:
-    """What the metric's labels are known by; "" when nothing is known."""
-    return next((found[1] for pattern in FAMILIES if (found := pattern.fullmatch(name))), "")
 
 
 def cost(it: Subject) -> Iterator[Finding]:
@@ -322,5 +323,5 @@ def forecasts(it: Subject) -> Iterator[Finding]:
         yield found(it.rule, "forecast", "a forecast is critical: somebody would act on it", "warning or info")
 
 
-CHECKS: tuple[Check, ...] = (portable, ranges, xid_changes, absence, presence, fail_open, joins, cost, forecasts)
+CHECKS: tuple[Check, ...] = (portable, ranges, xid_changes, absence, presence, fail_open, cost, forecasts)
 """Checks for expressions that parse; `syntax` speaks for the others."""

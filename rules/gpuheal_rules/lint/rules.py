@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuheal_rules.lint.flow import matchers, metric_names, selectors
+import promql_parser as pp
+
+from gpuheal_rules.lint.flow import matchers, metric_names, nodes, selectors
 from gpuheal_rules.lint.promql import Subject, found
 from gpuheal_rules.lint.source import Finding, Rule, Sources
 
@@ -45,7 +47,8 @@ SOURCES = {
     "dcgm-exporter": re.compile(r"DCGM_\w+"),
     "gpuheal's exporter": re.compile(r"gpuheal_(xid|gpu|nvlink|driver|kmsg|nvml|node|exporter)_\w+"),
     "kube-state-metrics": re.compile(r"kube_\w+"),
-    "nvidia-smi exporters": re.compile(r"(nvidia_(smi|gpu)|nvsmi|autopilot)_\w+"),
+    "nvidia-smi exporters": re.compile(r"(nvidia_(smi|gpu)|nvsmi)_\w+"),
+    "Autopilot": re.compile(r"autopilot_\w+"),
 }
 
 
@@ -232,21 +235,27 @@ def duplicates(rules: Sequence[Rule]) -> Iterator[Finding]:
 def registration(rules: Sequence[Rule]) -> Iterator[Finding]:
     """Rules that read a source come with an alert for its absence; else a missing exporter is a silent no-op."""
     read: dict[str, Rule] = {}
-    watched = False
+    watched: set[str] = set()
     for rule in rules:
         if rule.tree is None:
             continue
         used = [name for selector in selectors(rule.tree) for name in metric_names(selector)]
-        for source, pattern in SOURCES.items():
-            if any(pattern.fullmatch(name) for name in used):
-                read.setdefault(source, rule)
-        if rule.alert and rule.labels.get("fault") in {"telemetry-missing", "pipeline-broken"}:
-            watched = True
-        watched |= rule.alert and "up" in used
+        sources = {source for source, pattern in SOURCES.items() if any(map(pattern.fullmatch, used))}
+        for source in sources:
+            read.setdefault(source, rule)
+        if rule.alert and (rule.labels.get("fault") in {"telemetry-missing", "pipeline-broken"} or "up" in used):
+            watched |= set(SOURCES)
+        if rule.alert and _looks_for_absence(rule):
+            watched |= sources
     for source, rule in read.items():
-        if not watched:
+        if source not in watched:
             problem = f"reads {source}, and no alert says when {source} is not there: the rules are then silently dead"
             yield found(rule, "registration", problem, "an alert on up or on telemetry-missing")
+
+
+def _looks_for_absence(rule: Rule) -> bool:
+    calls = (str(node.func.name) for node in nodes(rule.tree) if isinstance(node, pp.Call))
+    return not {"absent", "absent_over_time"}.isdisjoint(calls)
 
 
 def keep_last(data: Any, file: str, path: str = "") -> Iterator[Finding]:

@@ -110,7 +110,15 @@ def read(paths: Sequence[Path]) -> Sources:
             continue
         for data in documents:
             _take(sources, path, data)
+        if not any(documents):
+            sources.broken.append(_nothing(path, "is empty"))
+        elif path in paths and all(kind_of(data) == "unknown" for data in documents):
+            sources.broken.append(_nothing(path, "holds no rules, routes, Grafana alerts or policies"))
     return sources
+
+
+def _nothing(path: Path, why: str) -> Finding:
+    return Finding(check="read", file=str(path), where="", problem=f"{why}: nothing is judged")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -133,7 +141,10 @@ def mapped(value: Any) -> dict[Any, Any]:
 def _files(paths: Sequence[Path], sources: Sources) -> Iterator[Path]:
     for path in dict.fromkeys(paths):
         if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.suffix in {".yaml", ".yml", ".md"} and _wanted(p))
+            inside = sorted(p for p in path.rglob("*") if p.suffix in {".yaml", ".yml", ".md"} and _wanted(p))
+            if not inside:
+                sources.broken.append(_nothing(path, "has no .yaml, .yml or .md file"))
+            yield from inside
         elif path.is_file():
             yield path
         else:
@@ -170,7 +181,10 @@ def _take(sources: Sources, path: Path, data: Any) -> None:
     elif kind != "rules":
         sources.documents.append(Document(file=str(path), kind=kind, data=data))
         return
-    for index, group in enumerate(listed(data.get("groups"))):
+    groups = listed(data.get("groups"))
+    if not any(listed(mapped(group).get("rules")) for group in groups):
+        sources.broken.append(_nothing(path, "has no rules"))
+    for index, group in enumerate(groups):
         if not isinstance(group, dict) or not isinstance(group.get("name"), str):
             where = f"groups[{index}]"
             sources.broken.append(Finding(check="read", file=str(path), where=where, problem="a group without a name"))
