@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import reprlib
 import stat
 import types
 from collections.abc import Callable, Mapping
@@ -18,6 +16,7 @@ import cattrs
 import yaml
 from cattrs.gen import make_dict_structure_fn, override
 
+from gpuheal_responder.config.mistake import Mistake, called, first
 from gpuheal_responder.core.duration import parse_duration
 from gpuheal_responder.errors import ConfigError
 
@@ -25,10 +24,6 @@ LARGEST_FILE = 4 * 1024 * 1024
 SECTIONS = "sections"
 """Metadata of a field that gathers parts of its dataclass: kinds by the key that each has in the file."""
 LARGEST_NUMBER = 1_000_000_000
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 80, 80
-"""A few YAML aliases can mean a value whose whole text would fill the memory."""
-
 T = TypeVar("T")
 
 
@@ -95,49 +90,10 @@ class Reader:
         try:
             return self._converter.structure(raw, kind)
         except Exception as problem:
-            where, said, hint = _first(problem, path)
+            where, said, hint = first(problem, path, _keys)
             if said is None:
                 raise
             raise self.error(where, said, hint) from None
-
-
-class Mistake(ValueError):
-    """What a value should have been, and what may help; `key` is where in the value the mistake is."""
-
-    def __init__(self, problem: str, hint: str = "", key: str = "") -> None:
-        self.hint = hint
-        self.key = key
-        super().__init__(problem)
-
-
-def _first(problem: BaseException, path: str) -> tuple[str, str | None, str]:
-    """Return path, text and hint of the first mistake that cattrs has gathered; no text for what is no mistake."""
-    match problem:
-        case cattrs.BaseValidationError():
-            unknown = [e for e in problem.exceptions if isinstance(e, cattrs.ForbiddenExtraKeysError)]
-            inner = (unknown or problem.exceptions)[0]
-            return _first(inner, _place(inner, path))
-        case cattrs.ForbiddenExtraKeysError():
-            key, known = sorted(map(str, problem.extra_fields))[0], _keys(problem.cl)
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            return _join(path, key), "unknown key", hint
-        case KeyError():
-            return path, "missing", ""
-        case Mistake():
-            return path + problem.key, str(problem), problem.hint
-        case ValueError() | OverflowError():
-            return path, str(problem), ""
-    return path, None, ""
-
-
-def _place(problem: BaseException, path: str) -> str:
-    for note in getattr(problem, "__notes__", ()):
-        if isinstance(note, cattrs.AttributeValidationNote):
-            return _join(path, note.name)
-        if isinstance(note, cattrs.IterableValidationNote):
-            return f"{path}[{note.index}]"
-    return path
 
 
 def _converter(folder: Path) -> cattrs.Converter:
@@ -261,9 +217,5 @@ def _exactly(raw: object, kind: type[T], wanted: str) -> T:
     return raw
 
 
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
-
-
 def _called(raw: object) -> str:
-    return "nothing" if raw is None or raw in ("", [], {}) else _BRIEF.repr(raw)
+    return "nothing" if raw is None or raw in ("", [], {}) else called(raw)

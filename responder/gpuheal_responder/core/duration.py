@@ -14,7 +14,7 @@ _DURATION_PART = re.compile(r"([0-9]+)(ms|min|day|s|m|h|d)")
 def parse_duration(text: object) -> timedelta:
     """Return the span that a text such as `90s`, `1h30m` or `1day3h5min` means; raise ValueError for anything else."""
     if not isinstance(text, str) or not _DURATION.fullmatch(text):
-        raise ValueError(f"expected a duration such as 90s, 20m or 1h30m, got {text!r}")
+        raise ValueError(f"expected a duration such as 90s, 20m or 1h30m, got {_shown(text)}")
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"expected a duration such as 90s, 20m or 1h30m, got {len(text)} characters")
     seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
@@ -22,6 +22,13 @@ def parse_duration(text: object) -> timedelta:
         return timedelta(seconds=seconds)
     except OverflowError:
         raise ValueError(f"expected a duration of at most {timedelta.max.days} days, got {text!r}") from None
+
+
+def _shown(value: object) -> str:
+    """A few YAML aliases can mean a list whose whole text would fill the memory; and a text may be long."""
+    if isinstance(value, str):
+        return repr(value[:LONGEST_TEXT])
+    return repr(value) if value is None or isinstance(value, bool | int | float) else type(value).__name__
 
 
 def format_duration(span: timedelta) -> str:

@@ -14,6 +14,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
+from gpuheal_responder.config.mistake import called
 from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.shell.record import camel, dump_plain, load_plain
 
@@ -177,4 +178,4 @@ def _is_enum(hint: Any) -> bool:
 
 
 def _short(value: object) -> str:
-    return repr(value)[:40]
+    return called(value)[:40]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -23,6 +22,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from gpuheal_responder import __version__
+from gpuheal_responder.config.mistake import called, first
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.duration import format_duration, parse_duration
@@ -195,9 +195,9 @@ def load_time(value: object) -> datetime:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, got {value!r}") from None
+            raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, got {called(value)}") from None
     if not isinstance(value, datetime):
-        raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, got {value!r}")
+        raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, got {called(value)}")
     if value.tzinfo is None:
         raise ValueError(f"expected a time with its zone, got {value.isoformat()}")
     try:
@@ -216,27 +216,13 @@ def load_plain(data: object, kind: type[T], file: str) -> T:
     """Return the value that plain data describes; ConfigError names `file` and the path of the first mistake."""
     try:
         return _CONVERTER.structure(data, kind)
-    except cattrs.BaseValidationError as group:
-        problems = cattrs.transform_error(group, format_exception=_say)
-        problem, _, path = problems[0].rpartition(" @ ")
-        more = f"and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise ConfigError(file, _path(path), problem, more) from group
-    except ValueError as problem:
-        raise ConfigError(file, "", str(problem)) from None
+    except (cattrs.BaseValidationError, ValueError) as problem:
+        where, said, hint = first(problem, "", _keys, camel)
+        raise ConfigError(file, where, said or str(problem), hint) from problem
 
 
-def _say(problem: BaseException, _kind: type | None) -> str:
-    match problem:
-        case cattrs.ForbiddenExtraKeysError():
-            return f"unknown key {', '.join(sorted(map(str, problem.extra_fields)))}"
-        case KeyError():
-            return "missing"
-        case _:
-            return str(problem)
-
-
-def _path(path: str) -> str:
-    return re.sub(r"[a-z]+(?:_[a-z]+)+", lambda m: camel(m[0]), path.removeprefix("$").removeprefix("."))
+def _keys(kind: Any) -> list[str]:
+    return [camel(f.name) for f in fields(kind)]
 
 
 def _present(found: Mapping[str, str]) -> dict[str, Any]:
@@ -246,7 +232,7 @@ def _present(found: Mapping[str, str]) -> dict[str, Any]:
 def _exactly(kind: type[T], name: str) -> Callable[[object, type], T]:
     def read(value: object, _: type) -> T:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"expected {name}, got {value!r}")
+            raise ValueError(f"expected {name}, got {called(value)}")
         return value
 
     return read
@@ -282,7 +268,7 @@ def _structure_dataclass(kind: type) -> Callable[[object, type], Any]:
 
     def structure(value: object, cls: type) -> Any:
         if not isinstance(value, dict):
-            raise ValueError(f"expected a mapping, got {value!r}")
+            raise ValueError(f"expected a mapping, got {called(value)}")
         return read({**absent, **value}, cls)
 
     return structure
@@ -300,7 +286,7 @@ def _structure_tuple(kind: Any) -> Callable[[object, type], tuple[Any, ...]]:
 
     def structure(value: object, _: type) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"expected a list, got {value!r}")
+            raise ValueError(f"expected a list, got {called(value)}")
         return tuple(read(value, items))
 
     return structure
@@ -314,7 +300,7 @@ def _unstructure_tuple(kind: Any) -> Callable[[tuple[Any, ...]], list[Any]]:
 def _structure_enum(value: object, kind: Any) -> Any:
     known = [word.value for word in kind]
     if value not in known:
-        raise ValueError(f"expected one of {', '.join(known)}, got {value!r}")
+        raise ValueError(f"expected one of {', '.join(known)}, got {called(value)}")
     return kind(value)
 
 
@@ -324,10 +310,10 @@ def _structure_mapping(kind: Any) -> Callable[[object, type], dict[str, Any]]:
 
     def structure(value: object, _: type) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise ValueError(f"expected a mapping, got {value!r}")
+            raise ValueError(f"expected a mapping, got {called(value)}")
         for key in value:
             if not isinstance(key, str):
-                raise ValueError(f"expected a text as key, got {key!r}")
+                raise ValueError(f"expected a text as key, got {called(key)}")
         return {key: read(item, items) for key, item in value.items()}
 
     return structure
@@ -339,7 +325,7 @@ def _structure_set(kind: Any) -> Callable[[object, type], frozenset[Any]]:
 
     def structure(value: object, _: type) -> frozenset[Any]:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"expected a list, got {value!r}")
+            raise ValueError(f"expected a list, got {called(value)}")
         return frozenset(read(item, items) for item in value)
 
     return structure

@@ -143,7 +143,7 @@ def test_defaults_and_nothing_are_left_out() -> None:
     [
         ({"openedAt": "yesterday"}, "openedAt", "expected a time"),
         ({"openedAt": "2026-01-31T12:00:00"}, "openedAt", "zone"),
-        ({"speed": 1}, "", "unknown key speed"),
+        ({"speed": 1}, "speed", "unknown key"),
         ({"node": 7}, "node", "expected a text, got 7"),
         ({"gpus": "GPU-1"}, "gpus", "expected a list"),
         ({"faults": [{"slug": "x"}]}, "faults[0]", "missing"),
@@ -164,6 +164,37 @@ def test_a_mistake_is_named_with_file_and_path(change: dict[str, object], path: 
     assert caught.value.file == "case.yaml"
     assert caught.value.path.startswith(path)
     assert problem in caught.value.problem
+
+
+@pytest.mark.parametrize("key", ["now", "node", "faults", "marksAt", "pods"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_mistake_is_told_in_few_words_whatever_it_holds(key: str, inside: bool) -> None:
+    """Aliases that mean a million texts, in place of a value, cost a line and no memory."""
+    huge: list[object] = ["x" * 1000]
+    for _ in range(6):
+        huge = [huge] * 10
+    data = {"now": "2026-01-31T12:00:00Z", key: {"x": huge} if inside else huge}
+    with pytest.raises(ConfigError) as caught:
+        load_world(data, "world.yaml")
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_span_that_is_none_is_told_in_few_words() -> None:
+    """Spans are read by the core, which says what it got of a list without writing the list out."""
+    huge = [["x" * 1000] * 1000] * 1000
+    witness = {"fault": "f", "gpuUUID": "g", "witnessClass": "kernel", "lastSeenAt": NOW, "sampleAge": huge}
+    data = {"now": NOW, "evidence": {"at": NOW, "witnesses": [witness]}}
+    with pytest.raises(ConfigError) as caught:
+        load_world(data, "world.yaml")
+    assert str(caught.value).startswith("world.yaml: evidence.witnesses[0].sampleAge: expected a duration")
+    assert str(caught.value).endswith("got list")
+
+
+def test_a_key_that_is_nearly_right_is_pointed_at() -> None:
+    """The hint is spelt the way the file is."""
+    with pytest.raises(ConfigError) as caught:
+        load_case({**dump_case(CASE), "opened_at": "2026-01-31T12:00:00Z"})
+    assert str(caught.value) == "case: opened_at: unknown key (did you mean openedAt?)"
 
 
 def test_a_missing_value_is_named() -> None:
