@@ -11,6 +11,7 @@ from datetime import timedelta
 from aiohttp import web
 
 from gpuheal_responder.config.settings import Listen, Settings
+from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.people import CaseApi
@@ -84,8 +85,9 @@ class App:
         webhook = Tokens(listen.webhook_token_files, complain) if listen.webhook_token_files else None
         metrics = Tokens(listen.metrics_token_files, complain) if listen.metrics_token_files else None
         if webhook is not None and metrics is not None and not webhook.disjoint(metrics):
-            shared = "one token opens webhook and /metrics"  # as an earlier README had it: told, but no reason to fail
-            complain(ConfigError("settings", "listen", shared, "whoever scrapes could send alerts"))
+            # an earlier README had it so: told, but no reason to fail
+            shared = "the same token opens the webhook and /metrics"
+            complain(ConfigError("settings", "listen", shared, "a scraper could send alerts"))
         admission = Admission(self.parts.people, over_http=listen.tokens_over_http)
         intake = Intake(
             wake=self.engine.wake,
@@ -114,10 +116,10 @@ class App:
     def _unready(self) -> str:
         looked_at = self.engine.looked_at
         if looked_at is None:
-            return "starting: nothing has been looked at yet"
+            return "starting: no round has completed yet"
         age = self.parts.ports.clock.now() - looked_at
         if age > STALE_LOOKS * self.settings.engine.tick:
-            return f"the last good look was {age.total_seconds():.0f} s ago"
+            return f"the last successful round ended {people_duration(age)} ago"
         return ""
 
 

@@ -24,16 +24,18 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("gpuheal_responder.commands.serve", "run the responder"),
-    "exporter": Command("gpuheal_exporters.main", "serve Xid, NVLink and driver metrics of this node"),
-    "rules": Command("gpuheal_rules.cli", "build, check and test rules, routes and runbooks"),
-    "check": Command("gpuheal_responder.commands.check", "check settings and policies"),
-    "explain": Command("gpuheal_responder.commands.explain", "say what would be decided about an alert, and why"),
-    "cases": Command("gpuheal_responder.commands.cases", "list cases: target, fault, step, state, what blocks"),
-    "approve": Command("gpuheal_responder.commands.approve", "approve one proposed step of a case"),
-    "hold": Command("gpuheal_responder.commands.hold", "keep gpuheal's hands off a node, or let go again"),
-    "revert": Command("gpuheal_responder.commands.revert", "undo what gpuheal did to a node, exactly"),
-    "sim": Command("gpuheal_lab.fleet.sim", "serve the metrics of a simulated GPU fleet"),
-    "demo": Command("gpuheal_lab.demo.main", "show one fault healed, on real Prometheus and Alertmanager"),
+    "exporter": Command("gpuheal_exporters.main", "export Xid, NVLink and driver metrics of this node"),
+    "rules": Command("gpuheal_rules.cli", "build, check and test alert rules, Alertmanager routes and runbooks"),
+    "check": Command("gpuheal_responder.commands.check", "validate settings and policy files"),
+    "explain": Command("gpuheal_responder.commands.explain", "show what gpuheal would decide for an alert, and why"),
+    "cases": Command("gpuheal_responder.commands.cases", "list cases: target, fault, state, step and blockers"),
+    "approve": Command("gpuheal_responder.commands.approve", "approve a proposed step of a case"),
+    "hold": Command("gpuheal_responder.commands.hold", "put a node on hold, or release it"),
+    "revert": Command(
+        "gpuheal_responder.commands.revert", "revert gpuheal's changes to a node: taint, cordon, conditions"
+    ),
+    "sim": Command("gpuheal_lab.fleet.sim", "export the metrics of a simulated GPU fleet"),
+    "demo": Command("gpuheal_lab.demo.main", "heal a simulated fault end to end with real Prometheus and Alertmanager"),
 }
 
 
@@ -42,13 +44,13 @@ def usage() -> str:
     rows = "\n".join(f"  {name:<10}{command.does}" for name, command in COMMANDS.items())
     return (
         "usage: gpuheal COMMAND ...\n\nGPU fault self-healing for Kubernetes with Prometheus and Alertmanager.\n\n"
-        f"commands:\n{rows}\n\n`gpuheal COMMAND --help` says more. `gpuheal --version` prints the version.\n"
+        f"commands:\n{rows}\n\nRun `gpuheal COMMAND --help` for details, `gpuheal --version` for the version.\n"
     )
 
 
 LAB = (
-    "comes with the package gpuheal-lab, which is not installed; "
-    "take the version of gpuheal, or in a checkout: pip install ./deploy/lab"
+    "requires the package gpuheal-lab, which is not installed; "
+    "install the same version as gpuheal, or in a checkout run: pip install ./deploy/lab"
 )
 
 
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = COMMANDS.get(args[0])
     if command is None:
-        print(f"gpuheal: unknown command {args[0]!r}; `gpuheal --help` lists all", file=sys.stderr)
+        print(f"gpuheal: unknown command {args[0]!r}; run `gpuheal --help` for a list", file=sys.stderr)
         return 2
     try:
         return _run(command, args[1:])

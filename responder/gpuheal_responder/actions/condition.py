@@ -63,7 +63,9 @@ async def run(ctx: Context) -> Outcome:
     """Write the conditions that the undo record announces, as False with the fault as reason."""
     record = ctx.node.record
     if record is None or record.case != ctx.case.name:
-        raise Transient(Reason.NODE_CHANGED, f"{ctx.node.name} does not carry the marks of {ctx.case.name} any more")
+        raise Transient(
+            Reason.NODE_CHANGED, f"node {ctx.node.name} no longer has the taint and undo record of {ctx.case.name}"
+        )
     types = conditions_of(record)
     faults = {condition_type(f.slug): f for f in reversed(ctx.case.faults)}
     put = []

@@ -20,8 +20,8 @@ async def contain(ctx: Context, *, taints: tuple[Taint, ...], cordon: bool) -> O
     """Put the marks on the node, recording only what was not there before; repeating changes nothing."""
     node = ctx.node
     if node.undo is not None and not contained(ctx.case, node):
-        whose = node.record.case if node.record is not None else "nobody that this version can tell"
-        raise Permanent(Reason.MARKED_BY_OTHER, f"{node.name} carries the undo record of {whose}")
+        whose = node.record.case if node.record is not None else "an unknown case (this version cannot read it)"
+        raise Permanent(Reason.MARKED_BY_OTHER, f"node {node.name} carries the undo record of {whose}")
     again = contained(ctx.case, node) and not intact(node)
     record = node.record or _record(ctx, node)
     ours = taints_of(record)

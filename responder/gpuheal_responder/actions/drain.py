@@ -59,7 +59,7 @@ def progress(due: Due, case: Case, world: World) -> Progress:
         return Progress(state=ProgressState.TODO, reason=Reason.PODS_LEFT, detail=_names(left))
     if world.now - attempt.started_at >= due.deadline:
         blocked = attempt.detail if attempt.reason == Reason.EVICTION_BLOCKED else ""
-        detail = blocked or f"still there: {_names(left)}"
+        detail = blocked or f"still on the node: {_names(left)}"
         return Progress(state=ProgressState.FAILED, reason=Reason.DRAIN_DEADLINE, detail=detail)
     if attempt.reason == Reason.EVICTION_BLOCKED:
         return Progress(state=ProgressState.RUNNING, reason=Reason.EVICTION_BLOCKED, detail=attempt.detail)
@@ -83,7 +83,7 @@ async def run(ctx: Context) -> Outcome:
             if pod is None or pod.terminating:
                 continue
             if pod.protected:
-                blocked.append(f"{ref} is protected: {pod.protected}")
+                blocked.append(f"{ref} must not be evicted: {pod.protected}")
                 continue
             answer = await ctx.cluster.evict(pod)
             made += 1

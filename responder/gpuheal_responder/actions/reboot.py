@@ -44,25 +44,25 @@ def _open(due: Due, attempt: Attempt, world: World) -> Progress:
     rebooted = node is not None and bool(node.boot_id) and node.boot_id != attempt.boot_id
     if rebooted and node is not None and node.ready:
         return Progress(
-            state=ProgressState.DONE, reason=Reason.REBOOTED, detail=f"boot id {attempt.boot_id} → {node.boot_id}"
+            state=ProgressState.DONE, reason=Reason.REBOOTED, detail=f"boot ID {attempt.boot_id} → {node.boot_id}"
         )
     if world.now - attempt.started_at >= due.deadline:
-        detail = "the node has another boot id but is not Ready" if rebooted else "the boot id has not changed"
+        detail = "the boot ID changed, but the node is not Ready" if rebooted else "the boot ID has not changed"
         return Progress(state=ProgressState.FAILED, reason=Reason.REBOOT_DEADLINE, detail=detail)
     if rebooted:
-        return Progress(state=ProgressState.RUNNING, reason=Reason.BOOTING, detail="waiting for Ready")
+        return Progress(state=ProgressState.RUNNING, reason=Reason.BOOTING, detail="waiting for the node to be Ready")
     intent = attempt.state is AttemptState.INTENT
     match world.operations.get(attempt.operation):
         case OperationState.FAILED:
-            detail = "the provider says that it failed"
+            detail = "the provider reports that the reboot failed"
             return Progress(state=ProgressState.FAILED, reason=Reason.REBOOT_FAILED, detail=detail)
         case OperationState.NOT_FOUND if intent:
-            detail = "the provider never got the call"
+            detail = "the provider never received the request"
             return Progress(state=ProgressState.TODO, reason=Reason.REBOOT_DUE, detail=detail)
         case OperationState.UNKNOWABLE if intent:
-            detail = "nobody can tell whether the call was made"
+            detail = "the provider cannot tell whether it received the request"
             return Progress(state=ProgressState.FAILED, reason=Reason.OUTCOME_UNKNOWN, detail=detail)
-    return Progress(state=ProgressState.RUNNING, reason=Reason.REBOOTING, detail="waiting for another boot id")
+    return Progress(state=ProgressState.RUNNING, reason=Reason.REBOOTING, detail="waiting for a new boot ID")
 
 
 async def run(ctx: Context) -> Outcome:

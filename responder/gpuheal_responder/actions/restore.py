@@ -56,7 +56,9 @@ async def undo(cluster: Cluster, node: Node, *, may_act: Callable[[], bool] = la
         if fresh is None or fresh.undo is None:
             return
         if fresh.uid != node.uid or fresh.record is None or fresh.record.case != record.case:
-            raise Transient(Reason.NODE_CHANGED, f"{node.name} changed while its marks were being taken off")
+            raise Transient(
+                Reason.NODE_CHANGED, f"node {node.name} changed while its taint and cordon were being removed"
+            )
         node = fresh
     _led(may_act)
     await cluster.mark(node, release(node))
@@ -64,14 +66,14 @@ async def undo(cluster: Cluster, node: Node, *, may_act: Callable[[], bool] = la
 
 def _led(may_act: Callable[[], bool]) -> None:
     if not may_act():
-        raise Transient(Reason.NOT_LEADER, "another replica leads now")
+        raise Transient(Reason.NOT_LEADER, "another replica is the leader now")
 
 
 async def run(ctx: Context) -> Outcome:
     """Undo the marks, if they are this case's."""
     record = ctx.node.record
     if record is not None and record.case != ctx.case.name:
-        raise Transient(Reason.NODE_CHANGED, f"{ctx.node.name} carries the marks of {record.case}")
+        raise Transient(Reason.NODE_CHANGED, f"node {ctx.node.name} carries the undo record of {record.case}")
     await undo(ctx.cluster, ctx.node, may_act=ctx.may_act)
     return Outcome(state=AttemptState.SUCCEEDED, reason=Reason.RESTORED)
 

@@ -16,12 +16,18 @@ def main(argv: Sequence[str]) -> int:
     """Store the approval; Permanent when the case, the step or the right is missing."""
     parser = argparse.ArgumentParser(
         prog="gpuheal approve",
-        description="Approve one proposed step. `gpuheal cases` shows under BLOCKED-BY which step on which evidence.",
+        description="Approve a proposed step. The BLOCKED-BY column of `gpuheal cases` shows the evidence.",
     )
-    parser.add_argument("case", help="name of the case, or of its node")
-    parser.add_argument("--step", required=True, help="the step, such as reboot")
-    parser.add_argument("--evidence", required=True, help="what the approval binds to, as the proposal names it")
-    parser.add_argument("--for", dest="span", type=_span, default=timedelta(hours=1), help="how long (default 1h)")
+    parser.add_argument("case", help="name of the case or its node")
+    parser.add_argument("--step", required=True, help="step to approve, such as reboot")
+    parser.add_argument(
+        "--evidence",
+        required=True,
+        help="evidence ID shown with the proposal; the approval is void once the evidence changes",
+    )
+    parser.add_argument(
+        "--for", dest="span", type=_span, default=timedelta(hours=1), help="validity, such as 30m (default: 1h)"
+    )
     add_arguments(parser)
     remote.add_arguments(parser)
     return asyncio.run(_approve(parser.parse_args(argv)))
@@ -40,7 +46,10 @@ async def _approve(args: argparse.Namespace) -> int:
     async with connected(args) as api, remediations_of(api) as remediations:
         name = (await desk.find(remediations, args.case)).case.name
         if not await may_approve(api, name):
-            raise Permanent("forbidden", "you may not create remediations/approve")
+            raise Permanent(
+                "forbidden",
+                "you are not allowed to create remediations/approve; ask for the ClusterRole gpuheal-approver",
+            )
         by = await whoami(api)
         asked = {"name": name, "step": args.step, "evidence": args.evidence, "by": by, "span": args.span}
         case = await desk.approve(remediations, WallClock(), **asked)

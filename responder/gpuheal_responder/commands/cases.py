@@ -26,16 +26,20 @@ WIDEST = 60
 def main(argv: Sequence[str]) -> int:
     """Print the open cases, or all; ObserveError when they can't be listed."""
     parser = argparse.ArgumentParser(
-        prog="gpuheal cases", description="List cases: what is wrong, what is done about it."
+        prog="gpuheal cases", description="List remediation cases: fault, state, current step, next step and blockers."
     )
-    parser.add_argument("--all", action="store_true", help="closed cases too")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line, with everything in full")
-    parser.add_argument("--ignored", action="store_true", help="faults that open no case, and why (needs --server)")
+    parser.add_argument("--all", action="store_true", help="include closed cases")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, untruncated")
+    parser.add_argument(
+        "--ignored", action="store_true", help="list faults that open no case, and why (requires --server)"
+    )
     add_arguments(parser)
     remote.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.ignored != bool(args.server):
-        parser.error("--ignored and --server go together: only a running responder knows what it ignores")
+        parser.error(
+            "--ignored and --server must be used together: only a running responder knows which faults it ignores"
+        )
     return asyncio.run(_ignored(args) if args.ignored else _list(args))
 
 
@@ -80,8 +84,8 @@ async def _list(args: argparse.Namespace) -> int:
 def problems(found: Sequence[Kept], unreadable: Sequence[Unreadable]) -> Sequence[str]:
     """Return a line for each case that this version cannot read, in full or at all."""
     parts = [(kept.stored.case.name, kept.stored.unread) for kept in found if kept.stored.unread]
-    lines = [f"{name}: not understood: {'; '.join(unread)}" for name, unread in parts]
-    return [*lines, *(f"{i.name} (node {i.node or 'unknown'}): unreadable: {i.problem}" for i in unreadable)]
+    lines = [f"{name}: parts cannot be read: {'; '.join(unread)}" for name, unread in parts]
+    return [*lines, *(f"{i.name} (node {i.node or 'unknown'}): cannot be read: {i.problem}" for i in unreadable)]
 
 
 def _row(kept: Kept) -> Mapping[str, str]:

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> int:
     """Print what the files say; ConfigError (exit status 2) for the first mistake in any of them."""
     parser = argparse.ArgumentParser(
-        prog="gpuheal check", description="Check settings and policies; exit status 2 names the first mistake."
+        prog="gpuheal check",
+        description="Validate settings and policy files. On the first error, print it and exit with status 2.",
     )
-    parser.add_argument("--config", type=Path, help="settings file; the files it names are checked as well")
+    parser.add_argument("--config", type=Path, help="settings file; the files it refers to are checked as well")
     parser.add_argument("policies", nargs="*", type=Path, metavar="POLICIES", help="policy files")
     args = parser.parse_args(argv)
     if args.config is None and not args.policies:
-        parser.error("name a settings file (--config) or policy files")
+        parser.error("give a settings file (--config) or policy files")
     if args.config is not None:
         from gpuheal_responder.config.settings import load
 
@@ -46,7 +47,7 @@ def _open(settings: Settings) -> None:
     shown = [read_secret(file) for file in listen.webhook_token_files]
     for file in listen.metrics_token_files:
         if read_secret(file) in shown:
-            print(f"warning: {file}: opens the webhook too: whoever scrapes could send alerts")
+            print(f"warning: {file}: also opens the webhook: a scraper could send alerts")
     if listen.tls is not None:
         tls_context(listen.tls)
     for endpoint in (*settings.alertmanagers, settings.prometheus):
@@ -93,6 +94,6 @@ def _show(files: Sequence[Path]) -> None:
 
 
 def _line(policy: Policy) -> str:
-    where = f" on {len(policy.nodes)} node requirements" if policy.nodes else ""
+    where = f" on nodes with {len(policy.nodes)} label requirements" if policy.nodes else ""
     steps = " -> ".join(step.key for step in policy.steps)
     return f"  {policy.name} ({policy.mode}): {', '.join(policy.faults)}{where}: {steps}"

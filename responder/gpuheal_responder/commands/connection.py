@@ -20,9 +20,11 @@ SYNC = timedelta(seconds=60)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say which API server is meant."""
     parser.add_argument(
-        "--kubeconfig", type=Path, help="kubeconfig file (default: $KUBECONFIG, the pod's account, ~/.kube/config)"
+        "--kubeconfig",
+        type=Path,
+        help="kubeconfig file (default: $KUBECONFIG, else the pod's service account, else ~/.kube/config)",
     )
-    parser.add_argument("--context", default="", help="context of the kubeconfig (default: its current one)")
+    parser.add_argument("--context", default="", help="kubeconfig context (default: the current context)")
 
 
 @asynccontextmanager

@@ -27,21 +27,34 @@ def main(argv: Sequence[str]) -> int:
     """Print the verdict and every guard's answer; ConfigError for a file that can't be used."""
     parser = argparse.ArgumentParser(
         prog="gpuheal explain",
-        description="Say what would be decided about alerts in a world, or replay a recorded decision, and why.",
+        description="Show what gpuheal would decide for the given alerts and cluster state, and what each guard says; "
+        "or replay a recorded decision.",
     )
     parser.add_argument(
-        "alert", nargs="?", type=Path, metavar="ALERT.json", help="alerts as API v2 or a webhook has them"
+        "alert",
+        nargs="?",
+        type=Path,
+        metavar="ALERT.json",
+        help="alerts, as in Alertmanager's API v2 or a webhook message",
     )
     parser.add_argument(
-        "world", nargs="?", type=Path, metavar="WORLD.yaml", help="the world, as decision records have it"
+        "world",
+        nargs="?",
+        type=Path,
+        metavar="WORLD.yaml",
+        help="cluster state (node, pods, evidence), as in the `world` of a decision record",
     )
     parser.add_argument("--policies", action="append", type=Path, required=True, metavar="FILE", help="policy file")
-    parser.add_argument("--case", type=Path, metavar="FILE", help="the case so far; without it a new one is opened")
-    parser.add_argument("--cluster", default="", help="our cluster label; alerts of others are dead letters")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="replay this decision record instead")
+    parser.add_argument("--case", type=Path, metavar="FILE", help="state of an open case; default: a new case")
+    parser.add_argument(
+        "--cluster", default="", help="value of this cluster's `cluster` label; alerts with another value are rejected"
+    )
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="decision record to replay, instead of ALERT.json and WORLD.yaml"
+    )
     args = parser.parse_args(argv)
     if (args.record is None) == (args.world is None):
-        parser.error("name ALERT.json and WORLD.yaml, or --record")
+        parser.error("give ALERT.json and WORLD.yaml, or --record")
     from gpuheal_responder.shell.policies import fault_slugs, read_policies
 
     known = fault_slugs()
@@ -74,7 +87,7 @@ def _explain(args: argparse.Namespace, policies: Sequence[Policy], known: frozen
         policy = next((p for p in policies if p.name == case.policy), None)
     else:
         if world.node is None:
-            raise ConfigError(str(args.world), "node", "missing: without a case there must be a node")
+            raise ConfigError(str(args.world), "node", "missing: required unless --case is given")
         found = opening(world, policies)
         if isinstance(found, Ignore):
             yield f"verdict  none: {found.reason}: {found.message}"
@@ -100,7 +113,8 @@ def _said(verdict: Verdict, case: Case, policy: Policy | None, world: World) -> 
         case Act():
             yield f"verdict  act{step} ({verdict.reason})"
         case Inspect():
-            yield f"verdict  look closer{step}: the world has to say {', '.join(sorted(verdict.needs))} (key `seen`)"
+            needs = ", ".join(sorted(verdict.needs))
+            yield f"verdict  inspect{step}: more data needed: {needs}; add it to the world, and to its `seen`"
         case Wait():
             yield f"verdict  wait{step} ({verdict.reason}) {verdict.message}".rstrip()
         case Hold():
@@ -120,9 +134,9 @@ def _said(verdict: Verdict, case: Case, policy: Policy | None, world: World) -> 
         refusals = tuple(guard.ask(question)) if guard.needs <= world.seen else ()
         name = f"{guard.family}: {guard.name}"
         if not guard.needs <= world.seen:
-            yield f"guard    {name}: has to look closer ({', '.join(sorted(guard.needs - world.seen))})"
+            yield f"guard    {name}: not evaluated, needs {', '.join(sorted(guard.needs - world.seen))}"
         elif not refusals:
-            yield f"guard    {name}: yes"
+            yield f"guard    {name}: pass"
         for refusal in refusals:
             yield f"guard    {name}: {refusal.reason}: {refusal.message}"
 
@@ -135,18 +149,20 @@ def _replay(file: Path, policies: Sequence[Policy]) -> Iterator[str]:
 
     record = load_yaml(file)
     if not isinstance(record, dict) or "verdict" not in record:
-        raise ConfigError(str(file), "", "expected a decision record with at, policy, verdict, case and world")
+        raise ConfigError(str(file), "", "not a decision record: expected the keys at, policy, verdict, case and world")
     policy = next((p for p in policies if p.name == record.get("policy")), None)
     if policy is None:
-        raise ConfigError(str(file), "policy", f"no policy is called {record.get('policy')!r}")
+        raise ConfigError(str(file), "policy", f"no policy named {record.get('policy')!r} in --policies")
     if record.get("policyDigest") not in {None, "", digest(policy)}:
-        yield f"note     policy {policy.name} has changed since"
+        yield f"note     policy {policy.name} has changed since this decision"
     if record.get("version") not in {None, __version__}:
-        yield f"note     decided by version {record['version']}, this is {__version__}"
+        yield f"note     decided by gpuheal {record['version']}; this is {__version__}"
     now = dump_verdict(replay(record, policy, str(file)))
     yield f"recorded {_brief(record['verdict'])}"
     yield f"replayed {_brief(now)}"
-    yield "the same" if now == record["verdict"] else "DIFFERENT: policy or version changed since"
+    yield (
+        "same verdict" if now == record["verdict"] else "DIFFERENT VERDICT: the policy or gpuheal's version has changed"
+    )
 
 
 def _brief(said: Mapping[str, Any]) -> str:
@@ -164,7 +180,7 @@ def with_alerts(
     name = world.node.name if world.node is not None else ""
     peer = Peer(name=PEER, answered=True, alerts=tuple(alerts))
     intake = fold([peer], cluster=cluster, known_faults=known_faults, known_nodes={name})
-    letters = [f"no use   {letter.alertname}: {letter.reason}: {letter.detail}" for letter in intake.dead]
+    letters = [f"rejected {letter.alertname}: {letter.reason}: {letter.detail}" for letter in intake.dead]
     found = intake.faults.get(name, ())
     known = {(f.slug, f.target) for f in found}
     kept = [f for f in world.faults if (f.slug, f.target) not in known]
@@ -175,7 +191,7 @@ def read_alerts(file: Path, now: datetime) -> Sequence[Alert]:
     """Return the firing alerts of a file: one alert, a list as API v2 gives it, or a webhook message."""
     try:
         if file.stat().st_size > LARGEST_FILE:
-            raise ConfigError(str(file), "", f"larger than {LARGEST_FILE} bytes")
+            raise ConfigError(str(file), "", f"larger than the limit of {LARGEST_FILE} bytes")
         raw = json.loads(file.read_bytes())
     except OSError as problem:
         raise ConfigError(str(file), "", f"cannot be read: {problem.strerror}") from None
@@ -214,7 +230,7 @@ def _texts(file: str, path: str, raw: Any) -> tuple[str, ...]:
     if raw is None:
         return ()
     if not isinstance(raw, list) or not all(isinstance(entry, str) for entry in raw):
-        raise ConfigError(file, path, "expected a list of texts")
+        raise ConfigError(file, path, "expected a list of strings")
     return tuple(raw)
 
 

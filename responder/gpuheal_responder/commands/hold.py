@@ -14,11 +14,12 @@ def main(argv: Sequence[str]) -> int:
     """Put or remove the annotation `gpu.health/hold`; Permanent when there is no such node."""
     parser = argparse.ArgumentParser(
         prog="gpuheal hold",
-        description="Annotate a node with gpu.health/hold: its case stops at the next safe point, nothing begins.",
+        description="Put a node on hold (annotation gpu.health/hold): its case stops at the next safe point, and no "
+        "new step starts.",
     )
-    parser.add_argument("node", help="name of the node")
-    parser.add_argument("--reason", default="", help="why, for the others to read")
-    parser.add_argument("--release", action="store_true", help="let go again")
+    parser.add_argument("node", help="node name")
+    parser.add_argument("--reason", default="", help="reason, stored in the annotation for others to read")
+    parser.add_argument("--release", action="store_true", help="remove the hold")
     add_arguments(parser)
     remote.add_arguments(parser)
     return asyncio.run(_hold(parser.parse_args(argv)))

@@ -27,12 +27,10 @@ NOT_LEADER = '"not-leader"'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a responder to ask."""
-    group = parser.add_argument_group("through a running responder", "instead of writing to the API server directly")
-    group.add_argument("--server", metavar="URL", help="where the responder listens, such as https://gpuheal:9940")
-    group.add_argument(
-        "--token-file", type=Path, help="file with your Kubernetes token (`kubectl create token` gives one)"
-    )
-    group.add_argument("--ca-file", type=Path, help="CA that signed the responder's certificate")
+    group = parser.add_argument_group("via a running responder", "instead of using the Kubernetes API directly")
+    group.add_argument("--server", metavar="URL", help="the responder's URL, such as https://gpuheal:9940")
+    group.add_argument("--token-file", type=Path, help="file with your Kubernetes token (from `kubectl create token`)")
+    group.add_argument("--ca-file", type=Path, help="CA certificate for the responder's server certificate")
 
 
 def checked(server: str) -> str:
@@ -46,10 +44,10 @@ def checked(server: str) -> str:
     except ValueError:
         url, host = urlsplit(""), ""
     if url.scheme not in ("http", "https") or not host or "@" in url.netloc or url.query or url.fragment:
-        raise ConfigError("--server", "", f"{server!r} is not an https:// address")
+        raise ConfigError("--server", "", f"{server!r} is not an https:// URL")
     if url.scheme == "http" and not _is_here(host):
         raise ConfigError(
-            "--server", "", "your token could be read on the way", "use https://, or http://127.0.0.1 of a port-forward"
+            "--server", "", "your token could be intercepted", "use https://, or http://127.0.0.1 with a port-forward"
         )
     return server.rstrip("/")
 
@@ -77,7 +75,7 @@ async def _ask(args: argparse.Namespace, method: str, path: str, body: Mapping[s
     from gpuheal_responder.shell.process.reload import read_secret
 
     if args.token_file is None:
-        raise ConfigError("--server", "", "needs --token-file", "your token says who you are")
+        raise ConfigError("--server", "", "requires --token-file", "the token identifies you")
     server = checked(args.server)
     try:
         context = ssl.create_default_context(cafile=args.ca_file) if args.ca_file else True
@@ -99,7 +97,7 @@ async def _ask(args: argparse.Namespace, method: str, path: str, body: Mapping[s
                     break
                 await asyncio.sleep(BUSY_S)  # others' tokens are being reviewed; an approval may well be sent twice
     except (TimeoutError, aiohttp.ClientError) as problem:
-        raise ObserveError("responder", f"{server}: {problem or 'no answer in time'}") from None
+        raise ObserveError("responder", f"{server}: {problem or 'timed out'}") from None
     try:
         said = json.loads(text)
     except ValueError:

@@ -24,13 +24,13 @@ def main(argv: Sequence[str]) -> int:
     """Undo one case or all; exit status 1 if a node could not be reverted."""
     parser = argparse.ArgumentParser(
         prog="gpuheal revert",
-        description="Undo what gpuheal did to nodes: its taints, its cordon, its conditions, nothing else. A responder "
-        "that runs ends the case at its next look, and may contain a node again if its fault is new; "
-        "`gpuheal hold NODE` keeps it off.",
+        description="Revert gpuheal's changes to nodes: its taints, cordon and conditions, and nothing else. A running "
+        "responder then closes the case. It may contain the node again for a new fault; to prevent that, run "
+        "`gpuheal hold NODE` first.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("case", nargs="?", help="name of the case, or of its node")
-    what.add_argument("--all", action="store_true", help="every node that carries an undo record")
+    what.add_argument("case", nargs="?", help="name of the case or its node")
+    what.add_argument("--all", action="store_true", help="all nodes with an undo record")
     add_arguments(parser)
     return asyncio.run(_revert(parser.parse_args(argv)))
 
@@ -56,7 +56,7 @@ async def _revert(args: argparse.Namespace) -> int:
     if failed:
         print(f"gpuheal: {len(failed)} of {len(said)} nodes could not be reverted", file=sys.stderr)
     if not said:
-        print("no node carries an undo record")
+        print("no node has an undo record")
     return 1 if failed else 0
 
 
@@ -71,7 +71,7 @@ def chosen(nodes: Mapping[str, Node], case: str | None) -> Sequence[str]:
         return marked
     found = [name for name in marked if name == case or _case_of(nodes[name]) == case]
     if not found:
-        raise Permanent("not-found", f"no node carries an undo record of {case!r}")
+        raise Permanent("not-found", f"no node has an undo record of {case!r}")
     return found
 
 
@@ -99,11 +99,11 @@ async def _node(cluster: Cluster, name: str) -> str:
 
     node = await cluster.node(name)
     if node is None:
-        return f"{name}: gone"
+        return f"{name}: the node no longer exists"
     record = node.record
     if record is None:
-        why = node.undo.problem if isinstance(node.undo, Unreadable) else "it is not there any more"
-        return f"{name}: NOT REVERTED: its undo record cannot be read: {why}"
+        why = node.undo.problem if isinstance(node.undo, Unreadable) else "it no longer exists"
+        return f"{name}: NOT REVERTED: cannot read its undo record: {why}"
     await _again(lambda: _undo(cluster, name))
     await cluster.unlock(name)
     return f"{name}: {_undone(record, node)} (case {record.case})"
@@ -135,7 +135,7 @@ def _undone(record: UndoRecord, node: Node) -> str:
     back = reverse(node, record)
     done = [f"taint {taint.key} removed" for taint in taints_of(record)]
     if has_cordon(record):
-        done.append("uncordoned" if back.lift_cordon else "was uncordoned already")
-    done += [f"condition {c.type} set back" for c in back.put]
+        done.append("uncordoned" if back.lift_cordon else "already uncordoned")
+    done += [f"condition {c.type} restored" for c in back.put]
     done += [f"condition {kind} removed" for kind in back.remove]
     return ", ".join(done) or "undo record removed"

@@ -43,6 +43,6 @@ async def _serve(config: Path) -> int:
     finally:
         await app.stop()
     if app.supervisor.failure:
-        log.critical("cannot go on without %s", app.supervisor.failure)
+        log.critical("stopping: essential task failed: %s", app.supervisor.failure)
         return 1
     return 0

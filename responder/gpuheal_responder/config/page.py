@@ -19,10 +19,10 @@ from gpuheal_responder.core.duration import format_duration
 HEAD = """\
 # Settings of the responder
 
-Made from `gpuheal_responder/config/settings.py` by `python -m gpuheal_responder.config.page`; edit the texts there.
-The file is YAML and read strictly: an unknown key, a missing one or a wrong type is refused with its path.
-`[]` stands for each entry of a list. Durations are texts such as `90s`, `20m` or `1h30m`.
-File names may be relative to the settings file.
+Generated from `gpuheal_responder/config/settings.py` by `python -m gpuheal_responder.config.page`; edit it there.
+The file is YAML and parsed strictly: an unknown key, a missing key or a wrong type is an error that names its path.
+`[]` stands for each entry of a list. Durations are strings such as `90s`, `20m` or `1h30m`.
+Relative file names are resolved against the settings file's folder.
 
 | key | default | meaning |
 |---|---|---|

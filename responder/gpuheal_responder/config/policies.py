@@ -84,7 +84,7 @@ def parse_policies(
     for index, entry in enumerate(reader.structure(raw, _File, "").policies):
         policy = _policy(reader, entry, f"policies[{index}]", actions, faults)
         if policy.name in found:
-            raise reader.error(f"policies[{index}].name", f"{policy.name!r} is used twice")
+            raise reader.error(f"policies[{index}].name", f"{policy.name!r} is defined twice")
         found[policy.name] = policy
     return tuple(found.values())
 
@@ -93,7 +93,7 @@ def _policy(
     reader: Reader, entry: _Policy, path: str, actions: Mapping[str, ActionSpec], faults: frozenset[str]
 ) -> Policy:
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", entry.name):
-        raise reader.error(f"{path}.name", f"{entry.name[:80]!r} is not a lower-case DNS label")
+        raise reader.error(f"{path}.name", f"{entry.name[:80]!r} is not a lowercase DNS label")
     for index, slug in enumerate(entry.match.faults):
         if slug not in faults:
             raise reader.error(f"{path}.match.faults[{index}]", f"unknown fault {slug[:80]!r}")
@@ -114,7 +114,7 @@ def _nodes(reader: Reader, nodes: _Nodes, path: str) -> tuple[Requirement, ...]:
         if wanted.operator in (Operator.IN, Operator.NOT_IN) and not wanted.values:
             raise reader.error(where, "missing")
         if wanted.operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST) and wanted.values:
-            raise reader.error(where, f"must be absent with operator {wanted.operator}")
+            raise reader.error(where, f"must not be set with operator {wanted.operator}")
         found.append(Requirement(key=wanted.key, operator=wanted.operator.value, values=wanted.values))
     return tuple(found)
 
@@ -126,12 +126,13 @@ def _limits(reader: Reader, limits: _Limits, path: str) -> Limits:
         if key == "cooldown":
             if found < default.cooldown:
                 raise reader.error(
-                    f"{path}.cooldown", f"a policy may only tighten: at least {format_duration(default.cooldown)}"
+                    f"{path}.cooldown",
+                    f"a policy can only tighten the default: expected at least {format_duration(default.cooldown)}",
                 )
             continue
         low, most = 0 if key == "attempts" else 1, getattr(default, key)
         if not low <= found <= most:
-            raise reader.error(f"{path}.{key}", f"expected a whole number from {low} to {most}, got {found}")
+            raise reader.error(f"{path}.{key}", f"expected an integer from {low} to {most}, got {found}")
     return Limits(**given)
 
 
@@ -147,10 +148,10 @@ def _steps(reader: Reader, listed: Sequence[object], path: str, actions: Mapping
         step = _step(reader, actions[name], raw, f"{where}.{name}", counts[name])
         if steps and step.spec.phase.rank < steps[-1].spec.phase.rank:
             raise reader.error(
-                where, f"{name} cannot come after {steps[-1].action}", "order: contain, empty, cure, prove"
+                where, f"{name} cannot come after {steps[-1].action}", "order: contain, drain, recover, verify, restore"
             )
         if counts[name] > 1 and step.spec.phase is not Phase.CURE:
-            raise reader.error(where, f"{name} may stand only once")
+            raise reader.error(where, f"{name} may appear only once")
         steps.append(step)
     _complete(reader, steps, path)
     return tuple(steps)
@@ -160,11 +161,13 @@ def _complete(reader: Reader, steps: Sequence[Step], path: str) -> None:
     phases = {s.spec.phase for s in steps}
     emptying = next((s for s in steps if s.spec.empties is not Empties.NONE), None)
     if emptying is not None and Phase.EMPTY not in phases:
-        raise reader.error(path, f"{emptying.action} needs drain before it")
+        raise reader.error(path, f"{emptying.action} requires a drain step before it")
     if Phase.RETURN in phases and Phase.PROVE not in phases:
-        raise reader.error(path, "restore needs verify before it", "a node is given back only on proof")
+        raise reader.error(
+            path, "restore requires a verify step before it", "a node returns to service only after verification"
+        )
     if not steps[0].spec.marks:
-        raise reader.error(f"{path}[0]", "the first step must mark the node", "taint or cordon")
+        raise reader.error(f"{path}[0]", "the first step must contain the node", "use taint or cordon")
 
 
 def _named(reader: Reader, entry: object, where: str) -> tuple[str, object]:
@@ -173,7 +176,7 @@ def _named(reader: Reader, entry: object, where: str) -> tuple[str, object]:
     if isinstance(entry, dict) and len(entry) == 1:
         ((name, raw),) = entry.items()
         return str(name), {} if raw is None else raw
-    raise reader.error(where, "expected an action name, or a mapping with one action and its parameters")
+    raise reader.error(where, "expected an action name, or a mapping of one action to its parameters")
 
 
 def _step(reader: Reader, spec: ActionSpec, raw: object, path: str, number: int) -> Step:

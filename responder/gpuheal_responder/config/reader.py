@@ -31,14 +31,14 @@ def load_yaml(path: Path) -> object:
     """Return the parsed YAML document of a file; raise ConfigError when it can't be read or is not YAML."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ConfigError(str(path), "", "is no file")
+            raise ConfigError(str(path), "", "no such file")
         if path.stat().st_size > LARGEST_FILE:
-            raise ConfigError(str(path), "", f"larger than {LARGEST_FILE} bytes")
+            raise ConfigError(str(path), "", f"larger than the limit of {LARGEST_FILE} bytes")
         text = path.read_text(encoding="utf-8")
     except OSError as problem:
         raise ConfigError(str(path), "", f"cannot be read: {problem.strerror}") from None
     except UnicodeDecodeError as problem:
-        raise ConfigError(str(path), "", f"not UTF-8 (byte {problem.start})") from None
+        raise ConfigError(str(path), "", f"not valid UTF-8 (byte {problem.start})") from None
     try:
         document: object = yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
     except yaml.YAMLError as problem:
@@ -60,7 +60,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -188,7 +188,7 @@ def _texts(raw: object, _: Any) -> Mapping[str, str]:
         raise Mistake(f"expected a mapping, got {_called(raw)}")
     for key, value in raw.items():
         if not isinstance(key, str) or not isinstance(value, str) or not value:
-            raise Mistake(f"expected a text, got {_called(value)}", key=f"[{key}]")
+            raise Mistake(f"expected a string, got {_called(value)}", key=f"[{key}]")
     return raw
 
 
@@ -200,14 +200,14 @@ def _word(raw: object, kind: Any) -> object:
 
 def _text(raw: object) -> str:
     if not isinstance(raw, str) or not raw:
-        raise Mistake(f"expected a text, got {_called(raw)}")
+        raise Mistake(f"expected a string, got {_called(raw)}")
     return raw
 
 
 def _whole(raw: object) -> int:
-    number = _exactly(raw, int, "a whole number")
+    number = _exactly(raw, int, "an integer")
     if not 0 <= number <= LARGEST_NUMBER:
-        raise Mistake(f"expected a whole number from 0 to {LARGEST_NUMBER}, got {_called(raw)}")
+        raise Mistake(f"expected an integer from 0 to {LARGEST_NUMBER}, got {_called(raw)}")
     return number
 
 

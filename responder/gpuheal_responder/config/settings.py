@@ -22,7 +22,7 @@ LONGEST_TICK = timedelta(seconds=30)
 
 def _within(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise ValueError(f"{name} must lie between {low} and {high}")
+        raise ValueError(f"{name} must be between {low} and {high}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,48 +33,48 @@ class BasicAuth:
     """User name."""
 
     password_file: Path
-    """File with the password; read again when it changes."""
+    """File with the password; reloaded when it changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientTls:
-    """How a server's certificate is checked and which one we show."""
+    """How the server's certificate is verified, and the client certificate to present."""
 
     ca_file: Path | None = None
-    """CA certificates that sign the server's certificate; absent = the system's."""
+    """CA certificates that sign the server's certificate; default: the system's."""
 
     cert_file: Path | None = None
     """Client certificate for mTLS; needs key_file."""
 
     key_file: Path | None = None
-    """Key of cert_file."""
+    """Private key of cert_file."""
 
     server_name: str = ""
-    """Name the server's certificate must carry, when it is not the one in the URL."""
+    """Name that the server's certificate must carry, if it differs from the host in the URL."""
 
     def __post_init__(self) -> None:
         if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file belong together")
+            raise ValueError("cert_file and key_file must be set together")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A server we ask."""
+    """A server to query."""
 
     url: str
-    """Where it listens, with its path prefix if it has one."""
+    """Base URL, including a path prefix if there is one."""
 
     bearer_token_file: Path | None = None
-    """File with a bearer token; read again when it changes."""
+    """File with a bearer token; reloaded when it changes."""
 
     basic_auth: BasicAuth | None = None
-    """HTTP basic authentication, instead of a bearer token."""
+    """HTTP basic authentication, as an alternative to bearer_token_file."""
 
     tls: ClientTls = ClientTls()
     """TLS, when the URL's scheme is https."""
 
     timeout: timedelta = timedelta(seconds=5)
-    """Longest time one request may take."""
+    """Timeout of one request."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")) or len(self.url.split("://", 1)[1].strip("/")) == 0:
@@ -82,57 +82,58 @@ class Endpoint:
         if "@" in self.url.split("://", 1)[1].split("/", 1)[0]:
             raise ValueError("a URL must not carry a password; use basic_auth")
         if self.bearer_token_file is not None and self.basic_auth is not None:
-            raise ValueError("bearer_token_file and basic_auth exclude each other")
+            raise ValueError("bearer_token_file and basic_auth are mutually exclusive")
         if self.timeout <= timedelta(0):
-            raise ValueError("timeout must be longer than 0s")
+            raise ValueError("timeout must be greater than 0s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertmanagerPeer(Endpoint):
-    """One Alertmanager, or all that a name resolves to."""
+    """One Alertmanager, or every replica behind a host name."""
 
     resolve: bool = False
-    """Take every address the host name resolves to as one peer (a headless Service)."""
+    """Treat every address that the host name resolves to as a peer of its own (for a headless Service)."""
 
     settle: timedelta = timedelta(minutes=2)
-    """How long after its start a peer counts as settling: inhibition is empty until Prometheus has sent again."""
+    """Time after its start during which a peer's inhibitions are not trusted: they are empty until Prometheus has
+    resent its alerts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrometheusServer(Endpoint):
-    """The Prometheus that evaluates our rules."""
+    """The Prometheus that evaluates gpuheal's rules."""
 
     settle: timedelta = timedelta(minutes=2)
-    """How long after its start nothing disruptive begins."""
+    """Time after its start during which no disruptive step starts."""
 
     job: str = ""
-    """Value of the label `job` under which it scrapes itself; empty = any whose `prometheus_build_info` it has."""
+    """`job` label under which Prometheus scrapes itself; empty: any job with `prometheus_build_info`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTls:
-    """The certificate we show, and which client certificates count as the webhook's sender."""
+    """The server certificate, and the client certificates that may use the webhook."""
 
     cert_file: Path
-    """Our certificate, with its chain."""
+    """Server certificate, with its chain."""
 
     key_file: Path
-    """Its key."""
+    """Private key of cert_file."""
 
     client_ca_file: Path | None = None
-    """CA of client certificates; with it Alertmanager may authenticate by mTLS instead of a token."""
+    """CA of client certificates; lets Alertmanager authenticate with mTLS instead of a token."""
 
     client_names: tuple[str, ...] = ()
-    """Names (DNS SAN or CN) of the clients that may post to the webhook."""
+    """DNS SANs or CNs of the clients that may post to the webhook."""
 
     def __post_init__(self) -> None:
         if (self.client_ca_file is None) == bool(self.client_names):
-            raise ValueError("client_ca_file and client_names belong together")
+            raise ValueError("client_ca_file and client_names must be set together")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listen:
-    """Where and how we listen."""
+    """Where and how the responder listens."""
 
     host: str = "0.0.0.0"  # noqa: S104  # a pod's own address
     """Address to bind to."""
@@ -141,50 +142,51 @@ class Listen:
     """TCP port."""
 
     webhook_token_files: tuple[Path, ...] = ()
-    """Files with the tokens Alertmanager may show; all are valid, so a token can be rotated without a gap."""
+    """Files with the bearer tokens that Alertmanager may use; all of them are valid, so tokens can be rotated without
+    downtime."""
 
     metrics_token_files: tuple[Path, ...] = ()
-    """Files with the tokens for /metrics; none = a Kubernetes token whose owner may `get` the URL /metrics. They
-    should not open the webhook: whoever scrapes could send alerts."""
+    """Files with the bearer tokens for /metrics; if none, a Kubernetes token whose user may `get` the nonResourceURL
+    /metrics. They must differ from the webhook's tokens: otherwise a scraper could send alerts."""
 
     tokens_over_http: bool = False
-    """Take Kubernetes tokens over plain HTTP too; they can be read on the way. Otherwise they are taken over TLS, and
-    from loopback (`kubectl port-forward`, a mesh's proxy)."""
+    """Accept Kubernetes tokens over plain HTTP, where they can be intercepted. Otherwise they are accepted over TLS
+    and from loopback only (`kubectl port-forward`, a service mesh's proxy)."""
 
     tls: ServerTls | None = None
-    """TLS; absent = plain HTTP."""
+    """TLS; default: plain HTTP."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ValueError(f"port {self.port} is not a TCP port")
+            raise ValueError(f"port must be between 0 and 65535, got {self.port}")
         if not self.webhook_token_files and (self.tls is None or self.tls.client_ca_file is None):
             raise ValueError("the webhook needs webhook_token_files, or tls.client_ca_file with tls.client_names")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kubernetes:
-    """How the API server is reached."""
+    """How to reach the Kubernetes API server."""
 
     kubeconfig: Path | None = None
-    """kubeconfig to use; absent = $KUBECONFIG, else the pod's service account, else ~/.kube/config."""
+    """kubeconfig to use; default: $KUBECONFIG, else the pod's service account, else ~/.kube/config."""
 
     context: str = ""
-    """Context of the kubeconfig; empty = its current one."""
+    """Context of the kubeconfig; empty: its current context."""
 
     page_size: int = 50
     """Objects per page of a LIST."""
 
     concurrency: int = 32
-    """Requests under way at once."""
+    """Maximum number of concurrent requests."""
 
     timeout: timedelta = timedelta(seconds=15)
-    """Longest time one request may take; watches end by themselves."""
+    """Timeout of one request; does not apply to watches."""
 
     lease: str = "gpuheal-responder"
-    """Lease in our namespace that elects the one executor."""
+    """Lease for leader election, in gpuheal's namespace."""
 
     controls: str = "gpuheal-controls"
-    """ConfigMap in our namespace through which people pause us or cap the mode at run time."""
+    """ConfigMap in gpuheal's namespace for pausing gpuheal or capping its mode at run time."""
 
     def __post_init__(self) -> None:
         _within("page_size", self.page_size, 10, 5000)
@@ -193,43 +195,43 @@ class Kubernetes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """How often we look, and how far back."""
+    """The reconcile loop."""
 
     tick: timedelta = timedelta(seconds=15)
-    """Longest time between two looks at the world; at most 30s."""
+    """Maximum interval between two reconcile rounds; at most 30s."""
 
     mode: Mode = Mode.ENFORCE
-    """Cap on the mode of every policy."""
+    """Highest mode that any policy may have."""
 
     health_window: timedelta = timedelta(minutes=10)
-    """How far back GPU states are read to prove health."""
+    """How far back GPU states are read to verify health."""
 
     cases: int = 32
-    """Steps performed and writes made at the same time."""
+    """Maximum number of concurrent steps and writes."""
 
     def __post_init__(self) -> None:
         if not timedelta(seconds=1) <= self.tick <= LONGEST_TICK:
-            raise ValueError("tick must lie between 1s and 30s")
+            raise ValueError("tick must be between 1s and 30s")
         _within("cases", self.cases, 1, 1024)
         if not timedelta(minutes=1) <= self.health_window <= timedelta(hours=1):
-            raise ValueError("health_window must lie between 1m and 1h")
+            raise ValueError("health_window must be between 1m and 1h")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budgets:
-    """Node labels that say which failure domain a node is in; the first that a node carries counts."""
+    """Node labels that give a node's failure domains; of each list, the first label that the node has counts."""
 
     pool: tuple[str, ...] = DEFAULT_KEYS["pool"]
-    """Labels of the pool of like machines."""
+    """Labels for the pool of similar machines."""
 
     rack: tuple[str, ...] = DEFAULT_KEYS["rack"]
-    """Labels of the rack."""
+    """Labels for the rack."""
 
     zone: tuple[str, ...] = DEFAULT_KEYS["zone"]
-    """Labels of the zone."""
+    """Labels for the zone."""
 
     fabric_domain: tuple[str, ...] = DEFAULT_KEYS["fabric-domain"]
-    """Labels of the NVLink domain."""
+    """Labels for the NVLink domain."""
 
     def keys(self) -> dict[str, tuple[str, ...]]:
         """Return the labels by dimension, as core.budget.domains_of takes them."""
@@ -242,83 +244,84 @@ def _sections() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Providers:
-    """Whoever can reboot or replace a machine."""
+    """The providers that can reboot or replace a machine."""
 
     default: str = "job"
-    """Provider of policies that name none."""
+    """Provider for steps that name none."""
 
     by_name: Mapping[str, Any] = field(
         default_factory=_sections, metadata={SECTIONS: {name: kind.settings for name, kind in PROVIDERS.items()}}
     )
-    """Settings of each provider of the registry, under its name."""
+    """Settings of each provider, by its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchdog:
-    """The dead man's alert, and whom we tell that all is well."""
+    """The Watchdog alert from Prometheus, and an external heartbeat."""
 
     interval: timedelta = timedelta(minutes=1)
-    """How often Prometheus sends GPUHealWatchdog to Alertmanager (its --rules.alert.resend-delay); silent for three of
-    these, nothing disruptive starts."""
+    """How often Prometheus resends GPUHealWatchdog to Alertmanager (its --rules.alert.resend-delay); after three missed
+    intervals no disruptive step starts."""
 
     thaw: timedelta = timedelta(minutes=5)
-    """Quiet time after the pipeline is well again before anything disruptive starts."""
+    """Time that the alert pipeline must have been healthy again before a disruptive step starts."""
 
     url_file: Path | None = None
-    """File with an external dead man's URL (such URLs are secrets). The replica that leads pings it while its rounds
-    end well and the pipeline is well."""
+    """File with the URL of an external heartbeat monitor (such URLs are secrets). The leader pings it while its rounds
+    succeed and the alert pipeline is healthy."""
 
     def __post_init__(self) -> None:
         if not timedelta(seconds=1) <= self.interval <= timedelta(minutes=10):
-            raise ValueError("interval must lie between 1s and 10m")
+            raise ValueError("interval must be between 1s and 10m")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a site decides about one responder."""
+    """Everything a site configures for one responder."""
 
     cluster: str = ""
-    """Value of the label `cluster` on our alerts; empty = alerts carry none. Others' alerts are dead letters."""
+    """Value of the `cluster` label on this cluster's alerts; empty: alerts have no such label. Alerts from other
+    clusters are dead letters."""
 
     namespace: str = "gpuheal"
-    """Namespace of our Remediations, Lease and ConfigMap."""
+    """Namespace of gpuheal's Remediations, Lease and ConfigMaps."""
 
     policies: tuple[Path, ...]
-    """Policy files; read again when they change, a bad change keeps the old set."""
+    """Policy files; reloaded when they change. If a change is invalid, the previous policies stay in force."""
 
     listen: Listen
-    """Where and how we listen."""
+    """Where and how the responder listens."""
 
     alertmanagers: tuple[AlertmanagerPeer, ...]
-    """Every peer of the Alertmanager that routes to us."""
+    """Every peer of the Alertmanager that notifies gpuheal."""
 
     prometheus: PrometheusServer
-    """The Prometheus that evaluates our rules."""
+    """The Prometheus that evaluates gpuheal's rules."""
 
     kubernetes: Kubernetes = Kubernetes()
-    """How the API server is reached."""
+    """How to reach the Kubernetes API server."""
 
     engine: Engine = Engine()
-    """How often we look, and how far back."""
+    """The reconcile loop."""
 
     budgets: Budgets = field(default_factory=Budgets)
-    """Node labels that say which failure domain a node is in."""
+    """Node labels that give a node's failure domains."""
 
     providers: Providers = Providers()
-    """Whoever can reboot or replace a machine."""
+    """The providers that can reboot or replace a machine."""
 
     watchdog: Watchdog = Watchdog()
-    """The dead man's alert, and whom we tell that all is well."""
+    """The Watchdog alert from Prometheus, and an external heartbeat."""
 
     def __post_init__(self) -> None:
         urls = [peer.url for peer in self.alertmanagers]
         if len(set(urls)) < len(urls):
-            raise ValueError("alertmanagers names one url twice")
+            raise ValueError("two entries of alertmanagers have the same url")
 
 
 def load(path: Path) -> Settings:
     """Return the settings of a YAML file; raise ConfigError naming the file and the path of the first mistake.
 
-    Files named inside it may be relative to its folder. They are not opened here.
+    File names inside it may be relative to its folder. Those files are not opened here.
     """
     return read(path, Settings)

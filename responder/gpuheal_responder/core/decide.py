@@ -70,9 +70,12 @@ def _first(case: Case, policy: Policy, world: World, stage: Next) -> Verdict:
 def _waiting(case: Case, world: World) -> Escalate:
     """Return what an escalated case says: why it waits, and that a cordon lifted meanwhile has not ended it."""
     if world.node is not None and contained(case, world.node) and cordon_lost(world.node):
-        text = "somebody lifted the cordon; our taint stays; to take the node back, remove it or run gpuheal revert"
-        return Escalate(reason=Reason.UNCORDONED, message=f"{text} {case.name}")
-    return Escalate(reason=case.escalated, message="waiting for people; the node stays contained")
+        message = (
+            "someone uncordoned the node, but gpuheal's taint is still on it; "
+            f"to return the node to service, run gpuheal revert {case.name}"
+        )
+        return Escalate(reason=Reason.UNCORDONED, message=message)
+    return Escalate(reason=case.escalated, message="needs manual intervention; the node stays contained")
 
 
 def _next(case: Case, policy: Policy, world: World, stage: Next) -> Verdict:
@@ -105,12 +108,12 @@ def _stuck(case: Case, policy: Policy | None, world: World) -> Hold | None:
     keys = {s.key for s in policy.steps}
     lost = next((a for a in case.attempts if a.open and a.step and a.step not in keys), None)
     if lost is not None:
-        return _hold(Reason.STEP_MISSING, f"step {lost.key} is under way, and policy {policy.name} has it no more")
+        return _hold(Reason.STEP_MISSING, f"step {lost.key} is in progress, but policy {policy.name} no longer has it")
     return None
 
 
 def _missing(case: Case) -> Hold:
-    return _hold(Reason.POLICY_MISSING, f"policy {case.policy} does not exist any more; nothing is done")
+    return _hold(Reason.POLICY_MISSING, f"policy {case.policy} does not exist any more; no action is taken")
 
 
 def _hold(reason: Reason, message: str) -> Hold:
@@ -126,17 +129,19 @@ def _over(case: Case, policy: Policy | None, world: World) -> Verdict | None:
         return None
     if taken_back(case, node):
         return Done(
-            result=Result.TAKEN_OVER, reason=Reason.TAKEN_OVER, message="a person lifted our taint or the cordon"
+            result=Result.TAKEN_OVER, reason=Reason.TAKEN_OVER, message="someone removed gpuheal's taint or the cordon"
         )
     marked = any(a.phase is Phase.CONTAIN and a.state is AttemptState.SUCCEEDED for a in case.attempts)
     if marked and node.undo is None:
         if any(a.phase is Phase.RETURN for a in case.attempts):
             return Done(result=Result.RESTORED, reason=Reason.RESTORED)
-        return Done(result=Result.REVERTED, reason=Reason.REVERTED, message="our marks were taken off the node")
+        return Done(
+            result=Result.REVERTED, reason=Reason.REVERTED, message="gpuheal's changes to the node were reverted"
+        )
     quiet = case.quiet_since is not None and world.now - case.quiet_since >= QUIET
     if not marked and not contained(case, node) and quiet:
         return Done(
-            result=Result.CLEARED, reason=Reason.CLEARED, message="the fault went away before anything was done"
+            result=Result.CLEARED, reason=Reason.CLEARED, message="the fault cleared before any action was taken"
         )
     return None
 
@@ -155,9 +160,11 @@ def _absent(case: Case, policy: Policy | None, world: World) -> Verdict:
             return Escalate(reason=progress.reason, message=progress.detail)
     node = world.node
     if node is None:
-        return Done(result=Result.GONE, reason=Reason.NODE_GONE, message=f"{case.node} does not exist any more")
+        return Done(result=Result.GONE, reason=Reason.NODE_GONE, message=f"node {case.node} no longer exists")
     if case.system_uuid and node.system_uuid and node.system_uuid != case.system_uuid:
-        return Done(result=Result.GONE, reason=Reason.MACHINE_REPLACED, message="another machine has this name now")
+        return Done(
+            result=Result.GONE, reason=Reason.MACHINE_REPLACED, message="a different machine now has this node name"
+        )
     return Done(result=Result.GONE, reason=Reason.NODE_RECREATED, message="the Node object was deleted and recreated")
 
 

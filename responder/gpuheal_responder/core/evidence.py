@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from gpuheal_responder.core.alert import Fault
 from gpuheal_responder.core.case import Case
-from gpuheal_responder.core.duration import format_duration
+from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.history import History, TakenFault
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.sighting import Confidence, Evidence, Strength, Witness, WitnessClass
@@ -93,8 +93,8 @@ def relapses(world: World, since: datetime) -> tuple[Witness, ...]:
 
 def said(witnesses: Sequence[Witness]) -> str:
     """Return in words who saw what last."""
-    newest_one = witnesses[0]
-    return f"{newest_one.witness_class.value} saw {newest_one.fault} at {newest_one.last_seen_at.isoformat()}"
+    last = witnesses[0]
+    return f"{last.witness_class.value} reported {last.fault} at {last.last_seen_at.isoformat(timespec='seconds')}"
 
 
 def gpus_of(witnesses: Iterable[Witness]) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ def missing_proof(
 def unproven(case: Case, world: World, *, since: datetime, evaluations: int) -> tuple[tuple[str, str], ...]:
     """Return what a proof of this case's node lacks: pairs of the GPU (empty for the node) and what, in words."""
     if world.node is None:
-        return (("", "the node is not there"),)
+        return (("", "the node does not exist"),)
     gone = exchanged(case, world.evidence)
     gpus = [gpu for gpu in case.gpus if gpu not in gone]
     return tuple(_missing(world.node, gpus, world.evidence, since, evaluations, case.gpu_capacity))
@@ -181,16 +181,16 @@ def _missing(
     if node.gpu_allocatable < counted:
         yield "", f"{node.gpu_allocatable} of {counted} GPUs are allocatable"
     if evidence is None:
-        yield "", "no evidence could be read"
+        yield "", "Prometheus returned no evidence"
         return
     samples = {h.gpu_uuid: h.samples for h in evidence.health}
     for gpu in gpus or tuple(samples):
         recent = [s for s in samples.get(gpu, ()) if s.at > since][-evaluations:]
         if len(recent) < evaluations:
-            yield gpu, f"{gpu}: {len(recent)} of {evaluations} evaluations since the last action"
+            yield gpu, f"{gpu}: {len(recent)} of {evaluations} rule evaluations since the last action"
         elif evidence.at - recent[-1].at > FRESH:
-            yield gpu, f"{gpu}: newest evaluation is older than {format_duration(FRESH)}"
+            yield gpu, f"{gpu}: newest rule evaluation is older than {people_duration(FRESH)}"
         elif any(s.state != OK for s in recent):
-            yield gpu, f"{gpu}: not ok in the last {evaluations} evaluations"
+            yield gpu, f"{gpu}: not ok in every one of the last {evaluations} rule evaluations"
     if not gpus and not samples:
-        yield "", "no GPU of this node has a state"
+        yield "", "Prometheus has no health state for any GPU on this node"

@@ -123,10 +123,17 @@ class _Folding:
             found.sort(key=_order)
             ordered[node] = tuple(found[:MOST_FAULTS])
             for fault in found[MOST_FAULTS:]:
-                self._say(f"{node}/{fault.slug}", fault.alertname, "too-many-faults", f"{node} has {len(found)} faults")
+                self._say(
+                    f"{node}/{fault.slug}",
+                    fault.alertname,
+                    "too-many-faults",
+                    f"{node} has {len(found)} faults (limit {MOST_FAULTS})",
+                )
         wide = sorted(self.wide.values(), key=_order_wide)
         for incident in wide[MOST_INCIDENTS:]:
-            self._say(incident.slug, incident.alertname, "too-many-incidents", f"{len(wide)} at once")
+            self._say(
+                incident.slug, incident.alertname, "too-many-incidents", f"{len(wide)} at once (limit {MOST_INCIDENTS})"
+            )
         dead = tuple(self.dead.values())[:MOST_DEAD]
         return Intake(faults=ordered, dead=dead, watchdog_at=self.watchdog_at, wide=tuple(wide[:MOST_INCIDENTS]))
 
@@ -145,7 +152,7 @@ class _Folding:
     def _foreign(self, labels: Mapping[str, str]) -> tuple[str, str] | None:
         if not self.cluster or labels.get("cluster") == self.cluster:
             return None
-        return "cluster-mismatch", f"cluster is {_quoted(labels.get('cluster'))}, ours is {self.cluster!r}"
+        return "cluster-mismatch", f"cluster is {_quoted(labels.get('cluster'))}, expected {self.cluster!r}"
 
     def _unknown(self, alert: Alert, wide: bool) -> tuple[str, str] | None:
         """Return why the alert says nothing we understand, or None."""
@@ -156,9 +163,9 @@ class _Folding:
     def _lost(self, alert: Alert) -> tuple[str, str] | None:
         """Return why no node of ours is meant, or None."""
         if not alert.labels.get("node"):
-            return "no-node", "the alert has no label node"
+            return "no-node", "the alert has no `node` label"
         if alert.labels["node"] not in self.known_nodes:
-            return "unknown-node", f"no GPU node is called {_quoted(alert.labels['node'])}"
+            return "unknown-node", f"there is no GPU node {_quoted(alert.labels['node'])}"
         return None
 
     def _bury(self, alert: Alert, reason: str, detail: str) -> None:
@@ -189,7 +196,7 @@ def _unusable(alert: Alert, wide: bool) -> tuple[str, str] | None:
     if labels.get("severity") not in list(Severity):
         return "unknown-severity", f"severity is {_quoted(labels.get('severity'))}"
     if alert.starts_at.year not in YEARS or alert.updated_at.year not in YEARS:
-        return "unusable-time", f"it starts in the year {alert.starts_at.year}"
+        return "unusable-time", f"startsAt is in the year {alert.starts_at.year}"
     checks: dict[str, Callable[[str], object]] = {"alertname": _plain(LONGEST_NAME)}
     if wide:
         checks |= dict.fromkeys(WHERE, _plain(LONGEST_PLACE))

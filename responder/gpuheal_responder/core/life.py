@@ -155,7 +155,7 @@ def _rebooted_by_others(case: Case, world: World) -> Case:
         started_at=world.now,
         ended_at=world.now,
         reason=Reason.REBOOTED_BY_OTHERS,
-        detail=f"boot id {before} → {node.boot_id}",
+        detail=f"boot ID {before} → {node.boot_id}",
         boot_id=before,
         foreign=True,
     )

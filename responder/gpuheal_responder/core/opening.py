@@ -44,24 +44,28 @@ def opening(world: World, policies: Sequence[Policy], domains: Mapping[str, str]
     """Return what becomes of the faults of a node that has no case; the first policy that answers for one counts."""
     node = world.node
     if node is None:
-        return _ignore(world, Reason.UNKNOWN_NODE, "there is no such node")
+        return _ignore(world, Reason.UNKNOWN_NODE, "the node does not exist")
     if isinstance(node.undo, Unreadable):
         return _ignore(world, Reason.UNDO_UNREADABLE, f"its undo record cannot be read: {node.undo.problem}")
     policy = match(policies, world.faults, node)
     if policy is None:
-        return _ignore(world, Reason.NO_POLICY, "no policy answers for these faults on this node")
+        return _ignore(world, Reason.NO_POLICY, "no policy matches these faults on this node")
     faults = tuple(f for f in world.faults if policy.matches(f, node))
     history, newest = world.history, ev.newest(faults, world.evidence)
     settled = history.settled_at
     last = newest or max(f.since for f in faults)  # where nobody tells when it was seen, the alert's beginning counts
     if settled is not None and last <= settled:
         when = settled.isoformat(timespec="seconds")
-        return _ignore(world, Reason.EVIDENCE_SETTLED, f"all evidence is from before {when}, when it was given back")
+        return _ignore(
+            world, Reason.EVIDENCE_SETTLED, f"all evidence predates {when}, when the node was returned to service"
+        )
     lasts = history.taken_at is not None and world.now - history.taken_at < KEPT_FOR
     if lasts and history.taken_at is not None and not ev.news(faults, world.evidence, history):
         when = history.taken_at.isoformat(timespec="seconds")
         return _ignore(
-            world, Reason.TAKEN_BACK, f"a person took the node back at {when}, and nothing new was seen since"
+            world,
+            Reason.TAKEN_BACK,
+            f"someone returned the node to service manually at {when}, and nothing new has been seen since",
         )
     case = open_case(node, faults, policy, replace(world, faults=faults), domains or {})
     return Open(case=case, policy=policy)

@@ -36,10 +36,12 @@ def check(body: bytes) -> None:
 
 def _check(alert: Any, index: int) -> None:
     if not isinstance(alert, dict) or alert.get("status") not in ("firing", "resolved"):  # a tuple: it may be a list
-        raise PayloadError(f"alerts[{index}].status is neither firing nor resolved")
+        raise PayloadError(f"alerts[{index}].status is not firing or resolved")
     labels = alert.get("labels")
     if not isinstance(labels, dict) or len(labels) > MOST_LABELS:
-        raise PayloadError(f"alerts[{index}].labels is not a mapping of at most {MOST_LABELS} labels")
+        raise PayloadError(f"alerts[{index}].labels is not a mapping with at most {MOST_LABELS} labels")
     for key, value in labels.items():
         if not isinstance(value, str) or len(key) > LONGEST_VALUE or len(value) > LONGEST_VALUE:
-            raise PayloadError(f"alerts[{index}].labels has a value that is not a text of at most {LONGEST_VALUE}")
+            raise PayloadError(
+                f"alerts[{index}].labels has a value that is not a string of at most {LONGEST_VALUE} characters"
+            )

@@ -130,7 +130,11 @@ def _cure(case: Case, policy: Policy, world: World) -> Stage:
         return closer
     if not policy.of(Phase.CURE):
         last = Due(step=policy.steps[-1])
-        idle = Idle(reason=Reason.AWAITING_REPAIR, message="contained; the policy leaves the cure to people", due=last)
+        idle = Idle(
+            reason=Reason.AWAITING_REPAIR,
+            message="contained; the policy has no recovery step, so repair is manual",
+            due=last,
+        )
         return _empty(case, policy, world, None) or idle
     dues = [r for r in rungs if isinstance(r, Next)]
     running = [n for n in dues if n.progress.state is ProgressState.RUNNING]
@@ -138,7 +142,7 @@ def _cure(case: Case, policy: Policy, world: World) -> Stage:
         return running[0] if running else spent
     chosen = _joined(dues, policy)
     if chosen is None:
-        return Spent(reason=Reason.LADDER_EXHAUSTED, message="no cure is left in the policy")
+        return Spent(reason=Reason.LADDER_EXHAUSTED, message="the policy has no recovery step left")
     if chosen.progress.state is not ProgressState.TODO:
         return chosen
     stage = _empty(case, policy, world, chosen.due) or chosen
@@ -172,7 +176,7 @@ def _rung(
     """Return where one track stands; `refuted` is a proof that fails at this moment, though no attempt says so yet."""
     cures = policy.of(Phase.CURE)
     foreign = _foreign_end(case)
-    failure = Spent(reason=Reason.LADDER_EXHAUSTED, message="no cure is left in the policy")
+    failure = Spent(reason=Reason.LADDER_EXHAUSTED, message="the policy has no recovery step left")
     proven: datetime | None = foreign
     for step in cures[_served(case, cures, target) :]:
         due = Due(step=step, target=target if step.spec.scope is Scope.GPU else WHOLE_NODE)
@@ -245,7 +249,7 @@ def _empty(case: Case, policy: Policy, world: World, cure: Due | None) -> Stage 
         if progress.state is not ProgressState.DONE:
             done = [a for a in _tries(case, due) if not a.open]
             if progress.state is ProgressState.TODO and len(done) >= MOST_DRAINS:
-                return Spent(reason=Reason.KEEPS_FILLING, message=f"emptied {len(done)} times; {progress.detail}")
+                return Spent(reason=Reason.KEEPS_FILLING, message=f"drained {len(done)} times; {progress.detail}")
             return Next(due=due, progress=progress, before=cure)
     return None
 
@@ -274,7 +278,7 @@ def _bounded(case: Case, due: Due, progress: Progress, world: World) -> Stage:
     if world.now >= again_at:
         return Next(due=due, progress=progress)
     if len(failed) >= MOST_FAILURES:
-        message = f"{due.key} failed {MOST_FAILURES} times or more in a row: {last.detail}"
+        message = f"{due.key} failed {len(failed)} times in a row: {last.detail}"
         return Refused(reason=last.reason, message=message, due=due, again_at=again_at)
     return Idle(reason=Reason.RETRYING, message=f"{last.reason}: {last.detail}", due=due)
 
@@ -310,7 +314,9 @@ def _prove(case: Case, policy: Policy, world: World, since: datetime | None) -> 
     if not policy.of(Phase.RETURN):
         last = Due(step=policy.steps[-1])
         return Idle(
-            reason=Reason.AWAITING_UNCORDON, message="proven; the policy leaves giving back to people", due=last
+            reason=Reason.AWAITING_UNCORDON,
+            message="verified healthy; the policy has no restore step, so uncordoning is manual",
+            due=last,
         )
     return Finished()
 

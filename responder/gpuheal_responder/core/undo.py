@@ -150,7 +150,7 @@ def load(text: str) -> UndoRecord | Unreadable:
         raw = json.loads(text)
         version = raw["version"]
         if version not in {1, VERSION}:
-            return _unreadable(text, f"written by version {version!r}, this is version {VERSION}")
+            return _unreadable(text, f"its format version is {version!r}, this release reads version {VERSION}")
         record = UndoRecord(
             case=str(raw["case"]),
             owner=str(raw["owner"]),
@@ -165,11 +165,11 @@ def load(text: str) -> UndoRecord | Unreadable:
             gpus=tuple(map(str, raw["gpus"])),
         )
         if record.at.tzinfo is None:
-            return _unreadable(text, "its time has no zone")
+            return _unreadable(text, "its time has no time zone")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         return _unreadable(text, f"{type(problem).__name__}: {problem}")
     unknown = sorted({c.kind for c in record.changes} - REVERSES.keys())
-    return _unreadable(text, f"it holds changes of unknown kind: {', '.join(unknown)}") if unknown else record
+    return _unreadable(text, f"it has changes of unknown kinds: {', '.join(unknown)}") if unknown else record
 
 
 def _unreadable(text: str, problem: str) -> Unreadable:

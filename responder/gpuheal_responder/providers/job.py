@@ -61,7 +61,7 @@ class JobSettings:
         if not timedelta(seconds=1) <= self.deadline <= timedelta(hours=1):
             raise ValueError("deadline must lie between 1s and 1h")
         if self.keep < timedelta(days=1):
-            raise ValueError("keep must be at least 24h, as long as attempts count")
+            raise ValueError("keep must be at least 24h, the window in which attempts count")
 
 
 class JobReboot:
@@ -76,7 +76,7 @@ class JobReboot:
         """Have a Job of this operation on the node; asking again does nothing more. Permanent without a boot id."""
         if not node.boot_id:
             raise Permanent(
-                "boot-id-unknown", f"{node.name} has no boot id; a late pod could not be told from a new one"
+                "boot-id-unknown", f"{node.name} reports no boot ID; a stale pod could not be told from a new one"
             )
         await self._jobs.create(manifest(node, operation, self._settings, self._clock.now()))
 
@@ -148,7 +148,7 @@ def manifest(node: Node, operation: str, settings: JobSettings, now: datetime) -
 
     for value in (node.name, node.boot_id, operation):
         if not (value.isascii() and value.isprintable()):
-            raise Permanent("rejected", f"{value!r} is no name, boot id or operation of Kubernetes")
+            raise Permanent("rejected", f"{value!r} is not a valid node name, boot ID or operation ID")
     text = _template().render(
         name=job_name(operation),
         namespace=settings.namespace,

@@ -50,32 +50,32 @@ TABLE = (
     MetricDef(
         name="gpuheal_responder_info",
         kind=Kind.INFO,
-        help="Always 1; the label says which version runs.",
+        help="Always 1; the running version is in the label.",
         labels=("version",),
     ),
     MetricDef(
         name="gpuheal_leader",
         kind=Kind.GAUGE,
-        help="1 while this replica is the one that acts.",
+        help="1 while this replica is the leader.",
     ),
     MetricDef(
         name="gpuheal_last_good_round_timestamp_seconds",
         kind=Kind.GAUGE,
-        help="When this replica, leading, last ended a round well; 0 while it does not lead.",
+        help="When this replica last completed a round successfully as the leader; 0 while it is not the leader.",
     ),
     MetricDef(
         name="gpuheal_frozen",
         kind=Kind.GAUGE,
-        help="1 while nothing disruptive starts because the alert pipeline is not well.",
+        help="1 while no disruptive step may start because the alert pipeline is unhealthy.",
     ),
     MetricDef(
         name="gpuheal_case_state",
         kind=Kind.STANDING,
         help=(
             "1 for each fault of an open case. `state` is acting, waiting, held, incident (its node is part of one), "
-            "pending (only a person's approval is missing), observing (the policy only looks, and nothing was "
-            "touched), escalated or closing; beside it stale when the case is 48 hours old. GPUHealHeld, "
-            "GPUHealActionPending, GPUHealEscalated and GPUHealStaleCase read it."
+            "pending (waits only for manual approval), observing (mode observe, and nothing was "
+            "touched), escalated or closing; in addition stale once the case is 48h old. Used by GPUHealHeld, "
+            "GPUHealActionPending, GPUHealEscalated and GPUHealStaleCase."
         ),
         labels=("target_node", "fault", "state", "step", "phase", "reason"),
     ),
@@ -88,110 +88,112 @@ TABLE = (
     MetricDef(
         name="gpuheal_cordon_budget_exhausted",
         kind=Kind.STANDING,
-        help=("1 while a faulty node waits because the budget for taints and cordons is spent (GPUHealCordonBudget)."),
+        help=(
+            "1 while a faulty node is not contained because the budget for new taints is spent (GPUHealCordonBudget)."
+        ),
     ),
     MetricDef(
         name="gpuheal_fault_cleared_timestamp_seconds",
         kind=Kind.STANDING,
         help=(
-            "Until when evidence of this fault is settled, by proof or by a person: a latch whose last event is"
-            " not after this is acknowledged. `gpu_uuid` is empty for faults of a whole node."
+            "Evidence of this fault up to this time is settled, by verification or manually: a latch whose last "
+            "event is not newer is acknowledged. `gpu_uuid` is empty for node-wide faults."
         ),
         labels=("target_node", "gpu_uuid", "fault"),
     ),
     MetricDef(
         name="gpuheal_ignored_faults",
         kind=Kind.STANDING,
-        help="Faults that open no case at this moment; `gpuheal cases --ignored` lists them.",
+        help="Active faults that open no case, by reason; listed by `gpuheal cases --ignored`.",
         labels=("reason",),
     ),
     MetricDef(
         name="gpuheal_unreadable_cases",
         kind=Kind.GAUGE,
         help=(
-            "Remediations that this version cannot read in full: objects that are no cases to it, and cases "
-            "with parts that it does not understand, such as an attempt in an unknown state. Nothing is done "
-            "about their nodes."
+            "Remediations that this version cannot read in full: objects it cannot parse as a case, and cases "
+            "with fields it does not understand, such as an attempt in an unknown state. No action is taken "
+            "on their nodes."
         ),
     ),
     MetricDef(
         name="gpuheal_unreadable_undo",
         kind=Kind.STANDING,
-        help="1 for each node whose undo record this version cannot read: nothing is done there.",
+        help="1 for each node whose undo record this version cannot read; no action is taken on it.",
         labels=("target_node",),
     ),
     MetricDef(
         name="gpuheal_incident_nodes",
         kind=Kind.STANDING,
         help=(
-            "How many nodes an incident befell: one fault on too much of a pool (`kind` telemetry-anomaly) or on "
-            "nodes of one rack, leaf, NVLink domain or driver version (correlated). Their ladders stop until it ends "
-            "or a person releases `where` in the controls."
+            "Nodes affected by an incident: one fault on too large a share of a pool (`kind` telemetry-anomaly) or on "
+            "nodes of one rack, leaf, NVLink domain or driver version (correlated). Disruptive steps are held until it "
+            "ends or someone releases `where` in the controls ConfigMap."
         ),
         labels=("kind", "where", "fault"),
     ),
     MetricDef(
         name="gpuheal_verdicts_total",
         kind=Kind.COUNTER,
-        help="Verdicts that differed from the case's last one.",
+        help="Verdicts that differed from the case's previous one.",
         labels=("verdict", "reason"),
     ),
     MetricDef(
         name="gpuheal_step_duration_seconds",
         kind=Kind.HISTOGRAM,
-        help="Time one performance of a step took; `outcome` is the attempt's state or the reason of its error.",
+        help="Duration of one run of a step; `outcome` is the attempt's state or the reason of its error.",
         labels=("action", "outcome"),
         buckets=STEP_BUCKETS,
     ),
     MetricDef(
         name="gpuheal_tick_duration_seconds",
         kind=Kind.HISTOGRAM,
-        help="Time one round of looking, deciding and performing took.",
+        help="Duration of one reconcile round: read, decide, act.",
         labels=("ok",),
         buckets=ROUND_BUCKETS,
     ),
     MetricDef(
         name="gpuheal_observe_errors_total",
         kind=Kind.COUNTER,
-        help="Looks at a source (alertmanager, prometheus, kubernetes) that failed.",
+        help="Failed reads of a source (alertmanager, prometheus, kubernetes).",
         labels=("source",),
     ),
     MetricDef(
         name="gpuheal_evidence_ignored_total",
         kind=Kind.COUNTER,
-        help="Series that broke the evidence contract and were left out.",
+        help="Evidence series that violated the contract and were ignored.",
         labels=("reason",),
     ),
     MetricDef(
         name="gpuheal_dead_letters_total",
         kind=Kind.COUNTER,
-        help="Alerts and deliveries that name us but cannot be used; each alert counts once while it fires.",
+        help="Alerts and deliveries addressed to gpuheal that cannot be used; an alert counts once while it fires.",
         labels=("reason",),
     ),
     MetricDef(
         name="gpuheal_dead_letters_current",
         kind=Kind.STANDING,
-        help="Alerts now firing that cannot be used.",
+        help="Firing alerts addressed to gpuheal that cannot be used.",
         labels=("reason",),
     ),
     MetricDef(
         name="gpuheal_deliveries_total",
         kind=Kind.COUNTER,
-        help="Webhook deliveries by the HTTP status they were answered with.",
+        help="Webhook deliveries by HTTP response status.",
         labels=("answer",),
     ),
     MetricDef(
         name="gpuheal_delivery_duration_seconds",
         kind=Kind.HISTOGRAM,
-        help="Time from a delivery's head to its answer.",
+        help="Time from the request headers of a webhook delivery to the response.",
         buckets=REQUEST_BUCKETS,
     ),
     MetricDef(
         name="gpuheal_connections_ended_total",
         kind=Kind.COUNTER,
         help=(
-            "Connections that were ended before they had asked anything; `reason` is crowd (too many, most of "
-            "them from there), silent (no request in time) or handshake (TLS failed)."
+            "Connections closed before a request was served; `reason` is crowd (connection limit reached, and this "
+            "address had the most), silent (no request in time) or handshake (TLS failed)."
         ),
         labels=("reason",),
     ),
@@ -199,8 +201,8 @@ TABLE = (
         name="gpuheal_event_loop_stall_seconds",
         kind=Kind.HISTOGRAM,
         help=(
-            "How late the event loop woke a timer of 10 ms, a hundred times a second. While it stands still "
-            "webhooks and lease renewals wait."
+            "Delay of a 10 ms timer of the event loop, sampled 100 times a second. While the loop stalls, "
+            "webhooks and Lease renewals wait."
         ),
         buckets=STALL_BUCKETS,
     ),
@@ -208,15 +210,15 @@ TABLE = (
         name="gpuheal_event_loop_longest_stall_seconds",
         kind=Kind.GAUGE,
         help=(
-            "Longest of these stalls within the last minute or two; `time` is wall, or cpu: only what this "
-            "process has computed meanwhile. A long wall with a short cpu means that it gets too little CPU."
+            "Longest stall within the last minute or two; `time` is wall, or cpu for the CPU time that this "
+            "process used during it. A long wall time with little CPU time means CPU starvation."
         ),
         labels=("time",),
     ),
     MetricDef(
         name="gpuheal_config_errors_total",
         kind=Kind.COUNTER,
-        help="Changed files (policies, tokens, certificates) that could not be used; the old ones stay in force.",
+        help="Failed reloads of changed files (policies, tokens, certificates); the previous content stays in force.",
     ),
 )
 METRICS = {metric.name: metric for metric in TABLE}
@@ -225,23 +227,23 @@ HEAD = """\
 # Metrics of the responder
 
 Served at `/metrics`. The node of a case is in the label `target_node`, because Prometheus gives `node` to the
-responder's own pod. `reason`, `verdict`, `step` and `fault` are the slugs that also stand in the Remediation, the Event
+responder's own pod. `reason`, `verdict`, `step` and `fault` hold the same slugs as the Remediation, the Event
 and `gpuheal explain`.
 
-Made from `gpuheal_responder/shell/metrics.py` by `python -m gpuheal_responder.shell.metrics`; edit the texts there.
+Generated from `gpuheal_responder/shell/metrics.py` by `python -m gpuheal_responder.shell.metrics`; edit it there.
 
 """
 FOOT = """\
-## Audit lines
+## Audit log
 
 Standard output carries one JSON object per line: `at`, `cluster`, `event`, then by event
 
 | event | fields |
 |---|---|
 | `verdict` | `case`, `node`, `policy`, `faults`, `verdict`, `reason`, `step`, `message`, `until`, `refusals`, … |
-| `approval`, `hold` | `case`, `node`, `by`, and what was asked (through the responder's own routes) |
-| `refused` | `case`, `message`: somebody whom the API server knows asked for what they may not |
-| `dead-letter` | `reason`, `message`, and of an alert `alertname`, `fingerprint` |
+| `approval`, `hold` | `case`, `node`, `by`, and the request's fields (requests to the responder's own API) |
+| `refused` | `case`, `message`: an authenticated user asked for something they are not allowed to do |
+| `dead-letter` | `reason`, `message`; for an alert also `alertname`, `fingerprint` |
 | `config-error` | `message` |
 """
 
@@ -262,7 +264,7 @@ def _rows() -> Iterator[str]:
 def _reasons() -> Iterator[str]:
     yield "## Reasons"
     yield ""
-    yield "What `reason` can say of a case, a step or an error:"
+    yield "Values of `reason` for a case, a step or an error:"
     yield ""
     yield "| reason | meaning |"
     yield "|---|---|"

@@ -25,7 +25,7 @@ def read_policies(files: Sequence[Path], faults: frozenset[str] | None = None) -
     for file in files:
         for policy in parse_policies(load_yaml(file), file=str(file), actions=SPECS, faults=known):
             if policy.name in found:
-                raise ConfigError(str(file), policy.name, "another file has a policy of this name")
+                raise ConfigError(str(file), policy.name, "another file defines a policy with this name")
             found[policy.name] = policy
     return tuple(found.values())
 

@@ -167,7 +167,7 @@ def unpacked(record: Mapping[str, Any], file: str) -> Mapping[str, Any]:
         looked_at = json.loads(text)
         return {**record, "case": looked_at["case"], "world": looked_at["world"]}
     except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as problem:
-        raise ConfigError(file, "packed", f"holds no case and world: {problem}") from None
+        raise ConfigError(file, "packed", f"not a valid case and world: {problem}") from None
 
 
 def replay(record: Mapping[str, Any], policy: Policy, file: str = "decision") -> Verdict:
@@ -199,7 +199,7 @@ def load_time(value: object) -> datetime:
     if not isinstance(value, datetime):
         raise ValueError(f"expected a time such as 2026-01-31T12:00:00Z, got {called(value)}")
     if value.tzinfo is None:
-        raise ValueError(f"expected a time with its zone, got {value.isoformat()}")
+        raise ValueError(f"expected a time with a time zone, got {value.isoformat()}")
     try:
         return value.astimezone(UTC)
     except OverflowError:
@@ -313,7 +313,7 @@ def _structure_mapping(kind: Any) -> Callable[[object, type], dict[str, Any]]:
             raise ValueError(f"expected a mapping, got {called(value)}")
         for key in value:
             if not isinstance(key, str):
-                raise ValueError(f"expected a text as key, got {called(key)}")
+                raise ValueError(f"expected a string as key, got {called(key)}")
         return {key: read(item, items) for key, item in value.items()}
 
     return structure
@@ -338,8 +338,8 @@ def _converter() -> cattrs.Converter:
     made.register_structure_hook(datetime, lambda value, _: load_time(value))
     made.register_unstructure_hook(timedelta, _dump_span)
     made.register_structure_hook(timedelta, _load_span)
-    made.register_structure_hook(str, _exactly(str, "a text"))
-    made.register_structure_hook(int, _exactly(int, "a whole number"))
+    made.register_structure_hook(str, _exactly(str, "a string"))
+    made.register_structure_hook(int, _exactly(int, "an integer"))
     made.register_structure_hook(bool, _exactly(bool, "true or false"))
     made.register_unstructure_hook(StrEnum, lambda word: word.value)
     made.register_structure_hook(StrEnum, _structure_enum)

@@ -230,7 +230,7 @@ async def test_s18_revert_leaves_no_trace(
 
     await eventually(as_before, "the node to be as before")
     status, out, _ = await gpuheal("revert", "--all", "--kubeconfig", plane.kubeconfig())
-    assert (status, out) == (0, "no node carries an undo record\n")
+    assert (status, out) == (0, "no node has an undo record\n")
     status, _, err = await gpuheal("revert", name, "--kubeconfig", plane.kubeconfig())
     assert status == 1
-    assert "no node carries an undo record of" in err
+    assert "no node has an undo record of" in err

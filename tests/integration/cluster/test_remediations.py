@@ -162,7 +162,7 @@ async def test_people_see_the_case_in_columns(
     header, line = (await asyncio.to_thread(run, argv, deadline_s=30)).splitlines()
     assert header.split() == ["NAME", "TARGET", "FAULT", "STEP", "STATE", "NEXT", "BLOCKED-BY", "SINCE"]
     assert line.split()[:4] == ["gpu-1-1", "gpu-1/GPU-7", "gpu-fell-off-bus", "escalated"]
-    assert "people: drain-deadline" in line
+    assert "manual intervention: drain-deadline" in line
     closed = replace(stored.case, closed_at=NOW, result=Result.GONE)
     verdict = Done(result=Result.GONE, reason="node-gone")
     await remediations.save(

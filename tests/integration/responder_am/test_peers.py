@@ -141,7 +141,7 @@ async def test_s06_peers_fail_one_by_one(stack_of_generation: Stack) -> None:
     peers = await until(silent, "the freeze")
     frozen.thaw()
     assert [p.answered for p in peers] == [True, False, False]
-    assert peers[1].problem == "no answer within 2 s"
+    assert peers[1].problem == "no response within 2s"
     assert "ClientConnectorError" in peers[2].problem
 
 

@@ -180,7 +180,7 @@ async def test_a_frozen_prometheus_is_an_observe_error(prometheus: Prometheus) -
                 return str(problem)
             return ""
 
-        assert "no answer within 0.5 s" in await until(refused, "the freeze")
+        assert "no response within 0.5s" in await until(refused, "the freeze")
         assert (await asked.pipeline(WallClock())).startswith("prometheus-unreadable: ")
     finally:
         prometheus.thaw()

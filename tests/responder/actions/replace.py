@@ -71,7 +71,7 @@ def progress(due: Due, case: Case, world: World) -> Progress:
         case OperationState.NOT_FOUND if attempt.state is AttemptState.INTENT:
             return Progress(state=ProgressState.TODO, reason="replace-due")
     if world.now - attempt.started_at >= due.deadline:
-        return Progress(state=ProgressState.FAILED, reason="replace-deadline", detail="no answer in time")
+        return Progress(state=ProgressState.FAILED, reason="replace-deadline", detail="timed out")
     return Progress(state=ProgressState.RUNNING, reason="replacing", detail="waiting for another machine")
 
 

@@ -151,5 +151,5 @@ async def test_explain_replays_every_decision(
         record.write_text(json.dumps(found))
         assert explain.main(["--record", str(record), "--policies", str(policy)]) == 0
     said = capsys.readouterr().out
-    assert said.count("the same") == len(records)
+    assert said.count("same verdict") == len(records)
     assert "replayed wait: replace (replacing)" in said

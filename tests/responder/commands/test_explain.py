@@ -93,17 +93,17 @@ def test_a_proven_fault_is_contained(capsys: pytest.CaptureFixture[str]) -> None
         "fault    gpu-fell-off-bus on GPU-7d1e since 2026-03-01T11:58:00+00:00\n"
         f"case     gpu-17-{stamp(datetime(2026, 3, 1, 12, tzinfo=UTC))} under policy training (propose)\n"
         "verdict  act: taint (not-marked)\n"
-        "guard    signal: answered: yes\n"
-        "guard    signal: active: yes\n"
-        "guard    signal: unsuppressed: yes\n"
-        "guard    signal: unsilenced: yes\n"
-        "guard    signal: confident: yes\n"
-        "guard    signal: unsettled: yes\n"
-        "guard    budget: marks: yes\n"
-        "guard    permission: mode_allows: yes\n"
-        "guard    permission: unpaused: yes\n"
-        "guard    permission: unheld: yes\n"
-        "guard    permission: left_to_us: yes\n"
+        "guard    signal: answered: pass\n"
+        "guard    signal: active: pass\n"
+        "guard    signal: unsuppressed: pass\n"
+        "guard    signal: unsilenced: pass\n"
+        "guard    signal: confident: pass\n"
+        "guard    signal: unsettled: pass\n"
+        "guard    budget: marks: pass\n"
+        "guard    permission: mode_allows: pass\n"
+        "guard    permission: unpaused: pass\n"
+        "guard    permission: unheld: pass\n"
+        "guard    permission: left_to_us: pass\n"
     )
 
 
@@ -112,7 +112,7 @@ def test_a_silence_holds_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     printed = out(capsys, "explain", silenced(tmp_path), WORLD, "--policies", POLICIES)
     assert "verdict  hold: taint (alert-silenced)" in printed
     assert "guard    signal: unsilenced: alert-silenced: silenced by silence s-1\n" in printed
-    assert printed.count(": yes") == 10
+    assert printed.count(": pass") == 10
 
 
 def test_a_proposal_says_what_to_approve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,14 +120,14 @@ def test_a_proposal_says_what_to_approve(tmp_path: Path, capsys: pytest.CaptureF
     world, case = contained(tmp_path)
     printed = out(capsys, "explain", ALERT, world, "--policies", POLICIES, "--case", case)
     assert "verdict  hold: drain (approval-needed)" in printed
-    assert "a person has to approve: gpuheal approve gpu-17-1 --step drain --evidence " in printed
+    assert "needs approval; approve with: gpuheal approve gpu-17-1 --step drain --evidence " in printed
 
 
 def test_a_foreign_cluster_is_a_dead_letter(capsys: pytest.CaptureFixture[str]) -> None:
     """An alert of another cluster opens nothing, and says why."""
     assert out(capsys, "explain", ALERT, WORLD, "--policies", POLICIES, "--cluster", "lab") == (
-        "no use   GPUFellOffBus: cluster-mismatch: cluster is 'prod', ours is 'lab'\n"
-        "verdict  none: no-policy: no policy answers for these faults on this node\n"
+        "rejected GPUFellOffBus: cluster-mismatch: cluster is 'prod', expected 'lab'\n"
+        "verdict  none: no-policy: no policy matches these faults on this node\n"
     )
 
 
@@ -154,11 +154,11 @@ def test_s24_a_recorded_decision_replays_to_the_same_verdict(
     printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", POLICIES)
     recorded, replayed, verdict = printed.splitlines()
     assert recorded.removeprefix("recorded") == replayed.removeprefix("replayed")
-    assert verdict == "the same"
+    assert verdict == "same verdict"
     policies = yaml.safe_load(POLICIES.read_text())["policies"]
     observing = changed(tmp_path, POLICIES, {"policies": [{**policies[0], "mode": "observe"}]})
     printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", observing)
-    assert "note     policy training has changed since\n" in printed
+    assert "note     policy training has changed since this decision\n" in printed
     assert "DIFFERENT" in printed
 
 
@@ -239,4 +239,4 @@ def test_check_misses_a_missing_secret(tmp_path: Path, capsys: pytest.CaptureFix
 def test_check_wants_something_to_check(capsys: pytest.CaptureFixture[str]) -> None:
     """Without files it is wrong use."""
     assert cli.main(["check"]) == 2
-    assert "name a settings file" in capsys.readouterr().err
+    assert "give a settings file" in capsys.readouterr().err

@@ -76,7 +76,7 @@ async def test_only_the_named_case_is_reverted() -> None:
         await contained(sim, node)
     assert list(await everything(sim, f"{TWO}-1")) == [TWO]
     assert UNDO_ANNOTATION in sim.raw(ONE)["metadata"]["annotations"]
-    with pytest.raises(Permanent, match="no node carries an undo record of 'gpu-node-003'"):
+    with pytest.raises(Permanent, match="no node has an undo record of 'gpu-node-003'"):
         await everything(sim, "gpu-node-003")
 
 
@@ -100,7 +100,7 @@ async def test_a_record_of_another_version_is_left_and_told() -> None:
         ONE, lambda raw: raw["metadata"].setdefault("annotations", {}).update({UNDO_ANNOTATION: '{"version": 99}'})
     )
     assert await everything(sim) == {
-        ONE: f"{ONE}: NOT REVERTED: its undo record cannot be read: written by version 99, this is version 2"
+        ONE: f"{ONE}: NOT REVERTED: cannot read its undo record: its format version is 99, this release reads version 2"
     }
 
 

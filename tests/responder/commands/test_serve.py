@@ -160,7 +160,7 @@ async def test_s04_one_token_for_webhook_and_metrics_is_told(api: ApiServer, tmp
         audit = io.StringIO()
         made = subject.build(load(path), await parts_of(load(path), audit=audit))
         await made.start()
-        assert audit.getvalue().count("one token opens webhook and /metrics") == told
+        assert audit.getvalue().count("the same token opens the webhook and /metrics") == told
         await made.stop()
 
 
@@ -206,6 +206,6 @@ async def test_the_process_ends_with_the_reason_when_a_task_breaks(api: ApiServe
             await process.wait()
     assert process.returncode == 1
     last = log.decode().strip().splitlines()[-1]
-    assert last.endswith(f"CRITICAL gpuheal: cannot go on without follow {NODES}: KeyError: 'uid'")
+    assert last.endswith(f"CRITICAL gpuheal: stopping: essential task failed: follow {NODES}: KeyError: 'uid'")
     assert b"Traceback" in log
     assert api.holder() == ""

@@ -144,11 +144,11 @@ def test_defaults_and_nothing_are_left_out() -> None:
         ({"openedAt": "yesterday"}, "openedAt", "expected a time"),
         ({"openedAt": "2026-01-31T12:00:00"}, "openedAt", "zone"),
         ({"speed": 1}, "speed", "unknown key"),
-        ({"node": 7}, "node", "expected a text, got 7"),
+        ({"node": 7}, "node", "expected a string, got 7"),
         ({"gpus": "GPU-1"}, "gpus", "expected a list"),
         ({"faults": [{"slug": "x"}]}, "faults[0]", "missing"),
         ({"attempts": [{**dump_case(CASE)["attempts"][0], "state": "lost"}]}, "attempts[0].state", "lost"),
-        ({"attempts": [{**dump_case(CASE)["attempts"][0], "bootID": 1}]}, "attempts[0].bootID", "expected a text"),
+        ({"attempts": [{**dump_case(CASE)["attempts"][0], "bootID": 1}]}, "attempts[0].bootID", "expected a string"),
         (
             {"attempts": [{**dump_case(CASE)["attempts"][0], "foreign": 1}]},
             "attempts[0].foreign",

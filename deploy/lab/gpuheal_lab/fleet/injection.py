@@ -79,7 +79,7 @@ def server_error() -> GpuhealError:
 
 def timeout() -> GpuhealError:
     """No answer within the deadline; whether the call took effect is not known."""
-    return Transient("api-unavailable", "no answer in time")
+    return Transient("api-unavailable", "timed out")
 
 
 def forbidden() -> GpuhealError:
@@ -89,7 +89,7 @@ def forbidden() -> GpuhealError:
 
 def unseen(source: str = "kubernetes") -> GpuhealError:
     """A read that failed."""
-    return ObserveError(source, "no answer in time")
+    return ObserveError(source, "timed out")
 
 
 class Gate:

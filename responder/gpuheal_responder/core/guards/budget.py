@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.budget import MARK_WINDOW, POOL, RACK, ZONE, allowance, disrupted, disruption_limit
-from gpuheal_responder.core.duration import format_duration
+from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.guards.permission import approval_command, has_approval
 from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.reason import Reason
@@ -23,11 +23,12 @@ def marks(q: Question) -> Iterator[Refusal]:
     for count in q.world.domains:
         limit = allowance(q.policy.limits.mark_percent, count.nodes)
         if count.dimension == POOL and count.marked_recently >= limit:
+            nodes = "1 node" if count.marked_recently == 1 else f"{count.marked_recently} nodes"
             yield Refusal(
                 guard=GUARD,
                 reason=Reason.MARK_BUDGET,
-                message=f"{count.marked_recently} nodes in pool {count.value} tainted in the last "
-                f"{format_duration(MARK_WINDOW)} (limit {limit})",
+                message=f"{nodes} in pool {count.value} tainted in the last "
+                f"{people_duration(MARK_WINDOW)} (limit {limit})",
                 blockers=(count.value,),
                 retry_in=RETRY,
             )
@@ -38,7 +39,8 @@ def domains(q: Question) -> Iterator[Refusal]:
     for count in q.world.domains:
         limit = disruption_limit(count, q.policy.limits)
         used = disrupted(count)
-        what = "may be rebooting" if count.dimension == ZONE else "are out of service"
+        verb = "is" if used == 1 else "are"
+        what = "may be rebooting" if count.dimension == ZONE else f"{verb} out of service"
         if used + 1 > limit:
             yield Refusal(
                 guard=GUARD,
@@ -57,7 +59,6 @@ def last_of_pool(q: Question) -> Iterator[Refusal]:
             yield Refusal(
                 guard=GUARD,
                 reason=Reason.LAST_OF_POOL,
-                message=f"no other node in pool {count.value} is schedulable, so a person has to approve: "
-                f"{approval_command(q)}",
+                message=f"no other node in pool {count.value} is schedulable; approve with: {approval_command(q)}",
                 blockers=(count.value, wanted),
             )

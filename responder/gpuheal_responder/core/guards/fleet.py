@@ -18,6 +18,6 @@ def alone(q: Question) -> Iterator[Refusal]:
             guard=GUARD,
             reason=Reason.FLEET_INCIDENT,
             message=f"{incident.what} on {incident.nodes} nodes of {incident.where} since "
-            f"{incident.since.isoformat(timespec='seconds')}: {incident.kind}, not a fault of this node",
+            f"{incident.since.isoformat(timespec='seconds')}: {incident.kind} incident, not a fault of this node alone",
             blockers=(incident.where,),
         )

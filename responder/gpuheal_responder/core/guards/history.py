@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from gpuheal_responder.core.duration import format_duration
+from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.reason import Reason
@@ -32,14 +32,14 @@ def attempts(q: Question) -> Iterator[Refusal]:
         yield Refusal(
             guard=GUARD,
             reason=Reason.ATTEMPTS_SPENT,
-            message=f"{due.action} ran {times} in the last {format_duration(limits.attempts_window)} "
+            message=f"{due.action} ran {times} in the last {people_duration(limits.attempts_window)} "
             f"(limit {limits.attempts})",
         )
     elif recent and now - max(recent) < limits.cooldown:
         yield Refusal(
             guard=GUARD,
             reason=Reason.COOLDOWN,
-            message=f"last {due.action} ended less than {format_duration(limits.cooldown)} ago",
+            message=f"the last {due.action} ended less than {people_duration(limits.cooldown)} ago",
             retry_in=max(recent) + limits.cooldown - now,
         )
 

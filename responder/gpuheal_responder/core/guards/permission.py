@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from gpuheal_responder.core import evidence as ev
-from gpuheal_responder.core.duration import format_duration
+from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.reason import Reason
@@ -32,7 +32,7 @@ def mode_allows(q: Question) -> Iterator[Refusal]:
     if mode_of(q) is not Mode.OBSERVE:
         return
     capped = q.policy.mode is not Mode.OBSERVE
-    said = "the mode is capped at observe" if capped else f"policy {q.policy.name} only observes"
+    said = "the controls cap the mode at observe" if capped else f"policy {q.policy.name} has mode observe"
     yield Refusal(guard=GUARD, reason=Reason.MODE_OBSERVE, message=said)
 
 
@@ -52,9 +52,7 @@ def unheld(q: Question) -> Iterator[Refusal]:
     """Yield a refusal while a person holds the node."""
     held = q.world.node.annotations.get(HOLD_ANNOTATION) if q.world.node is not None else None
     if held is not None:
-        yield Refusal(
-            guard=GUARD, reason=Reason.HELD, message=f"annotation {HOLD_ANNOTATION}: {held}", blockers=(held,)
-        )
+        yield Refusal(guard=GUARD, reason=Reason.HELD, message=f"annotation {HOLD_ANNOTATION}={held}", blockers=(held,))
 
 
 def left_to_us(q: Question) -> Iterator[Refusal]:
@@ -71,7 +69,7 @@ def left_to_us(q: Question) -> Iterator[Refusal]:
         yield Refusal(
             guard=GUARD,
             reason=Reason.LEFT_ALONE,
-            message=f"the node carries {', '.join(marks)}",
+            message=f"the node has {', '.join(marks)}",
             blockers=tuple(marks),
         )
 
@@ -84,7 +82,7 @@ def settled_boot(q: Question) -> Iterator[Refusal]:
             guard=GUARD,
             reason=Reason.BOOTED_LATELY,
             message=f"the node booted at {booted_at.isoformat(timespec='seconds')}, less than "
-            f"{format_duration(QUIET_AFTER_BOOT)} ago, and not because of this case",
+            f"{people_duration(QUIET_AFTER_BOOT)} ago, and not because of this case",
             retry_in=booted_at + QUIET_AFTER_BOOT - q.world.now,
         )
 
@@ -96,7 +94,7 @@ def unlocked(q: Question) -> Iterator[Refusal]:
         yield Refusal(
             guard=GUARD,
             reason=Reason.NODE_LOCKED,
-            message=f"{lock.holder} holds the node's Lease",
+            message=f"{lock.holder} holds the node's Lease until {lock.expires_at.isoformat(timespec='seconds')}",
             blockers=(lock.holder,),
         )
 
@@ -108,11 +106,11 @@ def approved(q: Question) -> Iterator[Refusal]:
     wanted = ev.digest(q.case, q.due.key, q.due.params, q.world)
     mine = [a for a in q.case.approvals if a.step == q.due.key]
     if any(a.evidence != wanted for a in mine):
-        reason, problem = Reason.APPROVAL_MISMATCH, "the approval was for other evidence"
+        reason, problem = Reason.APPROVAL_MISMATCH, "the approval was given for different evidence; approve again with"
     elif mine:
-        reason, problem = Reason.APPROVAL_EXPIRED, "the approval has expired"
+        reason, problem = Reason.APPROVAL_EXPIRED, "the approval has expired; approve again with"
     else:
-        reason, problem = Reason.APPROVAL_NEEDED, "a person has to approve"
+        reason, problem = Reason.APPROVAL_NEEDED, "needs approval; approve with"
     yield Refusal(guard=GUARD, reason=reason, message=f"{problem}: {approval_command(q)}", blockers=(wanted,))
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.alert import Suppression, SuppressionKind
-from gpuheal_responder.core.duration import format_duration
+from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.guards.question import Moment, Question
 from gpuheal_responder.core.life import proof_since
 from gpuheal_responder.core.phase import Phase
@@ -28,7 +28,7 @@ _REASONS = {
 def answered(q: Question) -> Iterator[Refusal]:
     """Yield a refusal when no Alertmanager peer answers."""
     if q.world.peers_answering < 1:
-        silent = ", ".join(q.world.peers_silent) or "none is configured"
+        silent = ", ".join(q.world.peers_silent) or "none configured"
         yield Refusal(guard=GUARD, reason=Reason.NO_ALERTMANAGER, message=f"no Alertmanager peer answers ({silent})")
 
 
@@ -64,14 +64,14 @@ def confident(q: Question) -> Iterator[Refusal]:
     if not world.faults:
         return
     if world.evidence is None:
-        yield Refusal(guard=GUARD, reason=Reason.NO_EVIDENCE, message="Prometheus gave no evidence for this node")
+        yield Refusal(guard=GUARD, reason=Reason.NO_EVIDENCE, message="Prometheus returned no evidence for this node")
         return
     witnesses = [w for f in world.faults for w in ev.witnesses_of(f, world.evidence)]
     if witnesses and min(w.sample_age for w in witnesses) > ev.FRESH:
         yield Refusal(
             guard=GUARD,
             reason=Reason.EVIDENCE_STALE,
-            message=f"the newest witness sample is older than {format_duration(ev.FRESH)}",
+            message=f"the newest evidence sample is older than {people_duration(ev.FRESH)}",
         )
     probable = q.moment is Moment.CONTAIN
     wanted, reason = (
@@ -79,11 +79,11 @@ def confident(q: Question) -> Iterator[Refusal]:
     )
     reached = ev.strongest(world.faults, world.evidence)
     if reached.rank < wanted.rank:
-        seen = sorted({w.witness_class.value for w in witnesses}) or ["nobody"]
+        seen = sorted({w.witness_class.value for w in witnesses}) or ["no source"]
         yield Refusal(
             guard=GUARD,
             reason=reason,
-            message=f"{q.due.action} needs {wanted.value} evidence, this is {reached.value} ({', '.join(seen)})",
+            message=f"{q.due.action} needs {wanted.value} evidence; it is {reached.value} ({', '.join(seen)})",
             retry_in=timedelta(seconds=15),
         )
 
@@ -96,8 +96,8 @@ def unsettled(q: Question) -> Iterator[Refusal]:
         yield Refusal(
             guard=GUARD,
             reason=Reason.EVIDENCE_SETTLED,
-            message=f"all evidence is from before {settled.isoformat(timespec='seconds')}, "
-            "when this node was last given back",
+            message=f"all evidence predates {settled.isoformat(timespec='seconds')}, "
+            "when the node was last returned to service",
         )
 
 
@@ -113,7 +113,8 @@ def identified(q: Question) -> Iterator[Refusal]:
             yield Refusal(
                 guard=GUARD,
                 reason=Reason.IDENTITY_UNPROVEN,
-                message=f"only {', '.join(sorted(sources)) or 'nobody'} knows {gpu} to be in {fault.target.node}",
+                message=f"{len(sources)} of 2 sources report {gpu} on {fault.target.node} "
+                f"({', '.join(sorted(sources)) or 'none'})",
                 blockers=(gpu,),
             )
 

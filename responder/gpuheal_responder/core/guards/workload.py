@@ -39,7 +39,7 @@ def unprotected(q: Question) -> Iterator[Refusal]:
             yield Refusal(
                 guard=GUARD,
                 reason=Reason.PROTECTED_POD,
-                message=f"{pod.ref}: {pod.protected}",
+                message=f"{pod.ref} must not be evicted: {pod.protected}",
                 blockers=(pod.ref,),
             )
 
@@ -51,7 +51,7 @@ def gang_whole(q: Question) -> Iterator[Refusal]:
         yield Refusal(
             guard=GUARD,
             reason=Reason.GANG_IN_FLIGHT,
-            message=f"another node of {', '.join(split)} is in remediation",
+            message=f"another node of gang {', '.join(split)} is being remediated",
             blockers=tuple(split),
         )
 

@@ -45,10 +45,13 @@ class Admission:
     async def admit(self, request: web.Request, permission: Permission, name: str = "") -> Person | Denial:
         """Return who the token's owner is if they may, else why not; ObserveError if nobody can tell now."""
         if readable_by_others(request) and not self._over_http:
-            return Denial(status=426, message="a Kubernetes token is not taken over plain HTTP: it could be read")
+            return Denial(
+                status=426,
+                message="Kubernetes tokens are not accepted over plain HTTP, where they could be intercepted",
+            )
         token = bearer(request)
         if not (0 < len(token) <= LONGEST_TOKEN and token.isascii() and token.isprintable()):
-            return Denial(status=401, message="a Kubernetes bearer token is needed")
+            return Denial(status=401, message="a Kubernetes bearer token is required")
         key = hashlib.sha256(token.encode()).digest()
         now = asyncio.get_running_loop().time()
         familiar = self._known.get(key, 0.0) > now
@@ -141,4 +144,4 @@ class Queue:
 
 
 def _crowded() -> ObserveError:
-    return ObserveError("kubernetes", "too many unknown tokens are being reviewed at this moment")
+    return ObserveError("kubernetes", "too many token reviews in progress; try again")

@@ -9,6 +9,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from gpuheal_responder.core.case import Approval, Case
+from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.undo import HOLD_ANNOTATION
 from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Clock, Remediations, Stored
@@ -53,7 +54,7 @@ async def find(remediations: Remediations, name: str) -> Stored:
     if found is None:
         found = next((s for s in stored if s.case.node == name and s.case.closed_at is None), None)
     if found is None:
-        raise Permanent("not-found", f"there is no case {name!r}, and no open case of a node of that name")
+        raise Permanent("not-found", f"no case named {name!r}, and no open case on a node with that name")
     if found.case.closed_at is not None:
         raise Permanent("closed", f"case {found.case.name} is closed")
     return found
@@ -76,16 +77,16 @@ async def approve(
     person is replaced.
     """
     if not _STEP.fullmatch(step) or not _EVIDENCE.fullmatch(evidence):
-        raise Permanent("invalid", "an approval names a step and the 12 hexadecimal digits of its evidence")
+        raise Permanent("invalid", "an approval needs a step and the 12 hexadecimal digits of its evidence")
     if not timedelta(0) < span <= LONGEST_APPROVAL:
-        raise Permanent("invalid", f"an approval lasts at most {LONGEST_APPROVAL}")
+        raise Permanent("invalid", f"an approval is valid for at most {people_duration(LONGEST_APPROVAL)}")
     for attempt in range(TRIES):
         stored = await find(remediations, name)
         now = clock.now()
         given = Approval(step=step, evidence=evidence, by=by, expires_at=now + span)
         kept = [a for a in stored.case.approvals if a.expires_at > now and (a.step, a.by) != (step, by)]
         if len(kept) >= MOST_APPROVALS:
-            raise Permanent("invalid", f"case {name} has {MOST_APPROVALS} approvals already")
+            raise Permanent("invalid", f"case {name} already has {MOST_APPROVALS} approvals (the limit)")
         try:
             return (await remediations.approve(stored, (*kept, given), token)).case
         except Transient as problem:

@@ -75,7 +75,7 @@ class CaseApi:
         leader = self.leader()
         if leader is not None:
             return _problem(
-                503, Reason.NOT_LEADER, f"{leader or 'another replica'} leads; only who leads looks for faults"
+                503, Reason.NOT_LEADER, f"{leader or 'another replica'} is the leader; only the leader evaluates faults"
             )
         found = sorted(self.telemetry.ignored_faults(), key=lambda one: one.node)
         listed = [
@@ -127,12 +127,12 @@ class CaseApi:
 
 async def _fields(request: web.Request) -> Mapping[str, str]:
     if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise Permanent("invalid", "compressed bodies are not taken")
+        raise Permanent("invalid", "compressed request bodies are not accepted")
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
             body = await request.read()
     except TimeoutError:
-        raise Permanent("too-slow", f"the body took longer than {BODY_DEADLINE_S:g} s") from None
+        raise Permanent("too-slow", f"the request body took longer than {BODY_DEADLINE_S:g}s") from None
     return fields_of(body)
 
 
@@ -141,12 +141,12 @@ def fields_of(body: bytes) -> Mapping[str, str]:
     try:
         raw = json.loads(body or b"{}")
     except (ValueError, RecursionError):
-        raise Permanent("invalid", "the body is not JSON") from None
+        raise Permanent("invalid", "the request body is not JSON") from None
     known = {"step", "evidence", "for", "reason"}
     if not isinstance(raw, dict) or not raw.keys() <= known:
-        raise Permanent("invalid", f"the body is not a JSON object of {', '.join(sorted(known))}")
+        raise Permanent("invalid", f"the request body is not a JSON object with the keys {', '.join(sorted(known))}")
     if not all(isinstance(v, str) and len(v) <= LONGEST_TEXT and v.isprintable() for v in raw.values()):
-        raise Permanent("invalid", f"values are texts of one line, at most {LONGEST_TEXT} characters")
+        raise Permanent("invalid", f"values must be single-line strings of at most {LONGEST_TEXT} characters")
     return raw
 
 

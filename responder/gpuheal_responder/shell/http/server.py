@@ -39,7 +39,7 @@ def tls_context(tls: ServerTls) -> ssl.SSLContext:
             context.load_verify_locations(cafile=tls.client_ca_file)
             context.verify_mode = ssl.CERT_OPTIONAL  # health probes of the kubelet show none
     except (OSError, ssl.SSLError) as problem:
-        raise ConfigError(str(tls.cert_file), "", f"no usable certificate: {problem}") from None
+        raise ConfigError(str(tls.cert_file), "", f"cannot load the certificate: {problem}") from None
     return context
 
 

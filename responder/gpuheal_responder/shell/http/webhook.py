@@ -121,7 +121,7 @@ class Web:
         if not self._authentic(request):
             return refused(Denial(status=401, message="no valid token or client certificate"))
         if request.headers.get("Content-Encoding", "identity") != "identity":
-            return web.Response(text="compressed bodies are not taken\n", status=400)
+            return web.Response(text="compressed request bodies are not accepted\n", status=400)
         expected = min(request.content_length or LARGEST_BODY, LARGEST_BODY)
         refusing = self._intake.refusing() or self._full(expected)
         if refusing:
@@ -146,13 +146,13 @@ class Web:
             else:
                 understand(body)
         except TimeoutError:
-            return web.Response(text=f"the body took longer than {BODY_DEADLINE_S:g} s\n", status=503)
+            return web.Response(text=f"the request body took longer than {BODY_DEADLINE_S:g}s\n", status=503)
         except PayloadError as problem:
             return web.Response(text=f"{problem}\n", status=400)
         except Unusable as problem:
             self._intake.telemetry.dead_letter(problem.reason, str(problem))
             self._intake.wake()
-            return web.Response(text=f"not used: {problem}\n")
+            return web.Response(text=f"rejected: {problem}\n")
         self._intake.wake()
         return web.Response(text="ok\n")
 
@@ -197,5 +197,5 @@ async def _read(request: web.Request) -> bytes:
         elif size > LARGEST_DRAINED:
             break
     if size > LARGEST_BODY:
-        raise Unusable("delivery-too-large", f"a message of more than {LARGEST_BODY} bytes")
+        raise Unusable("delivery-too-large", f"message larger than {LARGEST_BODY} bytes")
     return b"".join(chunks)

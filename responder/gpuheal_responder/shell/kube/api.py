@@ -122,7 +122,9 @@ class Api:
         `token` is shown instead of our own credentials: what a person asks us for is done as that person.
         """
         if method != "GET" and not token and self._may_write is not None and not self._may_write():
-            raise ApiError(0, NOT_LEADER, f"{method} {path}: not sent, for another replica may lead now")
+            raise ApiError(
+                0, NOT_LEADER, f"{method} {path}: not sent, because another replica may be the leader by now"
+            )
         limit = aiohttp.ClientTimeout(total=(deadline or self._deadline).total_seconds())
         async with self._exchange(method, path, query, body, content_type, accept, limit, token) as response:
             text = await response.read()
@@ -210,7 +212,7 @@ async def connect(
             )
     except (kube_config.ConfigException, yaml.YAMLError, OSError, ValueError) as problem:
         raise ConfigError(
-            str(kubeconfig or "in-cluster configuration"), "", str(problem), "give a kubeconfig, or run in a pod"
+            str(kubeconfig or "in-cluster configuration"), "", str(problem), "specify a kubeconfig, or run in a pod"
         ) from problem
     return Api(ApiClient(settings), deadline)
 

@@ -171,7 +171,7 @@ class KubeCluster:
                 )
             except ApiError as problem:
                 if problem.status == 422 and "metadata.uid" in problem.message:
-                    raise Transient("conflict", f"{node.name} is another Node object now") from problem
+                    raise Transient("conflict", f"node {node.name} was deleted and recreated") from problem
                 raise
 
     async def evict(self, pod: Pod) -> Eviction:

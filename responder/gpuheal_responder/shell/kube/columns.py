@@ -46,7 +46,7 @@ def _next(verdict: Mapping[str, Any]) -> str:
         case "wait":
             return f"{verdict['reason']} until {verdict['until']}"
         case "escalate":
-            return f"people: {verdict['reason']}"
+            return f"manual intervention: {verdict['reason']}"
         case None:
             return ""
         case _:

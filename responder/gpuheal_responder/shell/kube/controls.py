@@ -61,7 +61,7 @@ def controls_of(data: Mapping[str, str], mode: Mode, frozen: str) -> Controls:
     paused = data.get("paused", "").strip()
     wanted = data.get("mode", "").strip()
     if wanted and wanted not in list(Mode):
-        paused = paused or f"the controls name an unknown mode {wanted!r}"
+        paused = paused or f"unknown mode {wanted!r} in the controls; everything is paused until it is fixed"
     elif wanted:
         mode = min(mode, Mode(wanted), key=lambda m: m.rank)
     released = tuple(sorted({where.strip() for where in data.get("released", "").split(",") if where.strip()}))

@@ -129,7 +129,7 @@ class Election:
             try:
                 await self.campaign()
             except ApiError as problem:
-                log.warning("lease %s: %s", self._name, problem)
+                log.warning("Lease %s: %s", self._name, problem)
             self._announce()
             jitter = random.uniform(0.9, 1.1)  # noqa: S311  # replicas should not try in step
             await asyncio.sleep(self._settings.retry.total_seconds() * jitter)
@@ -178,5 +178,5 @@ class Election:
     def _announce(self) -> None:
         if self.is_leader != self._announced:
             self._announced = not self._announced
-            log.info("%s the executor (lease %s)", "now" if self._announced else "no longer", self._name)
+            log.info("%s the leader (Lease %s)", "now" if self._announced else "no longer", self._name)
             self._changed(self._announced)

@@ -45,7 +45,7 @@ class Events:
             await self._write(note, node_uid)
         except ApiError as problem:
             self.failed += 1
-            log.warning("event %s on %s was not written: %s", note.reason, note.node, problem)
+            log.warning("Event %s on node %s was not written: %s", note.reason, note.node, problem)
             return False
         return True
 

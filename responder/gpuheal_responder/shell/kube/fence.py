@@ -98,6 +98,6 @@ class Fence:
         try:
             await asyncio.gather(*(follower.catch_up() for follower in self._followers))
         except ApiError as problem:
-            log.warning("leading, but not up to date yet: %s", problem)
+            log.warning("elected leader, but not in sync yet: %s", problem)
             return
         self._caught_up = term

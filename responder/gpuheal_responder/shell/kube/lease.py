@@ -141,7 +141,9 @@ class NodeLocks:
             lease = await self._leases.read(name) or Lease()
             foreign = self._foreign(lease)
             if foreign is not None:
-                raise Transient("node-locked", f"{foreign.holder} holds the lock of {node.name}", timedelta(seconds=30))
+                raise Transient(
+                    "node-locked", f"{foreign.holder} holds the Lease of node {node.name}", timedelta(seconds=30)
+                )
             ours = lease.holder == self._holder
             taken = Lease(
                 holder=self._holder,

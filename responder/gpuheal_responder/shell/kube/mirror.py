@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
+from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.shell.kube.api import Api, ApiError
 from gpuheal_responder.shell.process.supervisor import end
@@ -106,15 +107,15 @@ class Mirror(Generic[T]):
     def problem(self) -> str:
         """Return why the cache must not be believed, or an empty text."""
         if self._task is not None and self._task.done():
-            return "following it has ended"
+            return "its watch has ended"
         if not self.synced:
             return self._problem
         if self.lag > self._settings.max_silence:
-            return f"nothing heard for {self.lag.total_seconds():.0f} s ({self._problem or 'the watch is silent'})"
+            return f"no data for {people_duration(self.lag)} ({self._problem or 'the watch is silent'})"
         if self._broken_since is not None:
             outage = self._clock() - self._broken_since
             if outage > self._settings.max_outage.total_seconds():
-                return f"not connected for {outage:.0f} s ({self._problem})"
+                return f"not connected for {people_duration(timedelta(seconds=outage))} ({self._problem})"
         return ""
 
     def items(self) -> dict[str, T]:

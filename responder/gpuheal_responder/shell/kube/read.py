@@ -27,7 +27,7 @@ GANGS = (
 )
 """Labels that name the group a pod fails with; the outermost owner first (a JobSet's pods have the Job's too)."""
 
-UNMANAGED = "not managed by a controller: nobody would recreate it"
+UNMANAGED = "not managed by a controller, so it would not be recreated"
 
 
 def gpu_count(quantities: Mapping[str, Any]) -> int:

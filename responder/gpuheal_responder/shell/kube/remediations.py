@@ -184,7 +184,7 @@ class KubeRemediations:
             item = self.mirror.peek(name) or self._read(await self._api.get(_path(name)), None)
         if isinstance(item, Unreadable):
             raise Permanent(
-                Reason.CASE_UNREADABLE, f"remediation {name} was not written by this version: {item.problem}"
+                Reason.CASE_UNREADABLE, f"remediation {name} cannot be read by this version: {item.problem}"
             )
         return item
 
@@ -199,7 +199,8 @@ class KubeRemediations:
                 if problem.status == 404:
                     await self._api.get(_path(name))  # raises 404 if it is the object that is missing
                     raise Permanent(
-                        Reason.CRD_OUTDATED, "the CRD has no status: apply crd.yaml of this version"
+                        Reason.CRD_OUTDATED,
+                        "the installed CRD has no status subresource; apply this version's crd.yaml",
                     ) from None
                 raise
         return meta
@@ -228,11 +229,11 @@ class KubeRemediations:
             where = f"{problem.path}: " if problem.path else ""
             said = Unreadable(name=name, node=_node_of(raw), problem=where + problem.problem)
             if _known != said:
-                log.warning("left alone: %s", problem)
+                log.warning("case ignored: %s", problem)
             return said
         stored = Stored(case=found.value, version=raw["metadata"]["resourceVersion"], unread=found.unread)
         if found.unread and not (isinstance(_known, Kept) and _known.stored.unread == found.unread):
-            log.warning("remediation %s: not understood: %s", name, "; ".join(found.unread))
+            log.warning("cannot read parts of remediation %s: %s", name, "; ".join(found.unread))
         return Kept(
             stored=stored,
             decisions=tuple(sorted(status.get("decisions") or {})),

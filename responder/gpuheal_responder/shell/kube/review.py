@@ -120,13 +120,13 @@ class KubePeople:
     async def admit(self, token: str, permission: Permission, name: str = "") -> Person | Denial:
         """Return who the token's owner is if they may, else why not."""
         if not token or len(token) > LONGEST_TOKEN:
-            return Denial(status=401, message="a Kubernetes bearer token is needed")
+            return Denial(status=401, message="a Kubernetes bearer token is required")
         key = (hashlib.sha256(token.encode(errors="surrogateescape")).digest(), permission, name)
         known = self._answers.get(key)
         if known is not None and known[0] > self.clock.now():
             return known[1]
         if self._under_way >= MOST_UNDER_WAY:
-            raise ObserveError("kubernetes", "too many tokens are being reviewed at this moment")
+            raise ObserveError("kubernetes", "too many token reviews in progress; try again")
         self._under_way += 1
         try:
             answer = await self._ask(token, permission, name)
@@ -141,7 +141,7 @@ class KubePeople:
     async def _ask(self, token: str, permission: Permission, name: str) -> Person | Denial:
         user = await self._user(token)
         if user is None:
-            return Denial(status=401, message="the API server does not know this token")
+            return Denial(status=401, message="the API server does not accept this token")
         spec = {
             "user": user["username"],
             "groups": user.get("groups") or [],
@@ -153,7 +153,7 @@ class KubePeople:
         if status.get("allowed") is True and status.get("denied") is not True:
             return Person(name=str(user["username"]))
         what = permission.path or "/".join(filter(None, (permission.resource, permission.subresource)))
-        return Denial(status=403, message=f"{user['username']} may not {permission.verb} {what}")
+        return Denial(status=403, message=f"{user['username']} is not allowed to {permission.verb} {what}")
 
     async def _user(self, token: str) -> Mapping[str, Any] | None:
         status = await self._status("authentication.k8s.io/v1", "TokenReview", {"token": token})
@@ -167,5 +167,5 @@ class KubePeople:
         answer = await self.reviewer.review(f"/apis/{version}/{kind.lower()}s", body)
         status = answer.get("status") if isinstance(answer, dict) else None
         if not isinstance(status, dict):
-            raise ObserveError("kubernetes", f"{kind} came back without a status")
+            raise ObserveError("kubernetes", f"{kind} was returned without a status")
         return status

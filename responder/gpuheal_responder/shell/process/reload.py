@@ -97,7 +97,7 @@ def read_secret(file: Path) -> str:
     try:
         if not file.is_file():  # opening a pipe would wait for somebody to write
             file.stat()
-            raise ConfigError(str(file), "", "is no file")
+            raise ConfigError(str(file), "", "no such file")
         with file.open("rb") as opened:
             text = opened.read(LONGEST_SECRET).decode("utf-8").strip()
     except OSError as problem:
@@ -105,7 +105,7 @@ def read_secret(file: Path) -> str:
     except UnicodeDecodeError:
         raise ConfigError(str(file), "", "not UTF-8") from None
     if not text or not text.isprintable():
-        raise ConfigError(str(file), "", "holds no secret: empty, or not one line")
+        raise ConfigError(str(file), "", "expected one non-empty line with the secret")
     return text
 
 
@@ -120,7 +120,7 @@ class Tokens:
         self._problems = on_problem
         self._tokens = [Watched((file,), functools.partial(self._read, file), on_problem) for file in files]
         if not any(watched.current() for watched in self._tokens):
-            raise ConfigError(", ".join(map(str, files)), "", "holds no token", "nobody could be let in")
+            raise ConfigError(", ".join(map(str, files)), "", "no token in the file", "every request would be denied")
 
     def admit(self, token: str) -> bool:
         """Return whether the token is one of ours; takes the same time for every wrong token of one length."""

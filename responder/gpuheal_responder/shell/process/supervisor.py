@@ -46,7 +46,7 @@ class Supervisor:
         if self._released and problem is None:
             return
         why = "was cancelled" if task.cancelled() else f"{type(problem).__name__}: {problem}" if problem else "returned"
-        log.critical("task %s has ended by itself: %s", task.get_name(), why, exc_info=problem)
+        log.critical("task %s ended unexpectedly: %s", task.get_name(), why, exc_info=problem)
         if not (self._released or self.failure):
             self.failure = f"{task.get_name()}: {why}"
             self.failed()

@@ -51,7 +51,7 @@ async def agenda(look: Look, board: Board, policies: Sequence[Policy], owner: st
         if isinstance(node.undo, UndoRecord) and node.undo.owner == owner:
             found.subjects.append(_from_marks(look, board, node, node.undo, by_name))
         elif name in look.unreadable:
-            problem = f"its Remediation cannot be read: {look.unreadable[name]}"
+            problem = f"cannot read its Remediation: {look.unreadable[name]}"
             faults = look.intake.faults.get(name, ())
             found.ignored.append(Ignore(node=name, reason=Reason.CASE_UNREADABLE, message=problem, faults=faults))
         elif name in look.intake.faults:

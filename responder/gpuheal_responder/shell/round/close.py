@@ -39,7 +39,7 @@ async def finish(
     fresh node leads to another verdict, or when another replica leads.
     """
     if not may_act():
-        raise Transient(Reason.NOT_LEADER, "another replica leads now")
+        raise Transient(Reason.NOT_LEADER, "another replica is the leader now")
     fresh = await ports.cluster.node(case.node)
     again = decide(case, policy, replace(world, node=fresh))
     if not isinstance(again, Done) or again.result is not verdict.result:
@@ -51,11 +51,11 @@ async def finish(
         kept = tuple(t for t in fresh.taints if t.key != TAINT_KEY)  # its record was removed by hand; the key is ours
         await ports.cluster.mark(fresh, Marks(taints=kept, unschedulable=None, undo=None))
     if not may_act():
-        raise Transient(Reason.NOT_LEADER, "another replica leads now")
+        raise Transient(Reason.NOT_LEADER, "another replica is the leader now")
     try:
         await ports.cluster.unlock(case.node)
     except Permanent as problem:  # it runs out by itself; a case must not stay open for it
-        log.warning("the Lease of %s was not given back: %s", case.node, problem)
+        log.warning("the Lease of node %s was not released: %s", case.node, problem)
 
 
 def _unrecorded(node: Node, verdict: Done) -> bool:
@@ -82,7 +82,7 @@ async def _withdraw(
             try:
                 await action.withdraw(asked)
             except Permanent as problem:  # nobody can take it back, and a case that never ends would not either
-                log.warning("%s of %s could not be withdrawn: %s", attempt.operation, case.node, problem)
+                log.warning("%s of case %s could not be cancelled: %s", attempt.operation, case.node, problem)
 
 
 def _default(attempt: Attempt, spec: ActionSpec) -> Step:

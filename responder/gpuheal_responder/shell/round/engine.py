@@ -106,7 +106,7 @@ class Engine:
         try:
             await self.round()
         except ObserveError as problem:
-            log.warning("cannot look: %s", problem)
+            log.warning("cannot read the cluster state: %s", problem)
             self.recorder.looked((str(problem),), ())
             self._soon = True
             return False
@@ -284,7 +284,7 @@ class Engine:
         try:
             await self.ports.cluster.lock(node, (due.deadline if due is not None else timedelta(0)) + LOCK_MARGIN)
         except ActionError as problem:
-            log.warning("the Lease of %s was not renewed: %s", node.name, problem)
+            log.warning("the Lease of node %s was not renewed: %s", node.name, problem)
             self.recorder.performed("lock", problem.reason, 0)
         self._locked[work.case.name] = look.now  # a refusal is not asked for again at every look either
 

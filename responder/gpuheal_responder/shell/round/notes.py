@@ -35,10 +35,10 @@ def note_of(case: Case, verdict: Verdict) -> Note:
             text = f"{_what(verdict)} is held: {first.reason}: {first.message}. {what}"
             return Note(node=case.node, reason="GPUHealHeld", message=text, warning=True)
         case Escalate():
-            text = f"a person has to take a look: {verdict.reason}: {verdict.message}. {what}. See {proof_of(case)}"
+            text = f"manual intervention needed: {verdict.reason}: {verdict.message}. {what}. See {proof_of(case)}"
             return Note(node=case.node, reason="GPUHealEscalated", message=text, warning=True)
         case Done():
-            text = f"case {case.name} is over: {verdict.reason}. {what}"
+            text = f"case {case.name} closed: {verdict.reason}. {what}"
             return Note(node=case.node, reason=f"GPUHeal{_camel(verdict.result.value)}", message=text)
 
 

@@ -44,7 +44,7 @@ def unread(subject: Subject) -> Hold | None:
     """Return a hold when parts of the stored case cannot be read: nothing is done on the strength of half a case."""
     if subject.stored is None or not subject.stored.unread:
         return None
-    message = f"parts of the Remediation cannot be read: {'; '.join(subject.stored.unread)}"
+    message = f"cannot read parts of the Remediation: {'; '.join(subject.stored.unread)}"
     return Hold(due=None, refusals=(Refusal(guard="case", reason=Reason.CASE_UNREADABLE, message=message),))
 
 

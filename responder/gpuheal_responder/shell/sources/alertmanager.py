@@ -72,7 +72,7 @@ class AlertmanagerAlerts:
         except ObserveError as problem:
             return Peer(name=name, answered=False, problem=problem.problem)
         except TimeoutError:
-            return Peer(name=name, answered=False, problem="no answer in time")
+            return Peer(name=name, answered=False, problem="timed out")
         now = self._clock.now()
         skew = _skew(before, date, now)
         return Peer(
@@ -90,7 +90,7 @@ def _skew(before: datetime, date: datetime | None, after: datetime) -> str:
     if date is None or before - SKEW - WHOLE_SECONDS <= date <= after + SKEW:
         return ""
     off = (date - before if date < before else date - after).total_seconds()
-    return f"its clock differs by {off:+.0f} s from ours"
+    return f"its clock is off by {off:+.0f}s"
 
 
 def _alerts(body: bytes) -> tuple[Alert, ...]:
@@ -136,7 +136,7 @@ def _silence(raw: Mapping[str, Any]) -> Silence:
 def _matcher(raw: Mapping[str, Any]) -> Matcher:
     equal = raw.get("isEqual", True)
     if not isinstance(raw["isRegex"], bool) or not isinstance(equal, bool):
-        raise TypeError("isRegex and isEqual are true or false")
+        raise TypeError("isRegex and isEqual must be booleans")
     return Matcher(name=_text(raw["name"]), value=_text(raw["value"]), is_regex=raw["isRegex"], is_equal=equal)
 
 
@@ -152,7 +152,7 @@ def _texts(raw: object) -> tuple[str, ...]:
 
 def _text(raw: object) -> str:
     if not isinstance(raw, str):
-        raise TypeError(f"expected a text, got {type(raw).__name__}")
+        raise TypeError(f"expected a string, got {type(raw).__name__}")
     return raw
 
 

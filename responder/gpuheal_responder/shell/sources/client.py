@@ -124,25 +124,25 @@ class Client:
                 if answer.status != 200:
                     raise ObserveError(self._source, f"HTTP {answer.status}: {_excerpt(body)}")
                 if "Content-Encoding" in answer.headers:
-                    raise ValueError("compressed although we asked for it plain")
+                    raise ValueError("response is compressed although an uncompressed one was requested")
                 date = _date(answer.headers.get("Date", ""))
                 if len(body) <= BIG_BODY:
                     return read(body), date
                 async with self._one_at_a_time:
                     return await asyncio.to_thread(read, body), date
         except TimeoutError:
-            raise ObserveError(self._source, f"no answer within {self._timeout:g} s") from None
+            raise ObserveError(self._source, f"no response within {self._timeout:g}s") from None
         except (aiohttp.ClientError, OSError) as problem:
             raise ObserveError(self._source, _said(problem)) from None
         except UNUSABLE as problem:
-            raise ObserveError(self._source, f"unusable answer to {path}: {_said(problem)}") from None
+            raise ObserveError(self._source, f"invalid response to {path}: {_said(problem)}") from None
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
         chunks, size = [], 0
         async for chunk in answer.content.iter_chunked(256 * 1024):
             size += len(chunk)
             if size > LARGEST_BODY:
-                raise ObserveError(self._source, f"answer larger than {LARGEST_BODY} bytes")
+                raise ObserveError(self._source, f"response larger than {LARGEST_BODY} bytes")
             chunks.append(chunk)
         return b"".join(chunks)
 
@@ -168,7 +168,7 @@ def _tls(tls: ClientTls, on_problem: Callable[[ConfigError], None]) -> Watched[s
             if tls.cert_file is not None:
                 context.load_cert_chain(tls.cert_file, tls.key_file)
         except (OSError, ssl.SSLError) as problem:
-            raise ConfigError(" ".join(map(str, files)), "", f"no usable certificates: {problem}") from None
+            raise ConfigError(" ".join(map(str, files)), "", f"cannot load certificates: {problem}") from None
         return context
 
     return Watched(files, make, on_problem)

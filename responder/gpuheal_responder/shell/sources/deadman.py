@@ -69,17 +69,17 @@ class Pipeline:
         if self._began_at is None:
             self._began_at = now
         if self._beat_at is None and now - self._began_at <= SILENT_INTERVALS * self.interval:
-            return "watchdog-awaited: GPUHealWatchdog has not arrived since we started"
+            return "watchdog-awaited: no GPUHealWatchdog alert received since the responder started"
         since = self._beat_at or self._began_at
         trouble = ""
         if now - since > SILENT_INTERVALS * self.interval:
-            trouble = f"watchdog-silent: GPUHealWatchdog last arrived at {since.isoformat(timespec='seconds')}"
+            trouble = f"watchdog-silent: last GPUHealWatchdog alert received at {since.isoformat(timespec='seconds')}"
         trouble = trouble or await self.prometheus()
         if trouble:
             self._trouble, self._trouble_at = trouble, now
             return trouble
         if self._trouble_at is not None and now - self._trouble_at < self.thaw:
-            return f"thawing: {self._trouble}"
+            return f"thawing: recovering from {self._trouble}"
         return ""
 
 
@@ -105,13 +105,13 @@ class Wellbeing:
         now = self.clock.now()
         if not self.leads():
             self._leads_since = None
-            return "another replica leads, or none does"
+            return "this replica is not the leader"
         self._leads_since = self._leads_since or now
         looked_at = self.looked_at()
         if looked_at is None or looked_at < self._leads_since:
-            return "no round has ended well since this replica leads"
+            return "no round has succeeded since this replica became the leader"
         if now - looked_at > self.patience:
-            return f"the last round that ended well was at {looked_at.isoformat(timespec='seconds')}"
+            return f"the last successful round was at {looked_at.isoformat(timespec='seconds')}"
         return await self.pipeline.frozen()
 
 
@@ -129,9 +129,9 @@ async def ping_while_well(
                 try:
                     async with session.get(read_secret(file)) as answer:
                         if answer.status >= 400:
-                            log.warning("dead man's URL answered %d", answer.status)
+                            log.warning("heartbeat URL returned HTTP %d", answer.status)
                 except (TimeoutError, OSError, ValueError, aiohttp.ClientError, ConfigError) as problem:
-                    log.warning("dead man's URL: %s", type(problem).__name__)
+                    log.warning("heartbeat URL: %s", type(problem).__name__)
             try:
                 await asyncio.wait_for(stop.wait(), interval.total_seconds())
             except TimeoutError:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from datetime import UTC, datetime, timedelta
 
 from gpuheal_responder.config.settings import PrometheusServer
-from gpuheal_responder.core.duration import format_duration
+from gpuheal_responder.core.duration import format_duration, people_duration
 from gpuheal_responder.core.sighting import Evidence
 from gpuheal_responder.errors import ConfigError, ObserveError
 from gpuheal_responder.ports import Clock
@@ -77,13 +77,13 @@ class PrometheusEvidence:
             found, chunks = await self._asked(names, f"{at:.3f}")
             last = {await self._who(), await self._who()}  # a balancer that takes turns shows one at every second
         if last != {first}:
-            raise ObserveError(SOURCE, "another server answered in the middle of a look")
+            raise ObserveError(SOURCE, "another Prometheus server answered in the middle of a read")
         try:
             evidence, ignored = await asyncio.to_thread(  # hundreds of thousands of samples would hold the event loop
                 folded, found, chunks, datetime.fromtimestamp(at, UTC), health_of
             )
         except UNUSABLE as problem:
-            raise ObserveError(SOURCE, f"unusable series: {type(problem).__name__}: {problem}") from None
+            raise ObserveError(SOURCE, f"invalid series: {type(problem).__name__}: {problem}") from None
         for reason in ignored:
             self._on_ignored(reason)
         return evidence
@@ -108,7 +108,7 @@ class PrometheusEvidence:
             async with self._turn, asyncio.timeout(self._deadline_s):
                 yield
         except TimeoutError:
-            raise ObserveError(SOURCE, f"no whole answer within {self._deadline_s:g} s") from None
+            raise ObserveError(SOURCE, f"no complete response within {self._deadline_s:g}s") from None
 
     async def _who(self) -> float | None:
         """Return when the server that answers started; ObserveError when another one answered before."""
@@ -126,7 +126,7 @@ class PrometheusEvidence:
         at = await self.now()
         before, self._last_at = self._last_at, at
         if at < before:
-            raise ObserveError(SOURCE, f"its time went back by {before - at:.3f} s: do two servers share one name?")
+            raise ObserveError(SOURCE, f"its time went back by {before - at:.3f}s: do two servers share one host name?")
         return at
 
     async def pipeline(self, clock: Clock) -> str:
@@ -142,14 +142,14 @@ class PrometheusEvidence:
                 at = await self.now()
                 after = clock.now().timestamp()
                 if at < before - SKEW_S or at > after + SKEW_S:
-                    return f"prometheus-skew: its clock differs by {at - (before + after) / 2:+.1f} s from ours"
+                    return f"prometheus-skew: its clock is off by {at - (before + after) / 2:+.1f}s"
                 started_at = await self._who()
                 fields = {"query": self._pipeline, "time": f"{at:.3f}"}
                 problems = await self._client.post(QUERY, lambda body: told_of(series_of(body)), fields)
         except ObserveError as problem:
             return f"prometheus-unreadable: {problem.problem}"
         if started_at is not None and at - started_at < self._settle.total_seconds():
-            return f"prometheus-settling: it started {at - started_at:.0f} s ago"
+            return f"prometheus-settling: it started {people_duration(timedelta(seconds=at - started_at))} ago"
         return problems
 
     async def now(self) -> float:
@@ -186,7 +186,7 @@ class Servers:
             del self._known[started_at]
             self._known[started_at] = None
             both = " and ".join(datetime.fromtimestamp(at, UTC).isoformat() for at in sorted((started_at, newest)))
-            raise ObserveError(SOURCE, f"two servers answer under one name: started {both}")
+            raise ObserveError(SOURCE, f"two servers answer under one host name: started {both}")
         self._known[started_at] = None
         while len(self._known) > MOST_SERVERS:
             del self._known[next(iter(self._known))]

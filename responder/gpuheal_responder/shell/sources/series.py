@@ -72,7 +72,7 @@ def series_of(body: bytes) -> Sequence[Series]:
 def _labels(series: Any) -> Labels:
     labels = series["metric"]
     if not isinstance(labels, dict) or not all(isinstance(v, str) for v in labels.values()):
-        raise ValueError("metric is not a mapping of texts")
+        raise ValueError("metric is not a mapping of strings")
     return labels
 
 

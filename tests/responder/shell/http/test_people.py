@@ -240,7 +240,7 @@ async def test_who_does_not_lead_names_who_does(world: World, leader: str, named
     assert answer.status == 503
     said = await answer.json()
     assert said["reason"] == "not-leader"
-    assert said["message"].startswith(f"{named} leads")
+    assert said["message"].startswith(f"{named} is the leader")
 
 
 async def test_the_command_lists_ignored_faults(
@@ -269,5 +269,5 @@ async def test_the_command_says_at_once_that_another_replica_leads(world: World,
     token = tmp_path / "token"
     token.write_text("bob")
     args = ["--ignored", "--server", str(world.client.make_url("")), "--token-file", str(token)]
-    with pytest.raises(Permanent, match="gpuheal-1-7 leads"):
+    with pytest.raises(Permanent, match="gpuheal-1-7 is the leader"):
         await asyncio.to_thread(cases.main, args)

@@ -145,7 +145,7 @@ def test_an_unusable_certificate_is_a_config_error(tmp_path: Path) -> None:
     """The file is named; nothing listens without the TLS it was told to have."""
     for name in ("c", "k"):
         (tmp_path / name).write_text("nonsense")
-    with pytest.raises(ConfigError, match="no usable certificate"):
+    with pytest.raises(ConfigError, match="cannot load the certificate"):
         subject.tls_context(ServerTls(cert_file=tmp_path / "c", key_file=tmp_path / "k"))
 
 

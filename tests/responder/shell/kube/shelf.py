@@ -53,7 +53,7 @@ class Shelf:
         """One request."""
         self.asked.append((method, path, token))
         if self.die_before[0] == method and path.endswith(self.die_before[1]):
-            raise ApiError(0, "Timeout", "no answer in time")
+            raise ApiError(0, "Timeout", "timed out")
         *_, name = path.removesuffix("/status").rsplit("/", 1)
         sub = path.endswith("/status")
         data = copy.deepcopy(dict(body or {}))

@@ -59,7 +59,7 @@ def said(verdict: dict[str, Any], at: str = AT) -> dict[str, Any]:
             {"verdict": "escalate", "reason": "drain-deadline"},
             "escalated",
             None,
-            "people: drain-deadline",
+            "manual intervention: drain-deadline",
             None,
         ),
     ],

@@ -134,7 +134,7 @@ async def test_memory_is_bounded() -> None:
 async def test_a_review_without_a_status_is_no_answer() -> None:
     """If the API server's answer makes no sense, nobody can tell."""
     asked_people, _, _ = people(tokens=["?"])
-    with pytest.raises(ObserveError, match="TokenReview came back without a status"):
+    with pytest.raises(ObserveError, match="TokenReview was returned without a status"):
         await asked_people.admit("secret", APPROVE)
 
 
@@ -152,7 +152,7 @@ async def test_a_flood_of_tokens_is_not_passed_on() -> None:
     asked_people = KubePeople(reviewer=server, clock=StillClock())
     waiting = [asyncio.ensure_future(asked_people.admit(f"t{i}", APPROVE)) for i in range(MOST_UNDER_WAY)]
     await asyncio.sleep(0)
-    with pytest.raises(ObserveError, match="too many tokens"):
+    with pytest.raises(ObserveError, match="too many token reviews"):
         await asked_people.admit("one more", APPROVE)
     assert len(server.asked) == MOST_UNDER_WAY
     never.set()

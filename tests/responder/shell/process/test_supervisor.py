@@ -79,7 +79,7 @@ async def test_after_release_tasks_may_end(watched: Watched, caplog: pytest.LogC
     await asyncio.wait((broken,))
     assert watched.calls == 0
     assert watched.supervisor.failure == ""
-    assert [record.getMessage() for record in caplog.records] == ["task broken has ended by itself: ValueError: late"]
+    assert [record.getMessage() for record in caplog.records] == ["task broken ended unexpectedly: ValueError: late"]
 
 
 async def test_names_are_those_of_running_tasks(watched: Watched) -> None:

@@ -124,15 +124,15 @@ async def test_s10_a_peer_whose_clock_is_off_is_not_relied_on(
     (peer,) = await ask(peer_at(script.url))
     assert peer.answered
     assert peer.settling is not heard
-    assert peer.problem == ("" if heard else f"its clock differs by {seconds:+} s from ours")
+    assert peer.problem == ("" if heard else f"its clock is off by {seconds:+}s")
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status", "problem"),
     [
         ("/api/v2/alerts", b"busy", 503, "HTTP 503: busy"),
-        ("/api/v2/status", b"{}", 200, "unusable answer to /api/v2/status: KeyError"),
-        ("/api/v2/alerts", b"[{", 200, "unusable answer to /api/v2/alerts: JSONDecodeError"),
+        ("/api/v2/status", b"{}", 200, "invalid response to /api/v2/status: KeyError"),
+        ("/api/v2/alerts", b"[{", 200, "invalid response to /api/v2/alerts: JSONDecodeError"),
         ("/api/v2/alerts", b'{"status": "success"}', 200, "expected a list, got dict"),
         ("/api/v2/alerts", b'[{"fingerprint": "x"}]', 200, "KeyError"),
         ("/api/v2/alerts", b'["x"]', 200, "TypeError"),
@@ -159,7 +159,7 @@ async def test_a_hanging_peer_does_not_hide_the_other(make_script: MakeScript) -
     hanging, well = await answering(make_script), await answering(make_script)
     hanging.stuck.add("/api/v2/alerts")
     first, second = await ask(peer_at(hanging.url), peer_at(well.url))
-    assert (first.answered, first.problem) == (False, "no answer within 0.5 s")
+    assert (first.answered, first.problem) == (False, "no response within 0.5s")
     assert second.answered
 
 

@@ -38,7 +38,7 @@ async def test_s10_three_silent_intervals_freeze_and_it_thaws_after_a_quiet_time
     clock.at += timedelta(seconds=1)
     assert (await path.frozen()).startswith("watchdog-silent")
     path.beat(clock.at)
-    assert (await path.frozen()).startswith("thawing: watchdog-silent")
+    assert (await path.frozen()).startswith("thawing: recovering from watchdog-silent")
     clock.at += 2 * MINUTE
     path.beat(clock.at)
     clock.at += 3 * MINUTE
@@ -95,7 +95,7 @@ async def test_s10_nobody_who_does_not_lead_says_that_all_is_well() -> None:
     well = wellbeing(stage, path)
     stage.leads = False
     assert await stage.engine._safe_round()
-    assert "leads" in await well.lacking()
+    assert "not the leader" in await well.lacking()
     stage.leads = True
     stage.advance()
     assert "no round" in await well.lacking()
@@ -116,7 +116,7 @@ async def test_s10_rounds_that_fail_are_not_well() -> None:
     stage.advance(61)
     assert not await stage.engine._safe_round()
     path.beat(stage.sim.now())
-    assert "last round that ended well" in await well.lacking()
+    assert "last successful round" in await well.lacking()
 
 
 @pytest.fixture

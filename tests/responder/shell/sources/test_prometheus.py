@@ -44,7 +44,7 @@ async def test_a_look_as_a_whole_ends_in_time(make_script: MakeScript) -> None:
         on_problem=no_problem,
         on_ignored=no_problem,
     )
-    with pytest.raises(ObserveError, match=r"no whole answer within 0\.9 s"):
+    with pytest.raises(ObserveError, match=r"no complete response within 0\.9s"):
         await source.read({f"n{number}" for number in range(1000)})
     await source.close()
 
@@ -251,6 +251,6 @@ async def test_a_hanging_prometheus_is_an_observe_error(make_script: MakeScript)
     script = await make_script()
     script.stuck.add(QUERY)
     source = await source_at(script)
-    with pytest.raises(ObserveError, match=r"no answer within 0\.5 s"):
+    with pytest.raises(ObserveError, match=r"no response within 0\.5s"):
         await source.read(())
     await source.close()
