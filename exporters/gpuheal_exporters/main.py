@@ -8,23 +8,29 @@ from collections.abc import Sequence
 
 from gpuheal_exporters.options import parse_options
 
-MAX_LINE = 1 << 20
+NOT_TEXT = {
+    b"\x1f\x8b": "gzip; give what zcat prints",
+    b"BZh": "bzip2; give what bzcat prints",
+    b"\xfd7zXZ": "xz; give what xzcat prints",
+    b"\x28\xb5\x2f\xfd": "zstd; give what zstdcat prints",
+    b"LPKSHHRH": "a journal; give what journalctl --dmesg --file=FILE prints",
+    b"\xff\xfe": "UTF-16; convert it with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16; convert it with iconv -f UTF-16 -t UTF-8",
+}
+"""How files begin that hold a log and are no text, and what to do with them."""
 
 
 def _parse(path: str, *, drill: bool) -> int:
+    from gpuheal_exporters.kernel.entries import lines_of
     from gpuheal_exporters.kernel.parse import Leftover, print_parsed
 
     left = Leftover()
     try:
         with open(0 if path == "-" else path, "rb", closefd=path != "-") as raw:
-            start = raw.peek(4)[:4]
-            if start.startswith((b"\xff\xfe", b"\xfe\xff")) or start[1:2] == b"\0":
-                hint = "convert it with iconv -f UTF-16 -t UTF-8"
-                print(f"gpuheal exporter: {path}: this is UTF-16 ({hint})", file=sys.stderr)
+            if refused := _not_text(raw.peek(8)[:8]):
+                print(f"gpuheal exporter: {path}: this is {refused}", file=sys.stderr)
                 return 2
-            # Kernel logs hold process names, which may be any bytes; a line without an end must not fill the memory.
-            pieces = iter(lambda: raw.readline(MAX_LINE), b"")
-            print_parsed((piece.decode("utf-8", "replace") for piece in pieces), sys.stdout, drill=drill, left=left)
+            print_parsed(lines_of(raw), sys.stdout, drill=drill, left=left)
             sys.stdout.flush()
     except BrokenPipeError:
         # The reader (head, grep -q) has seen enough; nothing is left to flush at exit.
@@ -36,6 +42,13 @@ def _parse(path: str, *, drill: bool) -> int:
     for sentence in left.told():
         print(f"gpuheal exporter: {path}: {sentence}", file=sys.stderr)
     return 0
+
+
+def _not_text(start: bytes) -> str:
+    """Return what a file is that begins with these bytes, if it is no text, and what to do; else an empty text."""
+    if b"\0" in start[:2]:
+        return NOT_TEXT[b"\xff\xfe"]
+    return next((what for mark, what in NOT_TEXT.items() if start.startswith(mark)), "")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import signal
@@ -239,6 +240,25 @@ def test_parse_takes_any_bytes_and_a_reader_that_leaves() -> None:
             process.stdin.write(line * 10_000)
             process.stdin.close()
         assert (process.wait(timeout=60), process.stderr.read()) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (HEAD.encode("utf-16"), "UTF-16"),
+        (HEAD.encode("utf-16-be"), "UTF-16"),
+        (gzip.compress(HEAD.encode()), "gzip"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"LPKSHHRH\0", "journal"),
+    ],
+)
+def test_parse_refuses_what_is_no_text(
+    content: bytes, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A log that is compressed, UTF-16 or a journal is refused with what to do, and never looks like a clean one."""
+    (tmp_path / "log").write_bytes(content)
+    assert main(["--parse", str(tmp_path / "log")]) == 2
+    assert f"log: this is {what}" in capsys.readouterr().err.replace("a journal", "journal")
 
 
 @pytest.mark.parametrize(

@@ -104,12 +104,15 @@ class Leftover:
     not_understood: int = 0
     first: str = ""
     other_devices: int = 0
+    foreign: int = 0
 
     def told(self) -> list[str]:
         """Return a sentence for each kind of lines left out."""
         said = []
         if self.not_understood:
             said.append(f"{self.not_understood} lines look like the NVIDIA driver's, not understood; {self.first}")
+        if self.foreign:
+            said.append(f"{self.foreign} lines have the driver's words and were written by a program; left out")
         if self.other_devices:
             said.append(f"{self.other_devices} PCIe errors are of devices that no line shows to be a GPU; left out")
         return said
@@ -153,16 +156,34 @@ def parse_lines(lines: Iterable[str], *, drill: bool = False, left: Leftover | N
     """
     left = Leftover() if left is None else left
     bus = _Bus()
+    kernels = True
     for number, line in entries(lines):
         record = parse_line(line)
         message = parse_message(record.text)
+        continues = _continues(line, record)
+        if not continues and record.text.strip():
+            kernels = _of_driver(record)
         if message is None:
             if record.from_kernel and (not record.known or looks_like_driver(record.text) == "headline"):
                 left.not_understood += 1
                 left.first = left.first or f"the first is line {number}"
-        elif (described := describe_record(record, drill=drill, message=message)) is not None:
+            left.foreign += not record.from_kernel and not record.known
+            continue
+        theirs = kernels or drill or not continues
+        described = describe_record(record, drill=drill, message=message) if theirs else None
+        left.foreign += described is None
+        if described is not None:
             yield from bus.take(message, {"line": number, **described})
     left.other_devices = bus.waiting
+
+
+def _continues(line: str, record: KernelRecord) -> bool:
+    """Return whether the line is indented and says nothing of itself: one more line of the message before it."""
+    return line[:1] in (" ", "\t") and record.text in (line, line.strip())
+
+
+def _of_driver(record: KernelRecord) -> bool:
+    return record.from_kernel and record.known and looks_like_driver(record.text) != ""
 
 
 def print_parsed(lines: Iterable[str], out: TextIO, *, drill: bool = False, left: Leftover | None = None) -> int:

@@ -16,17 +16,12 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-# include/linux/syslog.h numbering; words of util-linux and RFC 5424
-FACILITIES = (
-    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
-    "ntp", "security", "console", "solaris-cron",
-    *(f"local{number}" for number in range(8)),
-)  # fmt: skip
+from gpuheal_exporters.kernel.provenance import FACILITIES, USER, stated
+
 LEVELS = {
     "emerg": 0, "panic": 0, "alert": 1, "crit": 2, "err": 3, "error": 3, "warn": 4, "warning": 4, "notice": 5,
     "info": 6, "debug": 7,
 }  # fmt: skip
-USER = 1 << 3 | 6  # what a program writes without saying more: facility user, level info
 MAX_TOKENS = 12
 MAX_DEPTH = 4  # JSON in JSON: a shipper around a container runtime around journald
 
@@ -35,12 +30,14 @@ _PAYLOAD = re.compile(
     r"|[A-Za-z][\w-]{0,30} [0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-9a-fA-F]: "
     r"(?:AER: |PCIe Bus Error|(?:pciehp: )?Slot\()"
 )
-_COLOUR = re.compile(r"\x1b\[[0-9;]{0,16}[mK]")
+_COLOUR = re.compile(r"\x1b\[[0-9;]{0,16}[mK]|\x1b\]8;[^\x1b\x07]{0,400}(?:\x1b\\|\x07)")
 _FACILITY = "|".join(FACILITIES)
 _LEVEL = "|".join(LEVELS)
 _HOST = r"[^\s\[\]:<>{}\"'=,;]{1,255}"
 _TIME = r"\d[\d:.,/TZ+-]{0,40}"
-_KERNEL = r"kernel(?:\[\d{1,7}\])?:"
+_KERNEL = r"kernel(?:\[0\])?:"  # another number is that of a process that calls itself so: `logger -t kernel`
+_ADDRESS = r"[0-9a-fA-F]{0,4}(?::[0-9a-fA-F.]{0,15}){2,7}"
+_ELEMENT = r"""\[(?:[^\]"\\]|"(?:[^"\\]|\\.)*")*\]"""  # of RFC 5424's structured data
 _TOKEN = re.compile(
     r"\s*(?:"
     rf"(?P<runtime>{_TIME}) (?:stdout|stderr) [FP](?:\s|\Z)"
@@ -48,22 +45,48 @@ _TOKEN = re.compile(
     r"|(?P<address>\d{1,3}(?:\.\d{1,3}){3}):(?=\s)"
     rf"|(?P<facility>{_FACILITY})(?:\s*:\s*|\.)(?P<level>{_LEVEL})(?:\s*:|(?=\s))"
     r"|\[(?P<brackets>[\w\s:.+,<>-]{1,60})\]:?"
-    rf"|(?P<tag>(?:{_HOST}\s+)?(?:(?P<tagged>{_FACILITY})\.(?:{_LEVEL})\s+)?{_KERNEL})"
+    rf"|(?P<tag>(?:(?:{_HOST}|{_ADDRESS})\s+)?(?:(?P<tagged>{_FACILITY})\.(?:{_LEVEL})\s+)?{_KERNEL})"
     rf"|(?P<stamp>(?P<month>(?:[^\W\d_]{{2,12}}[.,]{{0,2}}\s+){{1,2}}|\d{{1,2}}[^\W\d_]{{1,3}}\s+)?{_TIME}(?:\s+{_TIME}){{0,2}}"
     rf"(?:\s+(?:[A-Z]{{3,5}}|[+-]\d{{2,4}})(?=\s+(?:{_HOST}\s+)?{_KERNEL}))?)(?=\s|\Z)"
-    rf"|{_HOST}\s+(?P<app>{_HOST})\s+(?:-|\d{{1,7}})\s+(?:-|{_HOST})\s+(?:-|(?:\[[^\]]{{1,400}}\])+)(?:\s+\ufeff?|\Z)"
+    rf"|{_HOST}\s+(?P<app>{_HOST})\s+(?:-|\d{{1,7}})\s+(?:-|{_HOST})\s+(?:-|(?:{_ELEMENT})+)(?:\s+\ufeff?|\Z)"
     rf"|(?P<word>{_LEVEL}):"
     rf"|(?P<program>(?:{_HOST}\s+)?[\w./@-]{{1,64}}(?:\[\d{{1,7}}\])?:)(?=\s|\Z)"
     r")\s*"
 )
+_BEGINS = (
+    r"(?=\[|<\d|\{|\d{4}-\d\d-\d\d[T ]|\d{1,2}[^\W\d_A-Za-z] |[^\W\d_]{2,5}\.?\s+\d{1,2} \d\d:\d\d"
+    r"|[^\W\d_]{3} [^\W\d_]{3} |kern\s*:)"
+)
+_READER = re.compile(
+    r"\s*(?:\[(?:pod/)?[\w.-]{1,253}/[\w.-]{1,63}(?:/[\w.-]{1,63})?\] "
+    r"|[\w.-]{1,63}\s+\| "
+    rf"|(?:\+ )?[\w.-]{{1,253}} (?:\u203a )?[\w.-]{{1,63}} {_BEGINS}"
+    rf"|(?!(?:{_FACILITY})\s*:)(?:[\w.-]{{1,253}}|{_ADDRESS}): {_BEGINS}"
+    rf"|(?!(?:{_FACILITY})\s*:)(?:[\w./~@+-]{{1,255}}:)?(?:\d{{1,9}}[:-])?{_BEGINS})"
+)
+"""What a reader of many logs puts before each line of one: kubectl logs --prefix, Docker Compose, stern, pdsh and
+talosctl, grep -H and -n. Only at the start of a line, where a program that writes to a log cannot put anything."""
+_OF_KERNEL = r"(?=\S*(?:kern|kmsg|dmesg|journal|syslog|systemd))[\w.-]{1,80}"
+_LABEL = r"""[a-zA-Z_]\w{0,63}="(?:[^"\\]|\\.){0,255}\""""
+_SHIPPER = re.compile(
+    rf"\s*(?:\[\d{{1,9}}\] {_OF_KERNEL}: \[\[?(?P<bit>\d{{10}}\.\d{{1,9}})(?:, \{{[^{{}}]{{0,400}}\}}\])?, (?=\{{)"
+    rf"|(?P<d>\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{{9}} [+-]\d{{4}}) {_OF_KERNEL}: (?=\{{)"
+    rf"|(?P<file>{_TIME})\t{_OF_KERNEL}\t(?=\{{)"
+    rf"|(?P<loki>{_TIME}) \{{(?P<labels>(?:{_LABEL}(?:, ?)?){{0,32}})\}} )"
+)
+_PAIR = re.compile(r"""([a-zA-Z_]\w{0,63})="((?:[^"\\]|\\.){0,255})\"""")
+"""The line of a shipper's own output: Fluent Bit and Fluentd on standard output, Fluentd's file, logcli."""
 _MONOTONIC = re.compile(r"\s*(\d{1,12})\.(\d{6})(?:\s*<[^>]*>)?\s*\Z")
 _CALENDAR = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?\s*(Z|UTC|GMT|[+-]\d\d:?\d\d)\Z"
 )
 _EPOCH = re.compile(r"(\d{10})\.(\d{1,9})\Z")
-_TEXT_KEYS = ("MESSAGE", "message", "log", "msg", "line", "content", "_raw")
-_FACILITY_KEYS = ("SYSLOG_FACILITY", "syslog_facility", "facility", "facility_code")
-_TAG_KEYS = ("SYSLOG_IDENTIFIER", "syslog_identifier", "appname", "app_name", "ident", "program")
+_TEXT_KEYS = (
+    "MESSAGE", "message", "log", "msg", "line", "content", "_raw", "textPayload", "SyslogMessage", "body",
+    "stringValue",
+)  # fmt: skip
+_TIME_KEYS = ("time", "timestamp", "@timestamp", "ts", "date", "_time", "timeUnixNano", "TimeGenerated")
+_DIGITS = {10: 1e0, 13: 1e3, 16: 1e6, 19: 1e9}  # of a unix time in seconds, milli-, micro- and nanoseconds
 
 
 class Unwrapped(NamedTuple):
@@ -107,14 +130,18 @@ def unwrap(line: str, depth: int = MAX_DEPTH) -> Unwrapped:
     """Return the kernel message of a line and who wrote it; a line without one comes back whole. Never raises."""
     if "\x1b" in line:
         line = _COLOUR.sub("", line)
+    if depth and (shipped := _shipped(line)) is not None:
+        rest, prio, moment = shipped
+        inner = unwrap(rest, depth - 1)
+        return inner._replace(prio=_stricter(prio, inner.prio), at=moment if inner.at is None else inner.at)
     found = _PAYLOAD.search(line)
     brace = line.find("{") if depth else -1
     if brace >= 0 and (found is None or brace < found.start()):
         before = _before(line, brace)
-        inner = _document(line[brace:], depth) if before is not None else None
-        if inner is not None and before is not None:
-            prio = USER if before.text else _stricter(before.prio, inner.prio)
-            return inner._replace(prio=prio, at=before.at if inner.at is None else inner.at)
+        held = _document(line[brace:], depth) if before is not None else None
+        if held is not None and before is not None:
+            prio = USER if before.text else _stricter(before.prio, held.prio)
+            return held._replace(prio=prio, at=before.at if held.at is None else held.at)
     if found is None:
         return Unwrapped(line)
     before = _before(line, found.start())
@@ -123,6 +150,16 @@ def unwrap(line: str, depth: int = MAX_DEPTH) -> Unwrapped:
     if before.text:  # a program's tag
         return Unwrapped(line, USER, known=False)
     return before._replace(text=line[found.start() :])
+
+
+def _shipped(line: str) -> tuple[str, int | None, float | None] | None:
+    """Return a line without what its reader or shipper put first, the priority and the time that says; None if none."""
+    if match := _SHIPPER.match(line):
+        labels = dict(_PAIR.findall(match["labels"] or ""))
+        moment = unix_seconds(match["bit"] or match["d"] or match["file"] or match["loki"])
+        return line[match.end() :], stated(labels), moment
+    match = _READER.match(line)
+    return (line[match.end() :], None, None) if match is not None and match.end() else None
 
 
 def _before(line: str, end: int) -> Unwrapped | None:
@@ -189,11 +226,19 @@ def from_entry(entry: Mapping[str, Any], depth: int = MAX_DEPTH) -> Unwrapped | 
             inner = unwrap(text.rstrip("\r\n"), depth - 1)
             if inner.known and not _PAYLOAD.match(inner.text):
                 continue
-            prio = _stricter(_stated(entry, holder), inner.prio)
-            at = inner.at if inner.at is not None else _moment(entry)
-            usec = inner.usec if inner.usec is not None else _number(holder.get("_SOURCE_MONOTONIC_TIMESTAMP"))
-            return inner._replace(prio=prio, at=at, usec=usec)
+            prio, usec = _of_record(holder)
+            prio = _stricter(_stricter(stated(entry), prio), inner.prio)
+            at = inner.at if inner.at is not None else next(filter(None, map(_moment, _holders(entry))), None)
+            return inner._replace(prio=prio, at=at, usec=usec if inner.usec is None else inner.usec)
     return None
+
+
+def _of_record(holder: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return priority and microseconds since boot as journald, or Fluent Bit's reader of /dev/kmsg, gives them."""
+    seconds, micros = _number(holder.get("sec")), _number(holder.get("usec"))
+    if seconds is None or micros is None or "sequence" not in holder:
+        return None, _number(holder.get("_SOURCE_MONOTONIC_TIMESTAMP"))
+    return _number(holder.get("priority")), seconds * 1_000_000 + micros
 
 
 def _holders(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -218,30 +263,17 @@ def _number(value: object) -> int | None:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20 else None
 
 
-def _stated(*entries: Mapping[str, Any]) -> int | None:
-    """Return the priority that an entry states, that of user space if a program's name says so; None if neither."""
-    for entry in entries:
-        for key in _FACILITY_KEYS:
-            facility = entry.get(key)
-            code = _number(facility)
-            if code is None and isinstance(facility, str) and facility:
-                code = FACILITIES.index(facility) if facility in FACILITIES else 1
-            if code is not None:
-                return code << 3 | 6
-        for key in _TAG_KEYS:
-            if isinstance(tag := entry.get(key), str) and tag not in ("", "kernel"):
-                return USER
-    return None
-
-
 def _moment(entry: Mapping[str, Any]) -> float | None:
     micros = _number(entry.get("_SOURCE_REALTIME_TIMESTAMP")) or _number(entry.get("__REALTIME_TIMESTAMP"))
     if micros is not None:
         return micros / 1e6
-    for key in ("time", "timestamp", "@timestamp", "ts", "date"):
+    for key in _TIME_KEYS:
         value = entry.get(key)
         if isinstance(value, float) and 1e9 <= value < 1e10:
             return value
+        whole = _number(value)
+        if whole is not None and (unit := _DIGITS.get(len(str(whole)))):
+            return whole / unit
         if isinstance(value, str) and (seen := unix_seconds(value)) is not None:
             return seen
     return None

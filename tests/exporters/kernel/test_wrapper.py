@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from gpuheal_exporters.kernel.entries import lines_of
 from gpuheal_exporters.kernel.kmsg import interesting, parse_line
 from gpuheal_exporters.kernel.parse import Leftover, describe_record, parse_lines
 from gpuheal_exporters.kernel.wrapper import unix_seconds
@@ -132,6 +134,81 @@ KERNEL: dict[str, tuple[Callable[[str], str], int | None, float | None]] = {
         None,
         AT,
     ),
+    "journal with colours": (
+        lambda text: f"\x1b[0;1;31mJul 31 23:14:18 node01 kernel: \x1b]8;;file:///x\x1b\\{text}\x1b]8;;\x07\x1b[0m",
+        None, None,
+    ),
+    "syslog of a host without a name": (behind("Jul 31 23:14:18 fe80::1 kernel: "), None, None),
+    "RFC 5424, brackets in a value": (
+        behind('<3>1 2024-07-31T23:14:18.123456Z node01 kernel - - [meta a="x\\]y" b="[1]"] '), None, AT,
+    ),
+    "kubectl logs --prefix": (behind("[pod/dmesg-x7k2p/reader] [12345.678901] "), USEC, None),
+    "kubectl logs --prefix --timestamps": (behind(f"[pod/dmesg-x7k2p/reader] {ISO} [12345.678901] "), USEC, AT),
+    "kubectl logs --prefix around journald": (behind("[pod/j-1/r] Jul 31 23:14:18 node01 kernel: "), None, None),
+    "docker logs -t": (behind(f"{ISO} kern  :err   : [12345.678901] "), USEC, AT),
+    "stern": (behind("+ dmesg-x7k2p \u203a reader [12345.678901] "), USEC, None),
+    "stern, raw": (behind("dmesg-x7k2p reader Jul 31 23:14:18 node01 kernel: "), None, None),
+    "Docker Compose": (behind("reader-1  | [12345.678901] "), USEC, None),
+    "pdsh": (behind("node01: [12345.678901] "), USEC, None),
+    "pdsh around journald": (behind("node01: Jul 31 23:14:18 node01 kernel: "), None, None),
+    "pdsh around dmesg -T": (behind("node01: [Wed Jul 31 23:14:18 2024] "), None, None),
+    "grep -H": (behind("/var/log/kern.log:Jul 31 23:14:18 node01 kernel: "), None, None),
+    "grep -Hn": (behind("messages-20240731:117:2024-07-31T23:14:18.123456Z node01 kernel: "), None, AT),
+    "grep -n": (behind("117:[12345.678901] "), USEC, None),
+    "grep -C": (behind("117-[12345.678901] "), USEC, None),
+    "Talos, name and address": (behind(f"node-1: kern: warning: [{ISO}]: "), None, AT),
+    "Talos, new address": (behind(f"fd00::1: kern:     err: [{ISO}]: "), None, AT),
+    "Docker around journald": (
+        lambda text: json.dumps({"log": f"Jul 31 23:14:18 node01 kernel: {text}\n", "stream": "stderr", "time": ISO}),
+        None, AT,
+    ),
+    "Fluent Bit around Docker": (
+        lambda text: json.dumps({"log": json.dumps({"log": f"[12345.678901] {text}\n"}), "time": ISO, "stream": 1}),
+        USEC, AT,
+    ),
+    "Fluent Bit, kmsg": (entry(priority=3, sequence=9001, sec=12345, usec=678901, msg=None), USEC, None),
+    "Fluent Bit, standard output": (
+        lambda text: f"[0] kmsg.0: [1722467658.123456000, {json.dumps({'msg': text, 'priority': 3})}]",
+        None, AT,
+    ),
+    "Fluent Bit, standard output, metadata": (
+        lambda text: f"[0] kmsg.0: [[1722467658.123456000, {{}}], {json.dumps({'msg': text, 'priority': 3})}]",
+        None, AT,
+    ),
+    "Fluentd, standard output": (
+        lambda text: f"2024-07-31 23:14:18.123456000 +0000 kern: {json.dumps({'ident': 'kernel', 'message': text})}",
+        None, AT,
+    ),
+    "Fluentd, file": (
+        lambda text: f"2024-07-31T23:14:18+00:00\tsystem.journal\t{json.dumps({'MESSAGE': text, 'ident': 'kernel'})}",
+        None, AT_SECOND,
+    ),
+    "logcli": (behind('2024-07-31T23:14:18Z {job="kern", node="node01"} [12345.678901] '), USEC, AT_SECOND),
+    "logcli around journal's JSON": (
+        lambda text: '2024-07-31T23:14:18Z {transport="kernel"} ' + json.dumps({"MESSAGE": text}), None, AT_SECOND,
+    ),
+    "Loki, nanoseconds": (entry(line=None, timestamp="1722467658123456000", fields={"transport": "kernel"}), None, AT),
+    "Elastic": (
+        lambda text: json.dumps({"_source": {
+            "@timestamp": ISO, "message": text, "process": {"name": "kernel"},
+            "log": {"syslog": {"facility": {"code": 0, "name": "kernel"}}},
+        }}), None, AT,
+    ),
+    "Filebeat": (entry(message=None, **{"@timestamp": ISO, "log.syslog.facility.code": 0}), None, AT),
+    "Splunk": (lambda text: json.dumps({"result": {"_time": ISO, "_raw": f"node01 kernel: {text}"}}), None, AT),
+    "CloudWatch": (entry(timestamp=1722467658123, message=None), None, AT_SECOND + 0.123),
+    "Cloud Logging, text": (entry(textPayload=None, timestamp=ISO), None, AT),
+    "Azure": (entry(TimeGenerated=ISO, Facility="kern", ProcessName="kernel", SyslogMessage=None), None, AT),
+    "OpenTelemetry": (
+        lambda text: json.dumps({
+            "timeUnixNano": "1722467658123456000", "body": {"stringValue": text},
+            "attributes": [{"key": "SYSLOG_IDENTIFIER", "value": {"stringValue": "kernel"}}],
+        }), None, AT,
+    ),
+    "rsyslog's JSON": (
+        entry(timestamp=ISO, message=None, syslogtag="kernel:", **{"syslogfacility-text": "kern"}),
+        None, AT,
+    ),
     "raw record": (behind("3,9001,12345678901,-;"), USEC, None),
     "carriage return": (lambda text: f"[12345.678901] {text}\r\n", USEC, None),
     "byte order mark": (behind("\ufeff[12345.678901] "), USEC, None),
@@ -155,6 +232,38 @@ USER: dict[str, Callable[[str], str]] = {
     "RFC 5424 that only says kernel": behind("<14>1 2024-07-31T23:14:18.123456Z node01 kernel - - - "),
     "quoted": behind('watcher saw "'),
     "in the middle of a sentence": behind("[12345.678901] audit: comm="),
+    "logger -t kernel, as journalctl shows it": behind("Jul 31 23:14:18 node01 kernel[1234]: "),
+    "kubectl logs --prefix around a program": behind("[pod/j-1/r] Jul 31 23:14:18 node01 python3[7]: "),
+    "pdsh around a program": behind("node01: Jul 31 23:14:18 node01 python3[7]: "),
+    "grep around a program": behind("/var/log/messages:17:Jul 31 23:14:18 node01 python3: "),
+    "facility user behind a name": behind("node-1: user: warning: [2024-07-31T23:14:18Z]: "),
+    "journal, sent without an identifier": entry(_TRANSPORT="journal", _COMM="python3", _PID="7", MESSAGE=None),
+    "journal, sent with the kernel's": entry(
+        _TRANSPORT="journal", SYSLOG_IDENTIFIER="kernel", SYSLOG_FACILITY="0", MESSAGE=None
+    ),
+    "journal of a unit": entry(_SYSTEMD_UNIT="train.service", MESSAGE=None),
+    "Loki, label of a program": entry(line=None, labels={"syslog_identifier": "python3"}),
+    "Loki, label of a unit": entry(line=None, labels={"job": "systemd-journal", "unit": "train.service"}),
+    "logcli, label of a unit": behind('2024-07-31T23:14:18Z {job="journal", unit="train.service"} '),
+    "logcli, label of a transport": behind('2024-07-31T23:14:18Z {transport="stdout"} [12345.678901] '),
+    "Elastic, a process": lambda text: json.dumps({"_source": {"message": text, "process": {"name": "python3"}}}),
+    "Elastic, a facility": entry(message=None, log={"syslog": {"facility": {"code": 1, "name": "user-level"}}}),
+    "Filebeat, a facility": entry(message=None, **{"log.syslog.facility.code": 3}),
+    "Filebeat, a process of journald": entry(message=None, journald={"pid": 7, "process": {"name": "python3"}}),
+    "Cloud Logging, a program": lambda text: json.dumps({"jsonPayload": {"MESSAGE": text, "_TRANSPORT": "stdout"}}),
+    "Azure, a program": entry(SyslogMessage=None, Facility="user", ProcessName="python3"),
+    "OpenTelemetry, a program": lambda text: json.dumps({
+        "body": {"stringValue": text},
+        "attributes": [{"key": "SYSLOG_IDENTIFIER", "value": {"stringValue": "python3"}}],
+    }),
+    "rsyslog's JSON, a program": entry(message=None, programname="python3", **{"syslogfacility-text": "user"}),
+    "Fluent Bit, facility user in kmsg": entry(priority=12, sequence=9001, sec=12345, usec=678901, msg=None),
+    "Fluentd, another stream": lambda text: (
+        f"2024-07-31 23:14:18.123456000 +0000 app.train: {json.dumps({'message': text})}"
+    ),
+    "more fields than an entry of the kernel has": lambda text: json.dumps(
+        {"MESSAGE": text} | {f"F{number}": number for number in range(600)}
+    ),
     "journal of a program": entry(SYSLOG_FACILITY="3", SYSLOG_IDENTIFIER="python3", MESSAGE=None),
     "journal, written to /dev/kmsg": entry(
         _TRANSPORT="kernel", SYSLOG_FACILITY="1", SYSLOG_IDENTIFIER="kernel", MESSAGE=None
@@ -173,37 +282,83 @@ def told(text: str) -> dict[str, Any]:
     return described
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize("wrapping", KERNEL)
-def test_a_message_is_the_same_in_every_wrapping(wrapping: str, payload: str) -> None:
+def test_a_message_is_the_same_in_every_wrapping(wrapping: str) -> None:
     """Event and time are the same whatever stands around; the cheap filter lets the line pass."""
     wrap, usec, at = KERNEL[wrapping]
-    line = wrap(PAYLOADS[payload])
-    record = parse_line(line)
-    assert record.known
-    described = describe_record(record)
-    assert described is not None
-    described.pop("kmsg", None)
-    described.pop("at", None)
-    assert described == told(PAYLOADS[payload])
-    assert record.usec == usec
-    assert record.at == (None if at is None else pytest.approx(at, abs=1e-5))
-    assert interesting(line.encode())
+    for payload in PAYLOADS.values():
+        line = wrap(payload)
+        record = parse_line(line)
+        assert record.known, line
+        described = describe_record(record)
+        assert described is not None, line
+        described.pop("kmsg", None)
+        described.pop("at", None)
+        assert described == told(payload)
+        assert record.usec == usec, line
+        assert record.at == (None if at is None else pytest.approx(at, abs=1e-5)), line
+        assert interesting(line.encode()), line
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize("wrapping", USER)
-def test_s12_what_user_space_writes_is_never_the_kernels(wrapping: str, payload: str) -> None:
-    """Another facility, a program's tag, or a place in a sentence: nothing is recognised."""
-    assert describe_record(parse_line(USER[wrapping](PAYLOADS[payload]))) is None
+def test_s12_what_user_space_writes_is_never_the_kernels(wrapping: str) -> None:
+    """Another facility, a program's tag, a process, or a place in a sentence: nothing is recognised."""
+    for payload in PAYLOADS.values():
+        assert describe_record(parse_line(USER[wrapping](payload))) is None, payload
 
 
 @pytest.mark.parametrize("outer", sorted(set(KERNEL) - {"nothing"}))
-@pytest.mark.parametrize("inner", USER)
-def test_a_wrapping_does_not_make_a_programs_line_the_kernels(outer: str, inner: str) -> None:
+def test_a_wrapping_does_not_make_a_programs_line_the_kernels(outer: str) -> None:
     """A shipper around what user space wrote leaves it user space's."""
     wrap, _, _ = KERNEL[outer]
-    assert describe_record(parse_line(wrap(USER[inner](PAYLOADS["xid"])))) is None
+    for inner, forged in USER.items():
+        assert describe_record(parse_line(wrap(forged(PAYLOADS["xid"])))) is None, inner
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Jul 31 23:14:18 node01 python3[77]: hello", " " * 37 + PAYLOADS["xid"]],
+        ["[12345.678901] systemd[1]: hello", "", " " * 15 + PAYLOADS["xid"], " " * 15 + PAYLOADS["lost"]],
+        ["user  :warn  : [12345.678901] hello", "\t" + PAYLOADS["xid"]],
+        ["Wed 2024-07-31 23:14:18 UTC [s=1]", "    MESSAGE=hello", " " * 12 + PAYLOADS["xid"], "    _PID=7"],
+        ["Wed 2024-07-31 23:14:18 UTC [s=1]", f"    MESSAGE={PAYLOADS['xid']}", " " * 12 + "more", "    _PID=7"],
+    ],
+)
+def test_s12_the_second_line_of_a_programs_message_is_not_the_kernels(lines: list[str]) -> None:
+    """An indented line without a tag of its own belongs to whoever wrote the line before it."""
+    assert list(parse_lines(lines)) == []
+
+
+def test_what_a_program_wrote_is_counted_and_said() -> None:
+    """The driver's words under a program's tag change nothing, and are told."""
+    left = Leftover()
+    lines = [
+        "Jul 31 23:14:18 node01 python3[77]: " + PAYLOADS["xid"],
+        " " * 37 + PAYLOADS["xid"],
+        "<12>" + PAYLOADS["xid"],
+    ]
+    assert list(parse_lines(lines, left=left)) == []
+    assert left.told() == ["3 lines have the driver's words and were written by a program; left out"]
+
+
+def test_the_second_line_of_the_kernels_message_is_the_kernels() -> None:
+    """dmesg indents the further lines of a message; they count behind a line of the driver, and with nothing before."""
+    head = "[ 1843.308145] NVRM: The NVIDIA GPU 0000:b3:00.0"
+    tail = "               NVRM: fallen off the bus and is not responding to commands."
+    kinds = [found["kind"] for found in parse_lines([head, "               NVRM: (PCI ID: 10de:26b5)", tail])]
+    assert kinds == ["gpu_lost_head", "gpu_lost_tail"]
+    assert [found["xid"] for found in parse_lines(["    " + PAYLOADS["xid"]])] == [79]
+
+
+def test_s12_a_binary_field_of_a_journal_export_stays_one_field() -> None:
+    """A message with line breaks cannot open an entry of its own, nor can what stands a mebibyte into a line."""
+    value = f"x\n{PAYLOADS['xid']}\n\n__CURSOR=s=2\nMESSAGE={PAYLOADS['xid']}\n".encode()
+    entry = b"__CURSOR=s=1\nMESSAGE\n" + len(value).to_bytes(8, "little") + value + b"\n_PID=7\n\n"
+    kernels = f"__CURSOR=s=3\nSYSLOG_FACILITY=0\nMESSAGE={PAYLOADS['lost']}\n\n".encode()
+    long = b"x" * (1 << 20) + PAYLOADS["xid"].encode() + b"\n"
+    found = list(parse_lines(lines_of(io.BytesIO(entry + kernels + long))))
+    assert [each["kind"] for each in found] == ["gpu_lost"]
 
 
 @pytest.mark.parametrize(
