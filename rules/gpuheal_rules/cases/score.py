@@ -52,6 +52,7 @@ def cases(_catalogue: Catalogue) -> list[Case]:
                               for s in World(dcgm=None).series() if s.metric == "gpuheal_nvml_up"]),
         _no_inventory(),
         _frozen(),
+        _frozen_between_rare_scrapes(),
         *_witnessed(world, fault),
     ]  # fmt: skip
 
@@ -233,6 +234,26 @@ def _frozen() -> Case:
             Query(step=EVENT + 8, expr=state, samples=[(state, 5.0)]),
         ],
         steps=EVENT + 8,
+    )
+
+
+def _frozen_between_rare_scrapes() -> Case:
+    """At one scrape a minute two minutes hold too few samples to judge by; five do."""
+    world = lean(dcgm=None)
+    last = EVENT - EVENT % 4
+    still = [
+        Series(metric=s.metric, labels=s.labels, at=lambda step: None if step % 4 else min(step, last) * 15.0)
+        for s in world.of_exporter("gpuheal_exporter_heartbeat_timestamp_seconds", {}, always(0))
+    ]
+    state = _gpu("gpuheal:gpu_state")
+    return Case(
+        name="State: an exporter that is scraped once a minute is seen to be frozen within five minutes",
+        series=merged(world.series(), still),
+        queries=[
+            Query(step=last + 15, expr=state, samples=[(state, 0.0)]),
+            Query(step=last + 17, expr=state, samples=[(state, 5.0)]),
+        ],
+        steps=last + 17,
     )
 
 
