@@ -169,7 +169,14 @@ class Histories(Protocol):
 
 
 class Machines(Protocol):
-    """Whoever can reboot a machine."""
+    """Whoever can reboot a machine. A provider is named as policies do, or as `providers` identifies it."""
+
+    def providers(self) -> Mapping[str, str]:
+        """Return who can be asked, by the name that policies use (empty: the site's default).
+
+        What identifies one tells where it keeps its operations too: elsewhere it knows nothing of earlier ones.
+        """
+        ...
 
     async def reboot(self, node: Node, operation: str, provider: str) -> None:
         """Ask for a reboot under this operation id; asking again with the same id does nothing more."""

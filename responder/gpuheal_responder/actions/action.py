@@ -89,6 +89,11 @@ def ended(attempt: Attempt) -> Progress:
     )
 
 
+def overdue(due: Due, attempt: Attempt, now: datetime) -> bool:
+    """Return whether the attempt's time is up: the time that it was given when it began, if it was bound to one."""
+    return now >= (attempt.deadline_at or attempt.started_at + due.deadline)
+
+
 async def look_only(_ctx: Context) -> Outcome:
     """Do nothing: the step is judged by looking."""
     return Outcome(state=AttemptState.RUNNING, reason=Reason.BEGUN)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gpuheal_responder.actions.action import Action, Context, Inquiry, Outcome, Rule, ended
+from gpuheal_responder.actions.action import Action, Context, Inquiry, Outcome, Rule, ended, overdue
 from gpuheal_responder.core.case import Attempt, AttemptState, Case
 from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.reason import Reason
@@ -46,7 +46,7 @@ def _open(due: Due, attempt: Attempt, world: World) -> Progress:
         return Progress(
             state=ProgressState.DONE, reason=Reason.REBOOTED, detail=f"boot ID {attempt.boot_id} → {node.boot_id}"
         )
-    if world.now - attempt.started_at >= due.deadline:
+    if overdue(due, attempt, world.now):
         detail = "the boot ID changed, but the node is not Ready" if rebooted else "the boot ID has not changed"
         return Progress(state=ProgressState.FAILED, reason=Reason.REBOOT_DEADLINE, detail=detail)
     if rebooted:
@@ -67,7 +67,7 @@ def _open(due: Due, attempt: Attempt, world: World) -> Progress:
 
 async def run(ctx: Context) -> Outcome:
     """Ask the provider for a reboot under the attempt's operation id."""
-    provider = ctx.due.params.provider
+    provider = _asked(ctx.due, ctx.attempt)
     await ctx.machines.reboot(ctx.node, ctx.attempt.operation, provider)
     detail = f"provider {provider}" if provider else "the site's default provider"
     return Outcome(state=AttemptState.RUNNING, reason=Reason.REBOOTING, detail=detail)
@@ -75,12 +75,17 @@ async def run(ctx: Context) -> Outcome:
 
 async def look(ask: Inquiry) -> OperationState:
     """Return what the provider knows of the operation."""
-    return await ask.machines.lookup(ask.node, ask.attempt.operation, ask.due.params.provider)
+    return await ask.machines.lookup(ask.node, ask.attempt.operation, _asked(ask.due, ask.attempt))
 
 
 async def withdraw(ask: Inquiry) -> None:
     """Make sure that a reboot that has not happened yet never will."""
-    await ask.machines.withdraw(ask.node, ask.attempt.operation, ask.due.params.provider)
+    await ask.machines.withdraw(ask.node, ask.attempt.operation, _asked(ask.due, ask.attempt))
+
+
+def _asked(due: Due, attempt: Attempt) -> str:
+    """Return whom the attempt was bound to when its intent was written, else whom the policy names."""
+    return attempt.provider or str(due.params.provider)
 
 
 ACTION = Action(
@@ -94,6 +99,7 @@ ACTION = Action(
         deadline=timedelta(minutes=20),
         params=Params,
         progress=progress,
+        provider=lambda due: str(due.params.provider),
     ),
     rbac=(Rule(group="batch", resources=("jobs",), verbs=("get", "create", "delete")),),
     run=run,

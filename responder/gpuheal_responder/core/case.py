@@ -29,7 +29,8 @@ class Attempt:
     """One attempt at one step on one target (a GPU's UUID, or empty for the node), with what the node was at its start.
 
     `foreign` marks what others did to the machine while the case was open, such as a reboot. `blamed` names the GPUs
-    that a failed proof is about.
+    that a failed proof is about. `provider` is who was asked, and `deadline_at` until when it may take: both stay what
+    they were when the intent was written, whatever settings and policies say later.
     """
 
     step: str
@@ -45,6 +46,8 @@ class Attempt:
     boot_id: str = ""
     blamed: tuple[str, ...] = ()
     foreign: bool = False
+    provider: str = ""
+    deadline_at: datetime | None = None
 
     @property
     def open(self) -> bool:

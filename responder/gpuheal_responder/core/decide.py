@@ -9,7 +9,7 @@ from gpuheal_responder.core.case import Attempt, AttemptState, Case, Result
 from gpuheal_responder.core.guards import history
 from gpuheal_responder.core.guards.permission import APPROVALS
 from gpuheal_responder.core.guards.question import Question
-from gpuheal_responder.core.life import absent, contained, taken_back
+from gpuheal_responder.core.life import absent, contained, provider_lost, taken_back
 from gpuheal_responder.core.node import Unreadable
 from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.plan import Closer, Finished, Idle, Next, Refused, Spent, plan
@@ -99,17 +99,30 @@ def _next(case: Case, policy: Policy, world: World, stage: Next) -> Verdict:
 
 
 def _stuck(case: Case, policy: Policy | None, world: World) -> Hold | None:
-    """Return a hold for what no step can be named: marks that cannot be read, or a step that the policy lost."""
+    """Return a hold for what no step can be named: marks that cannot be read, a step or provider that was lost."""
     node = world.node
     if node is not None and isinstance(node.undo, Unreadable):
         return _hold(Reason.UNDO_UNREADABLE, f"the undo record of {node.name} cannot be read: {node.undo.problem}")
     if policy is None:
         return None
-    keys = {s.key for s in policy.steps}
-    lost = next((a for a in case.attempts if a.open and a.step and a.step not in keys), None)
+    steps = {s.key: s for s in policy.steps}
+    lost = next((a for a in case.attempts if a.open and a.step and a.step not in steps), None)
     if lost is not None:
         return _hold(Reason.STEP_MISSING, f"step {lost.key} is in progress, but policy {policy.name} no longer has it")
+    for attempt in case.attempts:
+        if attempt.open and attempt.step:
+            found = _unasked(Due(step=steps[attempt.step], target=attempt.target), attempt, world)
+            if found is not None:
+                return found
     return None
+
+
+def _unasked(due: Due, attempt: Attempt, world: World) -> Hold | None:
+    """Return a hold when an operation is in progress whose provider cannot be asked what became of it."""
+    problem = provider_lost(due, attempt, world)
+    if not problem:
+        return None
+    return _hold(Reason.UNKNOWN_PROVIDER, f"step {attempt.key} is in progress, but {problem}")
 
 
 def _missing(case: Case) -> Hold:
@@ -151,6 +164,9 @@ def _absent(case: Case, policy: Policy | None, world: World) -> Verdict:
     survivor = _survivor(case, policy)
     if survivor is not None:
         due, attempt = survivor
+        unasked = _unasked(due, attempt, world) if attempt.open else None
+        if unasked is not None:
+            return unasked
         if attempt.open and due.spec.needs - world.seen:
             return Inspect(due=due, needs=due.spec.needs - world.seen)
         progress = due.spec.progress(due, case, world)

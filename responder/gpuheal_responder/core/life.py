@@ -54,8 +54,35 @@ def begin(case: Case, due: Due, world: World) -> tuple[Case, Attempt]:
         state=AttemptState.INTENT,
         started_at=world.now,
         boot_id=world.node.boot_id if world.node else "",
+        provider=provider_of(due, None, world),
+        deadline_at=world.now + due.deadline if due.spec.repeat is Repeat.ONCE else None,
     )
     return replace(case, attempts=(*_room(case.attempts), attempt)), attempt
+
+
+def provider_of(due: Due, attempt: Attempt | None, world: World) -> str:
+    """Return who was asked to perform the step, or would be asked now; empty if no provider has part in it.
+
+    An attempt of an earlier version does not tell: then it is whoever the policy and the site's settings name today.
+    """
+    if attempt is not None and attempt.provider:
+        return attempt.provider
+    named = due.spec.provider(due) if due.spec.provider is not None else None
+    if named is None or world.providers is None:
+        return ""
+    return world.providers.get(named, named)
+
+
+def provider_lost(due: Due, attempt: Attempt | None, world: World) -> str:
+    """Return what is wrong with the provider of the step, empty if it can be asked.
+
+    One that keeps its operations elsewhere now is another: its "not found" would say nothing.
+    """
+    asked = provider_of(due, attempt, world)
+    if world.providers is None or due.spec.provider is None or asked in world.providers.values():
+        return ""
+    known = ", ".join(sorted(set(world.providers.values()))) or "none"
+    return f"provider {asked or due.spec.provider(due) or 'default'} is not configured; configured: {known}"
 
 
 def _room(attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
@@ -81,7 +108,8 @@ def update(case: Case, attempt: Attempt) -> Case:
 def settle(case: Case, policy: Policy | None, world: World) -> Case:
     """Return the case moved on to what the world shows: open attempts, GPUs, reboots by others, gangs, faults.
 
-    The intent of a call that must not be repeated stays an intent until the other side says that it got the call.
+    The intent of a call that must not be repeated stays an intent until the other side says that it got the call. An
+    operation whose provider cannot be asked any more does not fail: it may still happen.
     """
     case = _rebooted_by_others(case, world)
     steps = {s.key: s for s in policy.steps} if policy is not None else {}
@@ -91,7 +119,9 @@ def settle(case: Case, policy: Policy | None, world: World) -> Case:
     for attempt in case.attempts:
         if attempt.open and attempt.step in steps:
             due = Due(step=steps[attempt.step], target=attempt.target)
-            case = _moved_on(case, attempt, due, due.spec.progress(due, case, world), world)
+            progress = due.spec.progress(due, case, world)
+            if progress.state is ProgressState.DONE or not provider_lost(due, attempt, world):
+                case = _moved_on(case, attempt, due, progress, world)
     return _quieted(_joined(case, world), world)
 
 

@@ -74,7 +74,8 @@ class ActionSpec:
     `disruptive` marks what can end a process or re-admit a device. `effect` is False for steps that only wait and look.
     `marks` is True for steps that put the undo record on the node, `announces` says which further changes the undo
     record must hold before the step makes them. `survives_node` is True when the Node object may vanish while the
-    operation goes on. `needs` is what has to be read closely before the step's progress can be judged. `reasons` are
+    operation goes on. `provider` names who performs the step, if a provider does: an empty text is the site's default.
+    `needs` is what has to be read closely before the step's progress can be judged. `reasons` are
     those that only this action gives: slug to sentence, as in core.reason.
     """
 
@@ -91,6 +92,7 @@ class ActionSpec:
     effect: bool = True
     marks: bool = False
     announces: Callable[[Case, Node], tuple[Change, ...]] | None = None
+    provider: Callable[[Due], str] | None = None
     needs: frozenset[Need] = frozenset()
     reasons: Mapping[str, str] = field(default_factory=dict)
 

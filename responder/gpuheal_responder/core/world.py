@@ -92,7 +92,8 @@ class World:
 
     `seen` says which needs have been read: a part that is None all the same could not be. `silences` are those of
     people that match the case, whether an alert hangs on them or not. `history` is what the machine has been through,
-    `incidents` what it is part of.
+    `incidents` what it is part of. `providers` tells who can be asked under which name, the empty one being the site's
+    default; None where that is not known.
     """
 
     now: datetime
@@ -108,5 +109,6 @@ class World:
     domains: tuple[DomainCount, ...] = ()
     incidents: tuple[GroupIncident, ...] = ()
     history: History = NOTHING
+    providers: Mapping[str, str] | None = None
     lock: NodeLock | None = None
     controls: Controls = Controls()

@@ -132,6 +132,7 @@ KIND = Kind(
     configured=lambda settings: bool(settings.image),
     make=_make,
     rights=rights,
+    place=lambda settings: settings.namespace,
 )
 
 

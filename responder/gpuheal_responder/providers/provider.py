@@ -59,6 +59,7 @@ class Kind(Generic[S]):
     """An entry of the registry: the provider's name, and what follows from its part of the settings.
 
     `settings` is a dataclass with a default for every field; `hint` tells a site what makes the provider usable.
+    `place` says where it keeps its operations: asked at another place, it knows nothing of them.
     """
 
     name: str
@@ -67,3 +68,4 @@ class Kind(Generic[S]):
     configured: Callable[[S], bool]
     make: Callable[[S, Tools], Provider]
     rights: Callable[[S], tuple[Right, ...]]
+    place: Callable[[S], str] = lambda _: ""

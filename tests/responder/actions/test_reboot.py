@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from unittest.mock import AsyncMock
-
 import pytest
-from tests.responder.stage import Stage
+from tests.responder.stage import LADDER, Stage
 
 from gpuheal_lab.fleet import injection
-from gpuheal_responder.actions import reboot
 from gpuheal_responder.core.case import Result
 from gpuheal_responder.core.undo import TAINT_KEY
 from gpuheal_responder.errors import Permanent
@@ -83,10 +80,12 @@ async def test_what_has_happened_is_not_withdrawn() -> None:
     assert stage.sim.gate.made("withdraw") == []
 
 
-@pytest.mark.parametrize(("named", "told"), [("lab", "provider lab"), ("", "the site's default provider")])
-async def test_who_was_asked_is_told(named: str, told: str) -> None:
-    """A policy that names no provider means the site's default one, and the timeline says so."""
-    asked = AsyncMock()
-    asked.due.params.provider = named
-    assert (await reboot.run(asked)).detail == told
-    asked.machines.reboot.assert_awaited_once_with(asked.node, asked.attempt.operation, named)
+@pytest.mark.parametrize("named", [{"provider": "lab"}, {}])
+async def test_who_was_asked_is_told(named: dict[str, str]) -> None:
+    """A policy that names no provider means the site's default one, and the timeline says which that was."""
+    stage = Stage(steps=[*LADDER[:3], {"reboot": named}, *LADDER[4:]])
+    stage.sim.machines.waits = True
+    stage.break_gpu()
+    await stage.play(30, until="Act reboot")
+    (cure,) = (a for a in stage.only_case().attempts if a.cure)
+    assert (cure.provider, cure.detail) == ("lab", "provider lab")

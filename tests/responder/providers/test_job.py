@@ -18,7 +18,9 @@ from tests.responder.shell.scripted import StillClock
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.world import OperationState
 from gpuheal_responder.errors import Permanent
+from gpuheal_responder.providers import made
 from gpuheal_responder.providers.job import JobReboot, JobSettings, job_name, manifest
+from gpuheal_responder.providers.provider import Tools
 
 IMAGE = "tools@sha256:" + "a" * 64
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -145,6 +147,21 @@ async def test_a_withdrawn_operation_is_as_one_never_asked_for() -> None:
     assert shelf.jobs == {}
     assert await provider.lookup(None, "op") is OperationState.NOT_FOUND
     await provider.withdraw(NODE, "op")
+
+
+async def test_s16_a_provider_that_keeps_its_operations_elsewhere_now_is_another() -> None:
+    """The Jobs' namespace was changed: what was asked for in the old one is not found in the new, and not withdrawn."""
+    jobs = Shelf()
+    settings = {"job": JobSettings(image=IMAGE, namespace="here")}
+    before = made("job", settings, Tools(jobs=jobs, clock=StillClock()))
+    assert before.providers() == {"": "job/here", "job": "job/here"}
+    await before.reboot(NODE, "a", "job/here")
+    settings = {"job": JobSettings(image=IMAGE, namespace="there")}
+    after = made("job", settings, Tools(jobs=jobs, clock=StillClock()))
+    assert await after.lookup(NODE, "a", "job/here") is OperationState.UNKNOWABLE
+    with pytest.raises(Permanent, match="'job/here' is not configured; configured: job/there"):
+        await after.withdraw(NODE, "a", "job/here")
+    assert await before.lookup(NODE, "a", "job/here") is OperationState.ACCEPTED
 
 
 def test_the_pod_starts_where_the_node_is_broken_and_never_on_a_control_plane() -> None:

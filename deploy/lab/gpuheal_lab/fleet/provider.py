@@ -14,10 +14,15 @@ from gpuheal_responder.errors import Permanent
 
 @dataclass(slots=True)
 class SimulatedMachines:
-    """The port Machines: reboots the simulated metal. The flags make the provider behave badly."""
+    """The port Machines: several providers that reboot the simulated metal, `default` where a call names none.
+
+    Each knows only what it was asked itself. The flags make them behave badly.
+    """
 
     machines: Mapping[str, Machine]
     gate: Gate
+    default: str = "lab"
+    names: tuple[str, ...] = ("lab", "job")
     operations: dict[str, OperationState] = field(default_factory=dict)
     reboots: list[tuple[str, str]] = field(default_factory=list)
     refuses: bool = False
@@ -26,15 +31,26 @@ class SimulatedMachines:
     waits: bool = False
     """What is asked for happens only at `carry_out`, as with a Job whose pod has not started yet."""
     _waiting: dict[str, Machine] = field(default_factory=dict)
+    _asked: dict[str, set[str]] = field(default_factory=dict)
+
+    def providers(self) -> Mapping[str, str]:
+        """Who can be asked."""
+        return {name: name for name in self.names} | ({"": self.default} if self.default in self.names else {})
+
+    def _named(self, provider: str) -> str:
+        name = provider or self.default
+        if name not in self.names:
+            raise Permanent("unknown-provider", f"provider {name!r} is not configured")
+        return name
 
     async def reboot(self, node: Node, operation: str, provider: str) -> None:
-        """The machine reboots, once per operation id."""
+        """The machine reboots, once per provider and operation id."""
 
         def effect() -> None:
-            if operation in self.operations:
+            named = self._named(provider)
+            if named in self._asked.get(operation, ()) or self.loses_calls:
                 return
-            if self.loses_calls:
-                return
+            self._asked.setdefault(operation, set()).add(named)
             if self.refuses:
                 self.operations[operation] = OperationState.FAILED
                 return
@@ -60,8 +76,10 @@ class SimulatedMachines:
         """What has not happened yet under this id never will: the id is as if it had never been asked for."""
 
         def effect() -> None:
+            if self._named(provider) not in self._asked.get(operation, ()):
+                return
             if self._waiting.pop(operation, None) is not None:
-                self.operations.pop(operation, None)
+                del self.operations[operation], self._asked[operation]
 
         where = node.name if node is not None else ""
         await self.gate.cross("withdraw", where, effect, detail=f"{provider} {operation}")
@@ -70,8 +88,10 @@ class SimulatedMachines:
         """What became of the operation."""
 
         def effect() -> OperationState:
-            if self.forgets:
+            if self.forgets or (provider or self.default) not in self.names:
                 return OperationState.UNKNOWABLE
+            if self._named(provider) not in self._asked.get(operation, ()):
+                return OperationState.NOT_FOUND
             return self.operations.get(operation, OperationState.NOT_FOUND)
 
         return await self.gate.cross("lookup", node.name if node is not None else "", effect, detail=provider)

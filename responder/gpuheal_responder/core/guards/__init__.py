@@ -67,6 +67,7 @@ GUARDS = (
     _guard(permission.left_to_us, {_M.CONTAIN, _M.KEEP, *_BEGIN}),
     _guard(permission.settled_boot, {_M.START}),
     _guard(permission.unlocked, _BEGIN, _LOCK),
+    _guard(permission.provided, _BEGIN),
     _guard(permission.approved, _BEGIN),
 )
 """Every guard, in the order in which refusals are told."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.guards.question import Question
+from gpuheal_responder.core.life import provider_lost
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.undo import HOLD_ANNOTATION
@@ -97,6 +98,15 @@ def unlocked(q: Question) -> Iterator[Refusal]:
             message=f"{lock.holder} holds the node's Lease until {lock.expires_at.isoformat(timespec='seconds')}",
             blockers=(lock.holder,),
         )
+
+
+def provided(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal when the provider is not configured whom the cure, or the one that room is made for, needs."""
+    due = q.before or q.due
+    latest = q.case.latest(due.step.key, due.target)
+    problem = provider_lost(due, latest if latest is not None and latest.open else None, q.world)
+    if problem:
+        yield Refusal(guard=GUARD, reason=Reason.UNKNOWN_PROVIDER, message=problem)
 
 
 def approved(q: Question) -> Iterator[Refusal]:

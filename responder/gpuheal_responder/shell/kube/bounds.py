@@ -22,6 +22,7 @@ LENGTHS: Mapping[str, int] = {
     "escalated": 128,
     "peer": 512,
     "operation": 512,
+    "provider": 128,
     "by": 4096,
     "detail": 8192,
 }

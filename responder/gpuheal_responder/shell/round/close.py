@@ -7,22 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from gpuheal_responder.actions import REGISTRY
-from gpuheal_responder.actions.action import Inquiry
 from gpuheal_responder.actions.restore import undo
-from gpuheal_responder.core.case import TAKEN, Attempt, AttemptState, Case, Result
+from gpuheal_responder.core.case import TAKEN, Case, Result
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.life import settled_until
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
-from gpuheal_responder.core.step import ActionSpec, Due, Step
 from gpuheal_responder.core.undo import TAINT_KEY, Marks
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Stored
 from gpuheal_responder.shell.round.observe import Ports
+from gpuheal_responder.shell.round.withdraw import withdraw_all
 
 log = logging.getLogger(__name__)
 KEPT_PER_NODE = 20
@@ -44,7 +42,7 @@ async def finish(
     again = decide(case, policy, replace(world, node=fresh))
     if not isinstance(again, Done) or again.result is not verdict.result:
         raise Transient(Reason.NODE_CHANGED, f"{case.node} changed while its case was being closed")
-    await _withdraw(ports, case, policy, fresh, may_act)
+    await withdraw_all(ports, case, policy, fresh, may_act)
     if fresh is not None and fresh.record is not None and fresh.record.case == case.name:
         await undo(ports.cluster, fresh, may_act=may_act)
     elif fresh is not None and _unrecorded(fresh, verdict) and may_act():
@@ -64,30 +62,6 @@ def _unrecorded(node: Node, verdict: Done) -> bool:
     After any other end a taint of our key is one that was there before us, which is not ours to take.
     """
     return verdict.result is Result.REVERTED and node.undo is None and any(t.key == TAINT_KEY for t in node.taints)
-
-
-async def _withdraw(
-    ports: Ports, case: Case, policy: Policy | None, node: Node | None, may_act: Callable[[], bool]
-) -> None:
-    """Take back what was asked for and has not happened: a reboot must not come after the case is over."""
-    steps = {s.key: s for s in policy.steps} if policy is not None else {}
-    for attempt in case.attempts:
-        action = REGISTRY.get(attempt.action)
-        happened = attempt.foreign or attempt.state is AttemptState.SUCCEEDED
-        if not attempt.cure or happened or action is None or action.withdraw is None:
-            continue
-        if may_act():
-            due = Due(step=steps.get(attempt.step) or _default(attempt, action.spec), target=attempt.target)
-            asked = Inquiry(case=case, due=due, attempt=attempt, node=node, machines=ports.machines)
-            try:
-                await action.withdraw(asked)
-            except Permanent as problem:  # nobody can take it back, and a case that never ends would not either
-                log.warning("%s of case %s could not be cancelled: %s", attempt.operation, case.node, problem)
-
-
-def _default(attempt: Attempt, spec: ActionSpec) -> Step:
-    """Return the step of an attempt whose policy has it no more: as the site's defaults make it."""
-    return Step(key=attempt.step, spec=spec, params=spec.params(), deadline=spec.deadline)
 
 
 def closed(case: Case, before: Case, verdict: Done, now: datetime, looked_at: datetime | None) -> Case:

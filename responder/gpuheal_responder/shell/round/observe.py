@@ -71,6 +71,7 @@ class Look:
     intake: Intake
     evidence: Mapping[str, Evidence] | None
     controls: Controls
+    providers: Mapping[str, str]
     problems: tuple[str, ...]
 
 
@@ -126,6 +127,7 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
         intake=intake,
         evidence=evidence,
         controls=controls,
+        providers=ports.machines.providers(),
         problems=tuple(problems),
     )
 
@@ -201,6 +203,7 @@ def world_of(
         domains=domains.domains(node),
         incidents=incidents.of(node),
         history=history_of(look, node),
+        providers=look.providers,
         lock=seen.lock,
         controls=replace(look.controls, gangs_in_flight=tuple(gangs)),
     )
