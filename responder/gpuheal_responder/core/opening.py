@@ -14,7 +14,7 @@ from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.history import KEPT_FOR
 from gpuheal_responder.core.life import stamp
 from gpuheal_responder.core.node import Node, UndoRecord, Unreadable
-from gpuheal_responder.core.policy import Policy, match
+from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.world import World
 
@@ -41,16 +41,37 @@ class Ignore:
 
 
 def opening(world: World, policies: Sequence[Policy], domains: Mapping[str, str] | None = None) -> Open | Ignore:
-    """Return what becomes of the faults of a node that has no case; the first policy that answers for one counts."""
+    """Return what becomes of the faults of a node that has no case."""
     node = world.node
     if node is None:
         return _ignore(world, Reason.UNKNOWN_NODE, "the node does not exist")
     if isinstance(node.undo, Unreadable):
         return _ignore(world, Reason.UNDO_UNREADABLE, f"its undo record cannot be read: {node.undo.problem}")
-    policy = match(policies, world.faults, node)
-    if policy is None:
-        return _ignore(world, Reason.NO_POLICY, "no policy matches these faults on this node")
+    policy = answering(world, node, policies)
+    if isinstance(policy, Ignore):
+        return policy
     faults = tuple(f for f in world.faults if policy.matches(f, node))
+    case = open_case(node, faults, policy, replace(world, faults=faults), domains or {})
+    return Open(case=case, policy=policy)
+
+
+def answering(world: World, node: Node, policies: Sequence[Policy]) -> Policy | Ignore:
+    """Return the first policy whose faults on this node are still to be dealt with, else why nothing is.
+
+    A fault that is settled, or that a person has taken the node back with, does not keep another one from its policy.
+    """
+    past: Ignore | None = None
+    for policy in policies:
+        faults = [f for f in world.faults if policy.matches(f, node)]
+        why = _past(faults, world) if faults else None
+        if faults and why is None:
+            return policy
+        past = past or why
+    return past or _ignore(world, Reason.NO_POLICY, "no policy matches these faults on this node")
+
+
+def _past(faults: Sequence[Fault], world: World) -> Ignore | None:
+    """Return why these faults are a matter of the past; None while they are not."""
     history, newest = world.history, ev.newest(faults, world.evidence)
     settled = history.settled_at
     last = newest or max(f.since for f in faults)  # where nobody tells when it was seen, the alert's beginning counts
@@ -67,8 +88,7 @@ def opening(world: World, policies: Sequence[Policy], domains: Mapping[str, str]
             Reason.TAKEN_BACK,
             f"someone returned the node to service manually at {when}, and nothing new has been seen since",
         )
-    case = open_case(node, faults, policy, replace(world, faults=faults), domains or {})
-    return Open(case=case, policy=policy)
+    return None
 
 
 def _ignore(world: World, reason: Reason, message: str) -> Ignore:

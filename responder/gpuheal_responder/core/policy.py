@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -74,8 +74,3 @@ def digest(policy: Policy) -> str:
     steps = [(s.key, s.spec.name, repr(s.params), s.deadline) for s in policy.steps]
     said = (policy.name, policy.mode.value, policy.faults, policy.nodes, steps, policy.limits)
     return hashlib.sha256(repr(said).encode()).hexdigest()[:12]
-
-
-def match(policies: Sequence[Policy], faults: Sequence[Fault], node: Node) -> Policy | None:
-    """Return the first policy, in file order, that answers for any of the faults on this node, or None."""
-    return next((p for p in policies if any(p.matches(f, node) for f in faults)), None)

@@ -12,11 +12,9 @@ from tests.responder.stage import FAULTS, LADDER
 
 from gpuheal_responder.actions import SPECS
 from gpuheal_responder.config.policies import parse_policies
-from gpuheal_responder.core.alert import Fault, Severity, Target
 from gpuheal_responder.core.duration import format_duration, parse_duration, people_duration
 from gpuheal_responder.core.mode import Mode
-from gpuheal_responder.core.node import Node
-from gpuheal_responder.core.policy import Policy, Requirement, match
+from gpuheal_responder.core.policy import Policy, Requirement
 from gpuheal_responder.errors import ConfigError
 
 
@@ -137,21 +135,6 @@ def test_a_good_policy_is_what_it_says() -> None:
     assert found.limits.cooldown == timedelta(hours=1)
     assert found.limits.pool_percent == 5
     assert found.mode is Mode.ENFORCE
-
-
-def test_the_first_policy_that_matches_answers() -> None:
-    """File order is priority; a node selector narrows."""
-    gold = {"nodes": {"matchLabels": {"tier": "gold"}}, "faults": ["gpu-fell-off-bus"]}
-    both = read(policy(name="gold", match=gold), policy(name="rest"))
-    fault = Fault(
-        slug="gpu-fell-off-bus",
-        target=Target(node="n"),
-        severity=Severity.CRITICAL,
-        since=None,  # type: ignore[arg-type]
-    )
-    assert match(both, [fault], Node(name="n", uid="u", labels={"tier": "gold"})).name == "gold"  # type: ignore[union-attr]
-    assert match(both, [fault], Node(name="n", uid="u")).name == "rest"  # type: ignore[union-attr]
-    assert match(both, [], Node(name="n", uid="u")) is None
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.node import Node, UndoRecord, Unreadable
-from gpuheal_responder.core.opening import Ignore, Open, case_from_undo, opening
-from gpuheal_responder.core.policy import Policy, match
+from gpuheal_responder.core.opening import Ignore, Open, answering, case_from_undo, opening
+from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.ports import Stored
 from gpuheal_responder.shell.process.slices import sliced
@@ -41,7 +41,7 @@ async def agenda(look: Look, board: Board, policies: Sequence[Policy], owner: st
     by_name = {p.name: p for p in policies}
     found = Agenda()
     async for name, stored in sliced(look.open.items()):
-        case = _reconsidered(look, stored.case, policies)
+        case = _reconsidered(look, board, stored.case, policies)
         found.subjects.append(Subject(node=name, case=case, policy=by_name.get(case.policy), stored=stored))
     async for name, node in sliced(look.nodes.items()):
         if isinstance(node.undo, Unreadable):
@@ -60,7 +60,7 @@ async def agenda(look: Look, board: Board, policies: Sequence[Policy], owner: st
     return found
 
 
-def _reconsidered(look: Look, case: Case, policies: Sequence[Policy]) -> Case:
+def _reconsidered(look: Look, board: Board, case: Case, policies: Sequence[Policy]) -> Case:
     """Return the case under the policy that answers for its node now, as long as nothing has been done for it.
 
     Else an observed fault would keep a later one from the policy that would act on it.
@@ -68,8 +68,8 @@ def _reconsidered(look: Look, case: Case, policies: Sequence[Policy]) -> Case:
     node = look.nodes.get(case.node)
     if node is None or node.undo is not None or case.attempts:
         return case
-    policy = match(policies, look.intake.faults.get(case.node, ()), node)
-    return case if policy is None else replace(case, policy=policy.name)
+    policy = answering(board.world(look, case.node, None), node, policies)
+    return case if isinstance(policy, Ignore) else replace(case, policy=policy.name)
 
 
 def _from_marks(look: Look, board: Board, node: Node, record: UndoRecord, policies: Mapping[str, Policy]) -> Subject:

@@ -13,7 +13,10 @@ from tests.responder.stage import CLUSTER, Stage
 from gpuheal_lab.fleet import injection
 from gpuheal_responder.core.alert import Alert
 from gpuheal_responder.core.budget import DEFAULT_KEYS
+from gpuheal_responder.core.case import Result
 from gpuheal_responder.core.mode import Mode
+from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.shell.process.slices import SLICE_S
 from gpuheal_responder.shell.round.board import board_of
 from gpuheal_responder.shell.round.observe import observe
@@ -81,6 +84,33 @@ async def test_an_observed_fault_does_not_hide_one_to_act_on() -> None:
     stage.break_gpu()
     assert (await stage.play(until="Done"))[-1] == "Done restored"
     assert stage.cases()[0].policy == act.name
+
+
+async def test_a_fault_that_a_person_lives_with_does_not_hide_another_policys_fault() -> None:
+    """The node was taken back with a lost GPU; what comes later is handled by its own policy, look after look."""
+    stage = Stage(more_faults=("gpu-thermal",))
+    (act,) = stage.policies
+    stage.policies = (act, replace(act, name="mark", faults=("gpu-thermal",), steps=act.of(Phase.CONTAIN)))
+    name = stage.break_gpu()
+    await stage.play(until="Act condition")
+    stage.sim.edit(name, lambda raw: raw["spec"].pop("taints"))
+    await stage.play(5)
+    assert stage.only_case().result is Result.TAKEN_OVER
+    assert {(i.node, i.reason) for i in stage.heard.ignored} == {(name, Reason.TAKEN_BACK)}
+    now = stage.sim.now()
+    labels = {
+        "alertname": "GPUThermal",
+        "fault": "gpu-thermal",
+        "severity": "warning",
+        "node": name,
+        "cluster": CLUSTER,
+    }
+    stage.alerts.extra = (Alert(fingerprint="t", labels=labels, starts_at=now, updated_at=now),)
+    for _ in range(3):
+        await stage.play(1)
+        (case,) = [c for c in stage.cases() if c.closed_at is None]
+        assert (case.policy, [f.slug for f in case.faults]) == ("mark", ["gpu-thermal"])
+    assert stage.heard.words()[-1] == "Hold taint not-probable"
 
 
 async def until(check: Callable[[], bool]) -> None:
