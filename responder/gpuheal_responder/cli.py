@@ -94,3 +94,7 @@ def _run(command: Command, args: Sequence[str]) -> int:
         return 130
     assert isinstance(status, int)
     return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

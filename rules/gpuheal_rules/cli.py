@@ -67,6 +67,9 @@ def _render_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label-profile", choices=("target", "Hostname", "hostname", "old-namespace"), help="where node names are"
     )
+    parser.add_argument(
+        "--cluster-label", metavar="NAME", help="label that tells clusters apart, where one ruler has several"
+    )
     parser.add_argument("--job", action="append", default=[], metavar="SOURCE=REGEX", help="job label of a source")
     parser.add_argument("--runbook-base", help="address below which runbook pages are served")
     parser.add_argument("--dashboard-base", help="address of the dashboards")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from gpuheal_rules.catalogue.reader import format_duration, parse_duration
+
+LABEL_NAME = re.compile("[a-zA-Z][a-zA-Z0-9_]*")
+OWN_LABELS = re.compile(
+    "node|gpu_uuid|fault|scope|severity|namespace|rack|zone|fabric_domain|xid|job|instance|alertname|class|signal"
+    "|strength|source|target_node|pod|device|port"
+)
+"""Labels that the rules give a meaning of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +77,17 @@ class Options:
 
     labels: LabelProfile = PROFILES["target"]
 
+    cluster_label: str = ""
+    """The label that tells clusters apart where one ruler evaluates the rules for several; empty = it has one."""
+
     def __post_init__(self) -> None:
         for name in ("scrape_interval", "interval", "slow_interval"):
             if not timedelta(seconds=1) <= getattr(self, name) <= timedelta(minutes=4):
                 raise ValueError(f"{name}: must be from 1s to 4m, else series go stale between two samples")
+        if self.cluster_label and (
+            not LABEL_NAME.fullmatch(self.cluster_label) or OWN_LABELS.fullmatch(self.cluster_label)
+        ):
+            raise ValueError(f"cluster_label: {self.cluster_label!r} is no label that could tell clusters apart")
 
     def scrapes(self, count: int) -> str:
         """Return a window that holds `count` scrapes, at least four."""
@@ -93,7 +108,7 @@ def from_arguments(given: Mapping[str, Any]) -> Options:
     for name in ("interval", "slow_interval", "scrape_interval"):
         if given.get(name):
             changed[name] = parse_duration(given[name])
-    for name in ("namespace", "runbook_base", "dashboard_base"):
+    for name in ("namespace", "runbook_base", "dashboard_base", "cluster_label"):
         if given.get(name):
             changed[name] = given[name]
     if given.get("label_profile"):

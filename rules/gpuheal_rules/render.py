@@ -11,6 +11,7 @@ from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.groups import alerts, evidence, fleet, guard, identity, latch, memory, score, trend, witness
 from gpuheal_rules.options import Options
+from gpuheal_rules.promql.cluster import by_cluster
 from gpuheal_rules.promql.origin import of_jobs
 from gpuheal_rules.promql.rule import AlertRule, Group, Record
 
@@ -60,7 +61,7 @@ def build_groups(catalogue: Catalogue, options: Options) -> tuple[Group, ...]:
         Group(name="gpuheal", interval=options.interval, rules=main),
         Group(name="gpuheal-slow", interval=options.slow_interval, rules=slow),
     )
-    return tuple(of_jobs(group, options) for group in groups)
+    return tuple(by_cluster(of_jobs(group, options), options) for group in groups)
 
 
 def rule_data(rule: Record | AlertRule) -> dict[str, Any]:

@@ -281,7 +281,7 @@ class Settings:
 
     cluster: str = ""
     """Value of the `cluster` label on this cluster's alerts; empty: alerts have no such label. Alerts from other
-    clusters are dead letters."""
+    clusters are dead letters, and series that Prometheus has of other clusters are not read."""
 
     namespace: str = "gpuheal"
     """Namespace of gpuheal's Remediations, Lease and ConfigMaps."""

@@ -102,6 +102,7 @@ def evidence_of(settings: Settings, telemetry: Telemetry) -> PrometheusEvidence:
     return PrometheusEvidence(
         settings.prometheus,
         window=settings.engine.health_window,
+        cluster=settings.cluster,
         on_problem=telemetry.config_error,
         on_ignored=telemetry.ignored,
     )

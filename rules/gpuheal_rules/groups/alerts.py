@@ -102,7 +102,7 @@ EXPRESSIONS: Mapping[str, Expression] = {
         f"""
         max(max_over_time(gpuheal:fault_nodes:growth10m[30m]))
           >= {threshold("correlation_nodes")}
-          > scalar(gpuheal:gpu_nodes:count) * {threshold("fleet_anomaly_ratio")}
+          > on () gpuheal:gpu_nodes:count * {threshold("fleet_anomaly_ratio")}
         """
     ),
     "no_leader": _plain("max(gpuheal_leader) == 0"),

@@ -39,9 +39,8 @@ def rules(_catalogue: Catalogue, options: Options) -> Iterator[Record]:
                 last_over_time({last}[{MEMORY}])
                   and (
                     max_over_time(timestamp({last})[{MEMORY}:{step}])
-                      >= on () group_left () max_over_time(timestamp({TAKEN})[{MEMORY}:{step}])
+                      >= scalar(max_over_time(timestamp({TAKEN})[{MEMORY}:{step}]) and on () {began})
                   )
-                  and on () {began}
                 """),
         )
     for name in remembered:

@@ -38,6 +38,7 @@ from gpuheal_rules.lint import (
 from gpuheal_rules.lint import (
     rules as lint_rules,
 )
+from gpuheal_rules.lint.clusters import clusters
 from gpuheal_rules.lint.flow import Flow
 from gpuheal_rules.lint.promql import Subject
 from gpuheal_rules.lint.source import Finding, Rule, Sources, read
@@ -48,6 +49,7 @@ CHECKS = {
     "absent": "absent() stands for the whole fleet, never for one node or GPU",
     "alias": "fields that DCGM renamed are read under both names",
     "annotations": "alerts carry summary, description and runbook_url",
+    "cluster": "with --cluster-label: no aggregation or match loses the label that tells clusters apart",
     "contract": "alerts, faults, runbooks and policies are complete against each other",
     "cost": "no subquery over raw series",
     "dead": "selectors match labels and series that exist",
@@ -87,6 +89,9 @@ class LintOptions:
 
     foreign: bool = False
     """Rules that are not ours: the alert contract (labels, names, faults, routes) is not asked of them."""
+
+    cluster_label: str = ""
+    """The label that tells clusters apart; with it, rules are judged as those of a ruler over several clusters."""
 
 
 CONTRACT_CHECKS = frozenset({"annotations", "contract", "labels", "name", "origin", "route", "severity"})
@@ -136,10 +141,16 @@ def exported_fields(catalogue: Catalogue) -> frozenset[str]:
 def _of_set(rules: list[Rule], options: LintOptions, fields: frozenset[str]) -> Iterator[Finding]:
     flow = Flow(rules)
     for rule in rules:
-        subject = Subject(rule=rule, flow=flow, scrape_interval=options.scrape_interval, exported=fields)
+        subject = Subject(
+            rule=rule,
+            flow=flow,
+            scrape_interval=options.scrape_interval,
+            exported=fields,
+            cluster_label=options.cluster_label,
+        )
         yield from lint_promql.syntax(subject)
         if rule.tree is not None:
-            for check in (*lint_promql.CHECKS, *lint_joins.CHECKS, *lint_metrics.CHECKS):
+            for check in (*lint_promql.CHECKS, *lint_joins.CHECKS, *lint_metrics.CHECKS, clusters):
                 yield from check(subject)
         for check in lint_rules.CHECKS:
             yield from check(subject)
@@ -167,6 +178,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("paths", nargs="*", type=Path, help="files and folders (default: the rules of this package)")
     parser.add_argument("--scrape-interval", default="15s", help="longest scrape interval of the sources (default 15s)")
+    parser.add_argument("--cluster-label", default="", metavar="NAME", help="judge rules of a ruler over clusters")
     parser.add_argument("--foreign", action="store_true", help="rules that are not gpuheal's: do not ask the contract")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how findings are printed")
     parser.add_argument("--list", action="store_true", help="say what each check stands for")
@@ -176,7 +188,11 @@ def main(argv: Sequence[str]) -> int:
             print(f"{name:13} {meaning}")
         return 0
     try:
-        options = LintOptions(scrape_interval=parse_duration(args.scrape_interval), foreign=args.foreign)
+        options = LintOptions(
+            scrape_interval=parse_duration(args.scrape_interval),
+            foreign=args.foreign,
+            cluster_label=args.cluster_label,
+        )
     except ValueError as problem:
         print(f"gpuheal rules lint: --scrape-interval: {problem}", file=sys.stderr)
         return 2

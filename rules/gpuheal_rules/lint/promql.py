@@ -60,6 +60,9 @@ class Subject:
     exported: frozenset[str] = frozenset()
     """Fields of dcgm-exporter that are there to be read."""
 
+    cluster_label: str = ""
+    """The label that tells several clusters under one ruler apart; empty = there is one cluster."""
+
 
 Check = Callable[[Subject], Iterator[Finding]]
 

@@ -83,7 +83,7 @@ def _carried(it: Subject, scope: str) -> Iterator[Finding]:
         problem = f"the alert gets every label of {', '.join(names) or 'its series'}, pod and error code included"
         yield found(it.rule, "labels", problem, "aggregate by (node, gpu_uuid)")
         return
-    for label in sorted(shape.names - ALERT_LABELS):
+    for label in sorted(shape.names - ALERT_LABELS - {it.cluster_label}):
         churns = " and changes while the fault stays" if label in CHURNING else ""
         yield found(it.rule, "labels", f"the expression leaves label {label}, which is not in the contract{churns}")
     for label in {"gpu": ("node", "gpu_uuid"), "node": ("node",)}.get(scope, ()):

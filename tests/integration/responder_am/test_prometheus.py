@@ -64,12 +64,15 @@ def prometheus(shared_stack: Stack, target: Target) -> Prometheus:
     return made
 
 
-def source(prometheus: Prometheus, ignored: list[str] | None = None, **server: Any) -> PrometheusEvidence:
+def source(
+    prometheus: Prometheus, ignored: list[str] | None = None, cluster: str = "", **server: Any
+) -> PrometheusEvidence:
     """An evidence source with a short deadline."""
     settings = {"timeout": timedelta(seconds=2), "settle": timedelta(0), "job": "prometheus", **server}
     return PrometheusEvidence(
         PrometheusServer(url=prometheus.url, **settings),
         window=timedelta(minutes=1),
+        cluster=cluster,
         on_problem=no_problem,
         on_ignored=(ignored if ignored is not None else []).append,
     )
@@ -112,6 +115,31 @@ async def test_only_what_is_asked_or_witnessed_is_read(prometheus: Prometheus) -
     assert found["well"].identities == (Identity(gpu_uuid="GPU-2", source="dcgm"),)
     assert {s.state for s in found["well"].health[0].samples} == {0}
     assert found["n0"].health == ()
+
+
+async def test_s05_of_several_clusters_only_ours_is_read(shared_stack: Stack) -> None:
+    """A Prometheus with the series of two clusters gives each the evidence of its own nodes, a third one none."""
+    text = f"""\
+told_witness{{cluster="eu.1",node="{NODE}",gpu_uuid="GPU-1",fault="gpu-fell-off-bus",class="kernel"}} {LAST_SEEN}
+told_witness{{cluster="eu-1",node="{NODE}",gpu_uuid="GPU-2",fault="gpu-thermal",class="kernel"}} {LAST_SEEN}
+told_identity{{cluster="eu.1",node="{NODE}",gpu_uuid="GPU-1",source="dcgm"}} 1
+told_identity{{cluster="eu-1",node="{NODE}",gpu_uuid="GPU-2",source="dcgm"}} 1
+"""
+    kept = {name: expr.replace("by (", "by (cluster, ") for name, expr in RECORDED.items()}
+    with Target(text) as told:
+        config = prometheus_config(scrape=[{"job_name": "told", "static_configs": [{"targets": [told.address]}]}])
+        made = await asyncio.to_thread(shared_stack.prometheus, config=config, rules=rules(**kept), name="clusters")
+        await asyncio.to_thread(wait_for, lambda: made.query("gpuheal:gpu_identity"), "the first evaluation")
+        for cluster, gpus in (("eu.1", {"GPU-1"}), ("eu-1", {"GPU-2"}), ("eu", set())):
+            asked = source(made, cluster=cluster)
+            evidence = (await asked.read({NODE}))[NODE]
+            await asked.close()
+            assert {w.gpu_uuid for w in evidence.witnesses} == gpus
+            assert {i.gpu_uuid for i in evidence.identities} == gpus
+        asked = source(made)
+        with pytest.raises(ObserveError, match=r"clusters eu-1, eu\.1"):
+            await asked.read({NODE})
+        await asked.close()
 
 
 async def test_s10_a_fresh_prometheus_is_settling(prometheus: Prometheus) -> None:

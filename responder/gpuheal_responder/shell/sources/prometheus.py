@@ -47,11 +47,13 @@ class PrometheusEvidence:
         server: PrometheusServer,
         *,
         window: timedelta,
+        cluster: str = "",
         on_problem: Callable[[ConfigError], None],
         on_ignored: Callable[[str], None],
     ) -> None:
         """Read the files the settings name; `window` is how far back GPU states are read.
 
+        Where series carry the label `cluster`, as those of a ruler over several clusters do, only ours are read.
         `on_ignored` is told, as a slug, of each series that breaks the contract; such a series is no evidence.
         """
         self._client = Client(server, source=SOURCE, on_problem=on_problem, connections=1)
@@ -60,6 +62,7 @@ class PrometheusEvidence:
         self._servers = Servers()
         self._last_at = 0.0
         self._window = format_duration(window)
+        self._ours = f"cluster=~{json.dumps(re.escape(cluster) + '|')}" if cluster else ""
         self._on_ignored = on_ignored
         self._settle = server.settle
         self._pipeline = _pipeline(server)
@@ -90,16 +93,18 @@ class PrometheusEvidence:
 
     async def _asked(self, names: Sequence[str], moment: str) -> tuple[Sequence[Sequence[Series]], int]:
         """Return the answers of one look in order, and into how many chunks the nodes were cut."""
-        asked = [
-            WITNESS,
-            f"time() - timestamp({WITNESS})",
-            f"{IDENTITY} and on (node) {WITNESS}",
-        ]
+        witness = self._of(WITNESS)
+        asked = [witness, f"time() - timestamp({witness})", f"{self._of(IDENTITY)} and on (node) {witness}"]
         chunks = ["|".join(map(_escaped, names[i : i + CHUNK])) for i in range(0, len(names), CHUNK)]
-        asked += [f'{IDENTITY}{{node=~"{chunk}"}}' for chunk in chunks]
-        asked += [f'max by (node) ({BOOTED}{{node=~"{chunk}"}})' for chunk in chunks]
-        asked += [f'{STATE}{{node=~"{chunk}"}}[{self._window}]' for chunk in chunks]
+        asked += [self._of(IDENTITY, chunk) for chunk in chunks]
+        asked += [f"max by (node) ({self._of(BOOTED, chunk)})" for chunk in chunks]
+        asked += [f"{self._of(STATE, chunk)}[{self._window}]" for chunk in chunks]
         return [await self._query(expression, moment) for expression in asked], len(chunks)
+
+    def _of(self, name: str, nodes: str = "") -> str:
+        """Return the selector of a series in our cluster, of all nodes or of those that match."""
+        matchers = ",".join(filter(None, (f'node=~"{nodes}"' if nodes else "", self._ours)))
+        return f"{name}{{{matchers}}}" if matchers else name
 
     @contextlib.asynccontextmanager
     async def _whole_look(self) -> AsyncIterator[None]:

@@ -15,6 +15,7 @@ from gpuheal_responder.shell.sources.client import decoded
 UNKNOWN = 5
 """State of a GPU whose series says something we do not know."""
 LONGEST_TOLD = 500
+FEW = 5
 
 Labels = Mapping[str, str]
 Series = tuple[Labels, Sequence[tuple[float, float]]]
@@ -79,7 +80,14 @@ def _labels(series: Any) -> Labels:
 def folded(
     found: Sequence[Sequence[Series]], chunks: int, at: datetime, health_of: Collection[str]
 ) -> tuple[Mapping[str, Evidence], Sequence[str]]:
-    """Return evidence by node from the answers in the order they were asked, and why series were ignored."""
+    """Return evidence by node from the answers in the order they were asked, and why series were ignored.
+
+    Raises ValueError when they are of several clusters: nodes of equal names cannot be told apart.
+    """
+    clusters = {labels["cluster"] for answer in found for labels, _ in answer if labels.get("cluster")}
+    if len(clusters) > 1:
+        names = ", ".join(sorted(clusters)[:FEW])
+        raise ValueError(f"series of the clusters {names}; the setting `cluster` is missing")
     fold = _Fold()
     fold.witnesses(found[0], found[1])
     for series in found[2 : 3 + chunks]:

@@ -50,11 +50,14 @@ class Prometheus:
         return found[-1] if found else vector()
 
 
-async def source_at(script: Script, ignored: list[str] | None = None, **server: Any) -> PrometheusEvidence:
+async def source_at(
+    script: Script, ignored: list[str] | None = None, cluster: str = "", **server: Any
+) -> PrometheusEvidence:
     """An evidence source that asks the script."""
     return PrometheusEvidence(
         PrometheusServer(url=script.url, timeout=timedelta(seconds=0.5), **server),
         window=timedelta(minutes=10),
+        cluster=cluster,
         on_problem=no_problem,
         on_ignored=ignored.append if ignored is not None else no_problem,
     )

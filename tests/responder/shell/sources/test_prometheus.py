@@ -136,6 +136,31 @@ async def test_node_names_are_escaped_and_only_dns_names_asked(make_script: Make
     assert found.keys() == {"ip-10-0-0-1.ec2.internal", *bad}
 
 
+async def test_s05_only_series_of_our_cluster_are_asked_for(make_script: MakeScript) -> None:
+    """Every query of a look names our cluster, whatever its name; series without the label are of one cluster: ours."""
+    script, server = await prometheus(make_script, {})
+    source = await source_at(script, cluster='eu-1."x"')
+    assert await source.read(["n1"])
+    await source.close()
+    assert len(server.asked) == 6
+    for expression, _ in server.asked:
+        selectors = expression.count("gpuheal")
+        assert expression.count(r'cluster=~"eu\\-1\\.\"x\"|"') == selectors, expression
+
+
+async def test_s05_series_of_several_clusters_are_no_evidence(make_script: MakeScript) -> None:
+    """Where our cluster is not named, nodes of equal names cannot be told apart: that is an error, which names both."""
+    one, other = ({**WITNESS, "cluster": "a"}, T), ({**WITNESS, "cluster": "b"}, T)
+    ages = vector((one[0], 1.0))
+    script, server = await prometheus(make_script, {"gpuheal:fault_witness": vector(one), "time() - timestamp": ages})
+    source = await source_at(script)
+    assert await source.read(["n1"])
+    server.answers = {"gpuheal:fault_witness": vector(one, other), "time() - timestamp": ages}
+    with pytest.raises(ObserveError, match="clusters a, b; the setting `cluster` is missing"):
+        await source.read(["n1"])
+    await source.close()
+
+
 @pytest.mark.parametrize(
     ("labels", "seen", "age", "slug"),
     [
