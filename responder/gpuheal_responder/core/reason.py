@@ -135,6 +135,7 @@ class Reason(StrEnum):
     BOOT_ID_UNKNOWN = "boot-id-unknown", "the node reports no boot ID"
     CRD_OUTDATED = "crd-outdated", "the CRD in the cluster is older than this version"
     NOT_LEADER = "not-leader", "another replica is the leader now"
+    NOT_LOOKED = "not-looked", "the leader has not finished its first look yet"
     NOT_STORED = "not-stored", "the case could not be saved yet"
     NODE_CHANGED = "node-changed", "the node changed after it was read"
     WORLD_CHANGED = "world-changed", "a fresh read led to a different decision"

@@ -106,13 +106,14 @@ class Telemetry:
         self, ignored: Sequence[Ignore], unreadable: Sequence[str], incidents: Sequence[GroupIncident] = ()
     ) -> None:
         """Replace what is known of faults that open no case, of undo records that cannot be read, and of incidents."""
+        self._standing.looked = True
         self._standing.incidents = tuple(incidents)
         self._standing.ignored = tuple(ignored)
         self._standing.unreadable = tuple(unreadable)
 
-    def ignored_faults(self) -> Sequence[Ignore]:
-        """Return the faults of the last round that opened no case, and why."""
-        return self._standing.ignored
+    def ignored_faults(self) -> Sequence[Ignore] | None:
+        """Return the faults of the last round that opened no case, and why; None before the first round that leads."""
+        return self._standing.ignored if self._standing.looked else None
 
     def ticked(self, seconds: float, ok: bool) -> None:
         """Record one round of the engine."""
@@ -148,12 +149,12 @@ class Telemetry:
         self.audit("config-error", {"message": str(problem)})
 
     def leading(self, leader: bool) -> None:
-        """Record whether this replica acts; one that does not has no cases to show."""
+        """Record whether this replica acts; one that does not has nothing to show of what it once saw."""
         self._leader.set(leader)
         self._leads = leader
         if not leader:
             self._good.set(0)
-            self.standing((), ())
+            self._standing.forget()
 
     def frozen(self, reason: str) -> None:
         """Record whether the pipeline keeps disruptive steps from starting; an empty reason says it does not."""
@@ -209,6 +210,11 @@ class _Standing(Collector):
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing, as before the first round: what a leader of the past saw would stand beside what is so now."""
+        self.looked = False
         self.open: Sequence[tuple[Case, Verdict]] = ()
         self.closed: Sequence[Case] = ()
         self.dead: Sequence[str] = ()

@@ -66,13 +66,15 @@ class Store:
 
 @dataclass
 class Crowd:
-    """The protocol People: who each token belongs to, and what they may."""
+    """The protocol People: who each token belongs to, and what they may; `asked` counts the questions."""
 
     known: dict[str, tuple[str, frozenset[Permission]]] = field(default_factory=dict)
     broken: bool = False
+    asked: int = 0
 
     async def admit(self, token: str, permission: Permission, name: str = "") -> Person | Denial:
         """Return the person, or why not."""
+        self.asked += 1
         if self.broken:
             raise ObserveError("kubernetes", "connection refused")
         if token not in self.known:

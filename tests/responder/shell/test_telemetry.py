@@ -219,6 +219,26 @@ def test_only_the_leader_shows_cases(telemetry: Telemetry) -> None:
     assert value(telemetry, "gpuheal_leader") == 0
 
 
+def test_who_leads_no_more_shows_nothing_of_what_it_saw(telemetry: Telemetry) -> None:
+    """Incidents, ignored faults, dead letters and unreadable records end with the lead; GPUHealIncident sums over all."""
+    telemetry.leading(True)
+    assert telemetry.ignored_faults() is None
+    gone = Ignore(node="n1", reason=Reason.NO_POLICY, message="")
+    telemetry.passed_over(
+        [gone], ["n2"], [GroupIncident(kind="correlated", where="rack/r1", what="x", since=NOW, nodes=3)]
+    )
+    telemetry.looked([], [dead("a")])
+    assert telemetry.ignored_faults() == (gone,)
+    shown = ("gpuheal_incident_nodes{", "gpuheal_ignored_faults{", "gpuheal_unreadable_undo{", "dead_letters_current{")
+    assert all(name in telemetry.text().decode() for name in shown)
+    telemetry.leading(False)
+    assert not any(name in telemetry.text().decode() for name in shown)
+    assert telemetry.ignored_faults() is None
+    telemetry.leading(True)
+    telemetry.passed_over([], [])
+    assert telemetry.ignored_faults() == ()
+
+
 def test_two_applications_do_not_share_metrics(audit: io.StringIO) -> None:
     """There is no global registry."""
     first, second = (Telemetry(cluster="", clock=StillClock(), audit=audit) for _ in range(2))

@@ -77,7 +77,10 @@ class CaseApi:
             return _problem(
                 503, Reason.NOT_LEADER, f"{leader or 'another replica'} is the leader; only the leader evaluates faults"
             )
-        found = sorted(self.telemetry.ignored_faults(), key=lambda one: one.node)
+        known = self.telemetry.ignored_faults()
+        if known is None:
+            return _problem(503, Reason.NOT_LOOKED, "this replica has only begun to lead and has not looked yet")
+        found = sorted(known, key=lambda one: one.node)
         listed = [
             {"node": one.node, "faults": named(one.faults), "reason": str(one.reason), "message": one.message}
             for one in found[:MOST_IGNORED]

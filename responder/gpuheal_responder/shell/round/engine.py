@@ -129,7 +129,8 @@ class Engine:
             self.looked_at = self.ports.clock.now()
             return ()
         look = await observe(self.ports, cluster=self.cluster, known_faults=self.known_faults)
-        self.recorder.looked(look.problems, look.intake.dead)
+        if self.may_act():
+            self.recorder.looked(look.problems, look.intake.dead)
         if look.intake.watchdog_at is not None:
             self.heartbeat(look.intake.watchdog_at)
         board = await board_of(look, self.budget_keys)
@@ -145,8 +146,9 @@ class Engine:
         await self._each(surplus(look.closed, look.now), self._forget)
         await self._steps.settle(self.pace.patience, self._wake)
         self._soon = self._soon or self._steps.any()
-        self.recorder.passed_over(plan.ignored, plan.unreadable, board.incidents.all())
-        self._report(look, works)
+        if self.may_act():  # a replica deposed during the round would show what it saw for as long as it runs
+            self.recorder.passed_over(plan.ignored, plan.unreadable, board.incidents.all())
+            self._report(look, works)
         self.looked_at = self._led_at = look.now
         return tuple(works)
 

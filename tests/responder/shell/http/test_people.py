@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -18,7 +19,7 @@ from tests.responder.shell.scripted import NOW, StillClock
 from tests.responder.shell.standins import Crowd, Holds, Store
 from tests.responder.shell.steps import TAINT
 
-from gpuheal_responder.commands import cases
+from gpuheal_responder.commands import cases, remote
 from gpuheal_responder.core.alert import Fault, Severity, Target
 from gpuheal_responder.core.case import Approval, Case, Result
 from gpuheal_responder.core.opening import Ignore
@@ -261,6 +262,38 @@ async def test_the_command_lists_ignored_faults(
     world.telemetry.passed_over([], [])
     assert await asyncio.to_thread(cases.main, args) == 0
     assert capsys.readouterr().out == "no faults are ignored\n"
+
+
+async def test_before_the_first_look_nothing_is_called_the_truth(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A replica that has just begun to lead says that it has not looked; the command waits for the first look."""
+    answer = await world.client.get("/v1/ignored", headers=ADA)
+    assert answer.status == 503
+    assert (await answer.json())["reason"] == "not-looked"
+    token = tmp_path / "token"
+    token.write_text("bob")
+    args = ["--ignored", "--server", str(world.client.make_url("")), "--token-file", str(token)]
+    asked = asyncio.create_task(asyncio.to_thread(cases.main, args))
+    deadline = time.monotonic() + 30
+    while world.people.asked < 2:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+    world.telemetry.passed_over([IGNORED], [])
+    assert await asyncio.wait_for(asked, 30) == 0
+    assert "taken-back" in capsys.readouterr().out
+
+
+async def test_the_command_says_when_nobody_has_looked_in_time(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that does not come is no answer: not the words that nothing is ignored."""
+    monkeypatch.setattr(remote, "DEADLINE_S", 0.0)
+    token = tmp_path / "token"
+    token.write_text("bob")
+    args = ["--ignored", "--server", str(world.client.make_url("")), "--token-file", str(token)]
+    with pytest.raises(Permanent, match=r"answered 503: .* has not looked yet"):
+        await asyncio.to_thread(cases.main, args)
 
 
 async def test_the_command_says_at_once_that_another_replica_leads(world: World, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from gpuheal_responder.core.budget import DEFAULT_KEYS
 from gpuheal_responder.core.case import Result
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.phase import Phase
+from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.shell.process.slices import SLICE_S
 from gpuheal_responder.shell.round.board import board_of
@@ -119,6 +120,28 @@ async def until(check: Callable[[], bool]) -> None:
     while not check():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
+
+
+async def test_who_is_deposed_during_a_round_tells_nothing_of_it() -> None:
+    """Its gauges were emptied when the lead went; what the round still had to say would stand there for good."""
+    stage = Stage(nodes=1)
+    stage.break_gpu()
+    kept = stage.policies
+
+    def deposed() -> tuple[Policy, ...]:
+        stage.leads = False
+        return ()
+
+    stage.engine.policies = deposed
+    await stage.round()
+    assert (stage.heard.ignored, stage.heard.closed, stage.heard.open_cases) == ([], [], [])
+    stage.leads, stage.engine.policies = True, lambda: ()
+    await stage.round()
+    assert [i.reason for i in stage.heard.ignored] == [Reason.NO_POLICY]
+    stage.engine.policies = lambda: kept
+    await stage.round()
+    assert stage.heard.ignored == []
+    assert len(stage.heard.open_cases) == 1
 
 
 async def test_a_new_leader_looks_at_once() -> None:
