@@ -220,7 +220,7 @@ def test_only_the_leader_shows_cases(telemetry: Telemetry) -> None:
 
 
 def test_who_leads_no_more_shows_nothing_of_what_it_saw(telemetry: Telemetry) -> None:
-    """Incidents, ignored faults, dead letters and unreadable records end with the lead; GPUHealIncident sums over all."""
+    """Incidents, ignored faults, dead letters and records end with the lead: GPUHealIncident sums over replicas."""
     telemetry.leading(True)
     assert telemetry.ignored_faults() is None
     gone = Ignore(node="n1", reason=Reason.NO_POLICY, message="")
