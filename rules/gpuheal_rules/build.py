@@ -16,7 +16,7 @@ PROMTOOL = "promtool"
 OWNED = ("generated", PROMTOOL, "runbooks")
 """Folders that hold generated files only; a file there that nothing generates is drift too."""
 
-MARK = "Made by `gpuheal rules build`"
+MARK = "by `gpuheal rules build`"
 """Only files that say so are ever removed."""
 
 

@@ -10,15 +10,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 DELEGATED = {
-    "alertmanager": ("gpuheal_rules.routes.command", "print Alertmanager's configuration for a site"),
-    "lint": ("gpuheal_rules.lint.check", "judge rule files and Alertmanager configurations"),
-    "mutate": ("gpuheal_rules.mutation.mutate", "prove that the tests notice small wrong changes of the rules"),
+    "alertmanager": ("gpuheal_rules.routes.command", "print an Alertmanager configuration with gpuheal's routes"),
+    "lint": ("gpuheal_rules.lint.check", "lint rule files and Alertmanager configurations"),
+    "mutate": (
+        "gpuheal_rules.mutation.mutate",
+        "mutation-test the rules: check that the promtool tests catch small changes",
+    ),
 }
 """Subcommands with a module and options of their own."""
 
 LAB = (
-    "comes with the package gpuheal-lab, which is not installed; "
-    "take the version of gpuheal, or in a checkout: pip install ./deploy/lab"
+    "requires the package gpuheal-lab, which is not installed; "
+    "install the same version as gpuheal, or in a checkout run: pip install ./deploy/lab"
 )
 FOLDER = Path(__file__).resolve().parent.parent
 
@@ -43,15 +46,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gpuheal rules", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="gpuheal rules", description="Build and check the generated rules, routes, policies and runbooks."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     build = commands.add_parser("build", help="write the generated files")
-    build.add_argument("--out", type=Path, help="folder to write below (default in a checkout: rules/)")
+    build.add_argument("--out", type=Path, help="output folder (default in a checkout: rules/)")
     _render_options(build)
     build.set_defaults(run=_build)
-    check = commands.add_parser("check", help="fail when a generated file differs from what would be built")
-    check.add_argument("--out", type=Path, help="folder to compare with (default in a checkout: rules/)")
-    check.add_argument("--promtool", help="also run promtool's lint and tests with this command")
+    check = commands.add_parser("check", help="exit with status 1 if a generated file is out of date")
+    check.add_argument("--out", type=Path, help="folder to check (default in a checkout: rules/)")
+    check.add_argument(
+        "--promtool", help="promtool command; if given, also run `promtool check rules` and the rule tests"
+    )
     check.set_defaults(run=_check)
     for name, (_module, text) in DELEGATED.items():
         commands.add_parser(name, help=text, add_help=False)
@@ -59,20 +66,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _render_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rules-only", action="store_true", help="print one rule file instead of writing files")
-    parser.add_argument("--interval", help="evaluation interval of the main group (default 15s)")
-    parser.add_argument("--slow-interval", help="evaluation interval of the slow group (default 2m)")
-    parser.add_argument("--scrape-interval", help="longest scrape interval of the sources (default 15s)")
-    parser.add_argument("--namespace", help="static label `namespace` of the alerts (default gpuheal)")
     parser.add_argument(
-        "--label-profile", choices=("target", "Hostname", "hostname", "old-namespace"), help="where node names are"
+        "--rules-only", action="store_true", help="print a single rule file to stdout instead of writing files"
+    )
+    parser.add_argument("--interval", help="evaluation interval of the main group (default: 15s)")
+    parser.add_argument("--slow-interval", help="evaluation interval of the slow group (default: 2m)")
+    parser.add_argument("--scrape-interval", help="longest scrape interval of any exporter (default: 15s)")
+    parser.add_argument("--namespace", help="value of the alerts' static `namespace` label (default: gpuheal)")
+    parser.add_argument(
+        "--label-profile",
+        choices=("target", "Hostname", "hostname", "old-namespace"),
+        help="label that holds the node name in your metrics",
     )
     parser.add_argument(
-        "--cluster-label", metavar="NAME", help="label that tells clusters apart, where one ruler has several"
+        "--cluster-label",
+        metavar="NAME",
+        help="label that identifies the cluster, if one Prometheus or ruler evaluates several clusters",
     )
-    parser.add_argument("--job", action="append", default=[], metavar="SOURCE=REGEX", help="job label of a source")
-    parser.add_argument("--runbook-base", help="address below which runbook pages are served")
-    parser.add_argument("--dashboard-base", help="address of the dashboards")
+    parser.add_argument(
+        "--job",
+        action="append",
+        default=[],
+        metavar="SOURCE=REGEX",
+        help="regular expression for a source's `job` label",
+    )
+    parser.add_argument("--runbook-base", help="base URL of the runbook pages")
+    parser.add_argument("--dashboard-base", help="base URL of the dashboards")
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -87,14 +106,14 @@ def _build(args: argparse.Namespace) -> int:
     for name in build.write(_folder(args.out), build.artefacts(options)):
         print(name)
     if not build.makes_cases():
-        print(f"gpuheal rules: no promtool cases were made: their generator {LAB}", file=sys.stderr)
+        print(f"gpuheal rules: no promtool tests were generated: their generator {LAB}", file=sys.stderr)
     return 0
 
 
 def _folder(named: Path | None) -> Path:
     """Return the folder of generated files; in a checkout it need not be named."""
     if named is None and not (FOLDER / "generated").is_dir():
-        raise ValueError("--out: name the folder of the generated files; only a checkout has one of its own")
+        raise ValueError("--out is required outside of a checkout")
     return named or FOLDER
 
 
@@ -106,7 +125,7 @@ def _check(args: argparse.Namespace) -> int:
     found = build.artefacts()
     wrong = build.drift(folder, found)
     for name in wrong:
-        print(f"{folder / name}: differs from what `gpuheal rules build` makes", file=sys.stderr)
+        print(f"{folder / name}: out of date; run `gpuheal rules build`", file=sys.stderr)
     if wrong:
         return 1
     if args.promtool:

@@ -105,7 +105,7 @@ def _profile(reader: Reader, catalogue: Catalogue, name: str, entry: object) -> 
         policies.append(_policy(reader, item, f"{where}.policies[{index}]", left, climbs))
     for slug, fault in left.items():
         heal = ", ".join(_cures(fault, climbs)) or "none"
-        raise reader.error(f"{where}.policies", f"no policy takes {slug} (cures of its ladder: {heal})")
+        raise reader.error(f"{where}.policies", f"no policy covers {slug} (recovery actions in its ladder: {heal})")
     return Profile(name=name, about=reader.text(raw.get("about"), f"{where}.about"), policies=tuple(policies))
 
 
@@ -117,7 +117,7 @@ def _policy(reader: Reader, entry: object, path: str, left: dict[str, Fault], cl
     ways = {steps(fault, climbs) for fault in taken.values()}
     if len(ways) != 1:
         found = "; ".join(" → ".join(way) for way in sorted(ways)) or "none"
-        raise reader.error(f"{path}.cures", f"expected faults whose ladders make the same steps, got {found}")
+        raise reader.error(f"{path}.cures", f"expected faults whose ladders give the same steps, got {found}")
     (names,) = ways
     given = reader.mapping(raw.get("with", {}), f"{path}.with", names)
     return {

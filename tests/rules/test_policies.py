@@ -195,7 +195,12 @@ ALL = "{name: a, cures: []}, {name: b, cures: [reboot]}"
         ("cure", "gpu-on-fire", ALL, r"profiles.one.without\[0\]: expected one of gpu-memory-uncontained, "),
         ("cure", "gpu-thermal", ALL, r"profiles.one.without\[0\]: expected one of gpu-memory-uncontained, "),
         ("far", "", ALL, r"profiles.one.climbs: expected one of contain, cure, got 'far'"),
-        ("cure", "", "{name: a, cures: []}", r"profiles.one.policies: no policy takes gpu-memory-uncontained .*reboot"),
+        (
+            "cure",
+            "",
+            "{name: a, cures: []}",
+            r"profiles.one.policies: no policy covers gpu-memory-uncontained .*reboot",
+        ),
         ("contain", "", ALL, r"profiles.one.policies\[1\].cures: expected faults .* the same steps, got none"),
         ("cure", "", "{name: a, cures: [], with: {drain: {}}}, " + ALL[22:], r"policies\[0\].with.drain: unknown key"),
         ("cure", "", "{cures: []}, " + ALL[22:], r"profiles.one.policies\[0\].name: missing"),

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.groups.special import SPECIALS
 from gpuheal_rules.policies import ACTIONS, SERVED
+from gpuheal_rules.runbook import SPECIALS as TEXTS
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 POLICIES = {
@@ -25,7 +27,7 @@ def _steps(profile: str, slug: str) -> list[str]:
 
 def _told(page: str) -> dict[str, list[str]]:
     """The steps by profile, as the table of the page says them."""
-    section = page.partition("## What gpuheal does")[2].partition("## What a person does")[0]
+    section = page.partition("## What gpuheal does")[2].partition("## What to do")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
     return {profile: steps.split(" → ") for steps, profiles in rows for profile in profiles.split(", ")}
 
@@ -47,3 +49,8 @@ def test_pages_say_which_rungs_are_for_people(rung: str, catalogue: Catalogue) -
         page = (RULES / "runbooks" / f"{alert.name}.md").read_text()
         (line,) = [text for text in page.splitlines() if text.startswith("gpuheal has no action for ")]
         assert rung in line
+
+
+def test_every_special_evidence_has_a_text() -> None:
+    """A page says in words what evidence of several comparisons shows; no text is left over."""
+    assert set(TEXTS) == set(SPECIALS)

@@ -77,7 +77,7 @@ def _thresholds(path: Path) -> Mapping[str, Threshold]:
     found: dict[str, Threshold] = {}
     for name, entry in reader.mapping(load_yaml(path), "").items():
         if not _NAME.fullmatch(name):
-            raise reader.error(name, "a threshold is named in lower_snake_case")
+            raise reader.error(name, "threshold names are lower_snake_case")
         raw = reader.mapping(entry, name, ("value", "unit", "reason", "source"))
         found[name] = Threshold(
             name=name,
@@ -94,7 +94,7 @@ def _signals(path: Path) -> Mapping[str, Signal]:
     found: dict[str, Signal] = {}
     for name, entry in reader.mapping(load_yaml(path), "").items():
         if not _NAME.fullmatch(name):
-            raise reader.error(name, "a signal is named in lower_snake_case")
+            raise reader.error(name, "signal names are lower_snake_case")
         raw = reader.mapping(entry, name, ("source", "scope", "metrics", "match", "unit", "meaning", "counters"))
         metrics = reader.texts(raw.get("metrics"), f"{name}.metrics")
         if not metrics:
@@ -161,7 +161,7 @@ def _faults(
     alerts: set[str] = set()
     for slug, entry in reader.mapping(load_yaml(path), "").items():
         if not _SLUG.fullmatch(slug):
-            raise reader.error(slug, "a fault is named in lower-case words with dashes")
+            raise reader.error(slug, "fault names are lowercase words separated by dashes")
         fault = _fault(reader, slug, entry, labels, thresholds, signals)
         for index, alert in enumerate(fault.alerts):
             if alert.name in alerts:
@@ -205,7 +205,7 @@ def _fault(
     )
     keys = [(e.witness, e.name) for e in evidence]
     if len(set(keys)) != len(keys):
-        raise reader.error(f"{slug}.evidence", "two entries have the same class and name")
+        raise reader.error(f"{slug}.evidence", "two entries with the same class and name")
     alerts = tuple(
         _alert(reader, item, f"{slug}.alerts[{i}]")
         for i, item in enumerate(reader.items(raw.get("alerts"), f"{slug}.alerts"))
@@ -258,7 +258,7 @@ def _xids(path: Path) -> Mapping[int, Mapping[str, Any]]:
         if isinstance(code, bool) or not isinstance(code, int) or not 1 <= code <= 999:
             raise reader.error(f"xids[{index}].code", f"expected an Xid number, got {code!r}")
         if code in found:
-            raise reader.error(f"xids[{index}].code", f"Xid {code} stands twice")
+            raise reader.error(f"xids[{index}].code", f"duplicate Xid {code}")
         where = f"xids[{index}]"
         reader.text(raw.get("fault"), f"{where}.fault")
         reader.choice(raw.get("severity"), f"{where}.severity", model.SEVERITIES)
@@ -327,7 +327,7 @@ def _runbook(reader: Reader, value: object, path: str) -> Runbook:
     raw = reader.mapping(value, path, ("meaning", "impact", "gpuheal", "person"))
     person = reader.texts(raw.get("person"), f"{path}.person")
     if not person:
-        raise reader.error(f"{path}.person", "say what a person does")
+        raise reader.error(f"{path}.person", "expected at least one step for an operator")
     return Runbook(
         meaning=reader.text(raw.get("meaning"), f"{path}.meaning"),
         impact=reader.text(raw.get("impact"), f"{path}.impact"),

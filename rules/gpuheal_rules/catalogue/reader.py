@@ -53,7 +53,7 @@ class Reader:
         for key in value:
             where = f"{path}.{key}" if path else str(key)
             if not isinstance(key, str):
-                raise self.error(where, f"expected a text as key, got {key!r}")
+                raise self.error(where, f"expected a string as key, got {key!r}")
             if known is not None and key not in known:
                 raise self.error(where, "unknown key", f"known: {', '.join(known)}")
         return value
@@ -69,7 +69,7 @@ class Reader:
     def text(self, value: object, path: str) -> str:
         """Return `value` as a text that is not empty, without surrounding blanks."""
         if not isinstance(value, str) or not value.strip():
-            raise self.error(path, "missing" if value is None else f"expected a text, got {value!r}")
+            raise self.error(path, "missing" if value is None else f"expected a string, got {value!r}")
         return value.strip()
 
     def texts(self, value: object, path: str) -> tuple[str, ...]:

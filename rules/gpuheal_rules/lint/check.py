@@ -46,36 +46,36 @@ from gpuheal_rules.lint.source import Finding, Rule, Sources, read
 FOLDER = Path(__file__).resolve().parents[2]
 
 CHECKS = {
-    "absent": "absent() stands for the whole fleet, never for one node or GPU",
-    "alias": "fields that DCGM renamed are read under both names",
-    "annotations": "alerts carry summary, description and runbook_url",
-    "cluster": "with --cluster-label: no aggregation or match loses the label that tells clusters apart",
-    "contract": "alerts, faults, runbooks and policies are complete against each other",
+    "absent": "absent() only for the whole fleet, never for one node or GPU",
+    "alias": "fields that DCGM renamed are queried under both names",
+    "annotations": "alerts have summary, description and runbook_url",
+    "cluster": "with --cluster-label: no aggregation or match drops the label that identifies the cluster",
+    "contract": "alerts, faults, runbooks and policies match each other completely",
     "cost": "no subquery over raw series",
     "dead": "selectors match labels and series that exist",
     "duplicate": "no two rules write the same series",
     "fail-open": "missing data never counts as health",
     "forecast": "forecasts rest on enough samples and are never critical",
-    "inhibit": "no inhibition can mute an alert of ours",
-    "join": "joins name their labels and find at most one partner",
-    "keep-last": "Grafana alerts do not keep their last state without data",
-    "label-flow": "labels that rules and texts use survive the aggregations before them",
-    "labels": "alerts carry the contract's labels, with values that hold as long as the fault",
-    "limit": "no group limit: exceeding it resolves alerts that fire",
-    "name": "alerts GPU…/NVLink… in CamelCase, series level:metric:operation",
-    "noise": "no alert on what a busy GPU does all day",
-    "origin": "raw series of exporters and responder are read from their own job",
-    "own-words": "no rule reads the conditions and taints gpuheal writes",
-    "portable": "only what Prometheus 2.42 and 3.x both understand, and alike",
-    "presence": "a count that is compared does not vanish with what it counts",
-    "range": "windows hold at least four samples",
-    "read": "files can be read, rules are whole",
-    "registration": "rules that read a source come with an alert for its absence",
+    "inhibit": "no inhibition rule can mute a gpuheal alert",
+    "join": "joins name their labels and match at most one series",
+    "keep-last": "Grafana alerts do not keep their last state on no data",
+    "label-flow": "labels used in rules and annotations survive the aggregations before them",
+    "labels": "alerts have the contract's labels, with values that stay the same as long as the fault lasts",
+    "limit": "no group limit: exceeding it resolves firing alerts",
+    "name": "alerts are named GPU…/NVLink… in CamelCase, recorded series level:metric:operation",
+    "noise": "no alert on normal load of a busy GPU",
+    "origin": "raw series of exporters and responder are selected by job",
+    "own-words": "no rule reads node conditions or taints that gpuheal itself sets",
+    "portable": "only PromQL that works the same in Prometheus 2.42 and 3.x",
+    "presence": "a compared count is 0, not absent, when there is nothing to count",
+    "range": "range windows contain at least four samples",
+    "read": "files can be read and rules are complete",
+    "registration": "rules that read a source are accompanied by an alert on its absence",
     "route": "every alert reaches the responder exactly once, in time, grouped by node",
     "severity": "one of three severities, one per alertname",
-    "sticky": "no alert on a value that never goes back",
-    "syntax": "expressions parse",
-    "unit": "numbers fit the unit of what they are compared with",
+    "sticky": "no alert on a value that never resets",
+    "syntax": "expressions can be parsed",
+    "unit": "numbers match the unit of what they are compared with",
     "xid-change": "no increase, changes or rate on Xid series",
 }
 
@@ -174,14 +174,26 @@ def _across(sources: Sources, catalogue: Catalogue) -> Iterator[Finding]:
 def main(argv: Sequence[str]) -> int:
     """Print the findings; exit status 0 without any, 1 with some, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
-        prog="gpuheal rules lint", description="Judge rules and Alertmanager configurations."
+        prog="gpuheal rules lint",
+        description="Lint Prometheus rules and Alertmanager configurations for GPU monitoring.",
     )
-    parser.add_argument("paths", nargs="*", type=Path, help="files and folders (default: the rules of this package)")
-    parser.add_argument("--scrape-interval", default="15s", help="longest scrape interval of the sources (default 15s)")
-    parser.add_argument("--cluster-label", default="", metavar="NAME", help="judge rules of a ruler over clusters")
-    parser.add_argument("--foreign", action="store_true", help="rules that are not gpuheal's: do not ask the contract")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="how findings are printed")
-    parser.add_argument("--list", action="store_true", help="say what each check stands for")
+    parser.add_argument("paths", nargs="*", type=Path, help="files and folders (default: gpuheal's own rules)")
+    parser.add_argument(
+        "--scrape-interval", default="15s", help="longest scrape interval of any exporter (default: 15s)"
+    )
+    parser.add_argument(
+        "--cluster-label",
+        default="",
+        metavar="NAME",
+        help="label that identifies the cluster; lint rules for a ruler that evaluates several clusters",
+    )
+    parser.add_argument(
+        "--foreign",
+        action="store_true",
+        help="lint rules that are not gpuheal's: skip the checks of gpuheal's alert contract",
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="output format (default: text)")
+    parser.add_argument("--list", action="store_true", help="list the checks and exit")
     args = parser.parse_args(list(argv))
     if args.list:
         for name, meaning in CHECKS.items():

@@ -24,7 +24,7 @@ def alerts(rules: Sequence[Rule], catalogue: Catalogue) -> Iterator[Finding]:
         if slug not in catalogue.faults:
             yield found(rule, "contract", f"fault {slug!r} is not in the catalogue")
         elif rule.name not in known:
-            yield found(rule, "contract", f"alert {rule.name} belongs to no fault of the catalogue")
+            yield found(rule, "contract", f"alert {rule.name} does not belong to any fault in the catalogue")
         elif known[rule.name][0].slug != slug:
             yield found(rule, "contract", f"alert {rule.name} belongs to {known[rule.name][0].slug}, not to {slug}")
         elif known[rule.name][1].severity != rule.labels.get("severity"):
@@ -50,7 +50,7 @@ def runbooks(rules: Sequence[Rule], pages: Mapping[str, Path]) -> Iterator[Findi
             yield found(rule, "contract", f"runbook_url {url} does not lead to {name}")
     for name, path in pages.items():
         if name not in names:
-            yield Finding(check="contract", file=str(path), where="", problem="a runbook page of no alert")
+            yield Finding(check="contract", file=str(path), where="", problem="runbook page without an alert")
 
 
 def policies(documents: Sequence[Document], catalogue: Catalogue) -> Iterator[Finding]:

@@ -115,14 +115,16 @@ class AlertmanagerParams:
             if url is not None and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
                 raise ValueError(f"{name}: {url!r} is not an http or https URL with a host")
         if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file: a client certificate needs both")
+            raise ValueError("cert_file and key_file: must be set together")
         if self.heartbeat_repeat_interval >= self.heartbeat_group_interval:
-            raise ValueError("heartbeat_repeat_interval: must be below heartbeat_group_interval, else beats fall out")
+            raise ValueError(
+                "heartbeat_repeat_interval: must be less than heartbeat_group_interval, else heartbeats drop out"
+            )
         for name in ("group_interval", "repeat_interval", "heartbeat_repeat_interval"):
             if getattr(self, name) <= timedelta(0):
-                raise ValueError(f"{name}: must be above zero")
+                raise ValueError(f"{name}: must be greater than 0s")
         if self.people_receiver in {RESPONDER_RECEIVER, WATCHDOG_RECEIVER, DEADMAN_RECEIVER, ""}:
-            raise ValueError(f"people_receiver: {self.people_receiver!r} is taken; people need a receiver of their own")
+            raise ValueError(f"people_receiver: {self.people_receiver!r} is a receiver of gpuheal; use another name")
 
 
 def duration(span: timedelta) -> str:

@@ -20,17 +20,30 @@ FORMS: Mapping[str, Callable[[AlertmanagerParams], str]] = {
 def main(argv: Sequence[str]) -> int:
     """Print one form for a site; exit status 0, or 2 with the reason when the arguments would lose alerts."""
     parser = argparse.ArgumentParser(
-        prog="gpuheal rules alertmanager", description="Print Alertmanager's configuration."
+        prog="gpuheal rules alertmanager", description="Print an Alertmanager configuration with gpuheal's routes."
     )
-    parser.add_argument("form", choices=sorted(FORMS), help="own file, chart values, only their inhibition, or object")
-    parser.add_argument("--webhook-url", default=DEFAULT_PARAMS.webhook_url, help="where the responder listens")
-    parser.add_argument("--bearer-token-file", default=DEFAULT_PARAMS.bearer_token_file, help="the responder's token")
-    parser.add_argument("--ca-file", help="CA of the responder's certificate")
-    parser.add_argument("--cert-file", help="client certificate for mTLS")
-    parser.add_argument("--key-file", help="key of the client certificate")
-    parser.add_argument("--namespace", default=DEFAULT_PARAMS.namespace, help="label `namespace` of gpuheal's alerts")
-    parser.add_argument("--deadman-url", help="outside service that pages when the heartbeat stops")
-    parser.add_argument("--people-receiver", default=DEFAULT_PARAMS.people_receiver, help="name of people's receiver")
+    parser.add_argument(
+        "form",
+        choices=sorted(FORMS),
+        help="a complete alertmanager.yml, Helm values for kube-prometheus-stack, their inhibition rules only, "
+        "or an AlertmanagerConfig object",
+    )
+    parser.add_argument("--webhook-url", default=DEFAULT_PARAMS.webhook_url, help="URL of the responder's webhook")
+    parser.add_argument(
+        "--bearer-token-file", default=DEFAULT_PARAMS.bearer_token_file, help="file with the responder's webhook token"
+    )
+    parser.add_argument("--ca-file", help="CA certificate for the responder's server certificate")
+    parser.add_argument("--cert-file", help="client certificate for mTLS with the responder")
+    parser.add_argument("--key-file", help="private key of the client certificate")
+    parser.add_argument(
+        "--namespace", default=DEFAULT_PARAMS.namespace, help="value of the `namespace` label of gpuheal's alerts"
+    )
+    parser.add_argument("--deadman-url", help="external service that pages when the heartbeat stops")
+    parser.add_argument(
+        "--people-receiver",
+        default=DEFAULT_PARAMS.people_receiver,
+        help="name of the receiver that notifies your on-call",
+    )
     args = vars(parser.parse_args(list(argv)))
     form = args.pop("form")
     try:

@@ -163,7 +163,7 @@ def alertmanager_config(params: AlertmanagerParams, name: str = "gpuheal") -> di
     Files of TLS settings have no place in an object: ValueError when params name some.
     """
     if params.ca_file or params.cert_file:
-        raise ValueError("ca_file, cert_file: an AlertmanagerConfig takes certificates from Secrets, not from files")
+        raise ValueError("ca_file, cert_file: an AlertmanagerConfig references certificates in Secrets, not files")
     ours = [route for route in routes(params) if route["receiver"] != params.people_receiver]
     hooked = [receiver for receiver in receivers(params) if receiver["name"] != params.people_receiver]
     return {

@@ -71,7 +71,7 @@ def test_trends_never_act(catalogue: Catalogue) -> None:
     [
         ("faults.yaml", "gpu-thermal.colour=red", r"faults.yaml: gpu-thermal.colour: unknown key \(known: title"),
         ("faults.yaml", "gpu-thermal.scope=rack", "faults.yaml: gpu-thermal.scope: expected one of gpu, node"),
-        ("faults.yaml", "gpu-thermal.title=", "faults.yaml: gpu-thermal.title: expected a text"),
+        ("faults.yaml", "gpu-thermal.title=", "faults.yaml: gpu-thermal.title: expected a string"),
         ("faults.yaml", "gpu-thermal.alerts=[]", "faults.yaml: gpu-thermal.alerts: a fault needs at least one alert"),
         ("faults.yaml", "nvlink-fault.downgrade=x", "faults.yaml: nvlink-fault.downgrade: unknown fault 'x'"),
         ("faults.yaml", "gpu-thermal.ladder=[]", "faults.yaml: gpu-thermal.ladder: at least one rung"),

@@ -105,7 +105,7 @@ def test_a_missing_and_a_stray_runbook_are_found(tmp_path: Path) -> None:
     (pages / "GPUFellOffBus.md").write_text("# GPUFellOffBus\n")
     (pages / "GPUGhost.md").write_text("# GPUGhost\n")
     problems = {finding.problem for finding in lint([GENERATED, pages])}
-    assert "a runbook page of no alert" in problems
+    assert "runbook page without an alert" in problems
     assert "no runbook page GPUThermal.md" in problems
     assert "no runbook page GPUFellOffBus.md" not in problems
 
