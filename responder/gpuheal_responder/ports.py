@@ -91,9 +91,9 @@ class Cluster(Protocol):
         ...
 
     async def mark(self, node: Node, marks: Marks) -> Node:
-        """Make taints, cordon and undo record as `marks` says, in one PATCH at node.resource_version; return the node.
+        """Make taints, cordon, labels and undo record as `marks` says, in one PATCH at node.resource_version.
 
-        A conflict is Transient; nothing was changed then.
+        Return the node. A conflict is Transient; nothing was changed then.
         """
         ...
 

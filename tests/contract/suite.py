@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,18 @@ from gpuheal_lab.fleet.objects import canonical, differences, essence
 from gpuheal_responder.core.case import Approval, Attempt, AttemptState, Case, Result
 from gpuheal_responder.core.node import Condition, Node, Pod, Taint, UndoRecord
 from gpuheal_responder.core.phase import Phase
-from gpuheal_responder.core.undo import TAINT_KEY, conditioned, cordoned, intact, mark, release, tainted
+from gpuheal_responder.core.undo import (
+    TAINT_KEY,
+    Marks,
+    conditioned,
+    cordoned,
+    intact,
+    mark,
+    pause,
+    release,
+    resume,
+    tainted,
+)
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import OperationState, World
 from gpuheal_responder.errors import Permanent, Transient
@@ -24,6 +36,7 @@ UNWELL = Condition(type="GPUHealthy", status="False", reason="GpuFellOffBus", me
 OURS = Taint(key=TAINT_KEY, value="true", effect="NoSchedule")
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SPAN = timedelta(minutes=5)
+PAUSES = {"site/operand": "false", "site/absent": "false"}
 
 
 async def node_of(rig: Rig, name: str) -> Node:
@@ -67,6 +80,26 @@ async def released(rig: Rig, name: str) -> None:
         return True
 
     await rig.until(check, "the release")
+
+
+async def marked(rig: Rig, name: str, marks: Callable[[Node], Marks | None]) -> Node:
+    """The node after these marks, however often others write in between."""
+    found: Node | None = None
+
+    async def check() -> bool:
+        nonlocal found
+        node = await node_of(rig, name)
+        wanted = marks(node)
+        assert wanted is not None
+        try:
+            found = await rig.cluster.mark(node, wanted)
+        except Transient:
+            return False
+        return True
+
+    await rig.until(check, "the mark")
+    assert found is not None
+    return found
 
 
 async def running(rig: Rig, node: str, count: int) -> tuple[Pod, ...]:
@@ -141,6 +174,20 @@ class PortContract:
         after = essence(await rig.raw(name))
         assert differences(before, after) == []
         assert canonical(before) == canonical(after)
+
+    async def test_a_paused_operand_goes_on_and_leaves_no_trace(self, rig: Rig) -> None:
+        """Its label and the record that tells of it change in one write; the label is as before, all others stay."""
+        name = rig.nodes[0]
+        await rig.label(name, "site/operand", "true")
+        await contained(rig, name)
+        before = await node_of(rig, name)
+        paused = await marked(rig, name, lambda node: pause(node, node.record or record_of(node), PAUSES))
+        raw = (await rig.raw(name))["metadata"]["labels"]
+        assert dict(paused.labels) == {**before.labels, "site/operand": "false"} == raw
+        resumed = await marked(rig, name, lambda node: resume(node, node.record or record_of(node)))
+        assert (resumed.labels, resumed.record) == (before.labels, before.record)
+        assert (await rig.raw(name))["metadata"]["labels"] == before.labels
+        await released(rig, name)
 
     async def test_a_mark_at_an_old_version_changes_nothing(self, rig: Rig) -> None:
         """A person's write in between makes the mark a conflict, and nothing of ours is on the node."""

@@ -136,6 +136,7 @@ def _undone(record: UndoRecord, node: Node) -> str:
     done = [f"taint {taint.key} removed" for taint in taints_of(record)]
     if has_cordon(record):
         done.append("uncordoned" if back.lift_cordon else "already uncordoned")
+    done += [f"label {name}={value} restored" for name, value in back.labels.items()]
     done += [f"condition {c.type} restored" for c in back.put]
     done += [f"condition {kind} removed" for kind in back.remove]
     return ", ".join(done) or "undo record removed"

@@ -92,6 +92,7 @@ class Reason(StrEnum):
     CONTROL_PLANE = "control-plane", "the node is a control-plane node"
     PODS_UNKNOWN = "pods-unknown", "the node's pods could not be listed"
     PROTECTED_POD = "protected-pod", "a pod on the node must not be evicted"
+    GPU_IN_USE = "gpu-in-use", "a pod still uses a GPU that the step would act on"
     GANG_IN_FLIGHT = "gang-in-flight", "another node of the same gang is being remediated"
     MODE_OBSERVE = "mode-observe", "the mode in force is observe"
     PAUSED = "paused", "gpuheal is paused in its controls ConfigMap"

@@ -75,6 +75,8 @@ class ActionSpec:
     `marks` is True for steps that put the undo record on the node, `announces` says which further changes the undo
     record must hold before the step makes them. `survives_node` is True when the Node object may vanish while the
     operation goes on. `provider` names who performs the step, if a provider does: an empty text is the site's default.
+    `pauses` names operands that must stand still meanwhile, by node label and the value that stops each; `touches` the
+    GPUs that one performance acts on besides its target, such as all of a board that resets them together.
     `needs` is what has to be read closely before the step's progress can be judged. `reasons` are
     those that only this action gives: slug to sentence, as in core.reason.
     """
@@ -93,6 +95,8 @@ class ActionSpec:
     marks: bool = False
     announces: Callable[[Case, Node], tuple[Change, ...]] | None = None
     provider: Callable[[Due], str] | None = None
+    pauses: Mapping[str, str] = field(default_factory=dict)
+    touches: Callable[[Due, Case], tuple[str, ...]] | None = None
     needs: frozenset[Need] = frozenset()
     reasons: Mapping[str, str] = field(default_factory=dict)
 

@@ -18,28 +18,33 @@ UNDO_ANNOTATION = "gpu.health/undo"
 HOLD_ANNOTATION = "gpu.health/hold"
 TAINT_KEY = "gpu.health/unhealthy"
 VERSION = 2
-TAINT, CORDON, CONDITION = "taint", "cordon", "condition"
+TAINT, CORDON, CONDITION, LABEL = "taint", "cordon", "condition", "label"
 LONGEST_KEPT = 512
 """Of a record that cannot be read, so many characters are kept to show people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marks:
-    """What a node's spec and annotation shall be after one PATCH; None leaves `unschedulable` as it is."""
+    """What a node's spec and annotation shall be after one PATCH; None leaves `unschedulable` as it is.
+
+    `labels` are those that change.
+    """
 
     taints: tuple[Taint, ...]
     unschedulable: bool | None
     undo: UndoRecord | None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Reversal:
-    """What undoing a record means for the node as it is: taints to keep, a cordon to lift, conditions to set back."""
+    """What undoing a record means for the node as it is: taints to keep, a cordon to lift, what to set back."""
 
     taints: tuple[Taint, ...]
     lift_cordon: bool = False
     put: list[Condition] = field(default_factory=list)
     remove: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 def tainted(taint: Taint) -> Change:
@@ -58,6 +63,11 @@ def conditioned(kind: str, before: Condition | None) -> Change:
     return Change(kind=CONDITION, name=kind, before=was)
 
 
+def paused(label: str, before: str, value: str) -> Change:
+    """Return the change of having paused an operand that this node label runs."""
+    return Change(kind=LABEL, name=label, after={"value": value}, before={"value": before})
+
+
 def taints_of(record: UndoRecord) -> tuple[Taint, ...]:
     """Return the taints that the record says are ours."""
     return tuple(_taint(c) for c in record.changes if c.kind == TAINT)
@@ -66,6 +76,11 @@ def taints_of(record: UndoRecord) -> tuple[Taint, ...]:
 def conditions_of(record: UndoRecord) -> tuple[str, ...]:
     """Return the types of conditions that the record announces."""
     return tuple(c.name for c in record.changes if c.kind == CONDITION)
+
+
+def paused_of(record: UndoRecord) -> tuple[str, ...]:
+    """Return the node labels by which the record says that operands are paused."""
+    return tuple(c.name for c in record.changes if c.kind == LABEL)
 
 
 def has_cordon(record: UndoRecord) -> bool:
@@ -95,11 +110,18 @@ def _uncondition(node: Node, change: Change, into: Reversal) -> None:
         into.put.append(Condition(type=change.name, **{k: change.before.get(k, "") for k in _CONDITION_KEYS}))
 
 
+def _unpause(node: Node, change: Change, into: Reversal) -> None:
+    """Set the label back unless it is not what we made of it: then it is somebody else's by now."""
+    if change.before is not None and node.labels.get(change.name) == change.after.get("value"):
+        into.labels[change.name] = change.before.get("value", "")
+
+
 _CONDITION_KEYS = ("status", "reason", "message")
 REVERSES: Mapping[str, Callable[[Node, Change, Reversal], None]] = {
     TAINT: _untaint,
     CORDON: _uncordon,
     CONDITION: _uncondition,
+    LABEL: _unpause,
 }
 """The exact reverse of every kind of change; a new kind is a line here."""
 
@@ -218,7 +240,34 @@ def release(node: Node) -> Marks:
     if record is None:
         return Marks(taints=node.taints, unschedulable=None, undo=None)
     back = reverse(node, record)
-    return Marks(taints=back.taints, unschedulable=False if back.lift_cordon else None, undo=None)
+    lifted = False if back.lift_cordon else None
+    return Marks(taints=back.taints, unschedulable=lifted, undo=None, labels=back.labels)
+
+
+def pause(node: Node, record: UndoRecord, pauses: Mapping[str, str]) -> Marks | None:
+    """Return the marks that pause these operands, or None when there is nothing to do.
+
+    An operand whose label the node does not have is not run by it, and one that stands still already is not ours.
+    """
+    known = paused_of(record)
+    fresh = [
+        paused(label, node.labels[label], value)
+        for label, value in pauses.items()
+        if label in node.labels and node.labels[label] != value and label not in known
+    ]
+    if not fresh:
+        return None
+    labels = {change.name: change.after["value"] for change in fresh}
+    kept = replace(record, changes=(*record.changes, *fresh))
+    return Marks(taints=node.taints, unschedulable=None, undo=kept, labels=labels)
+
+
+def resume(node: Node, record: UndoRecord) -> Marks | None:
+    """Return the marks that let go on what the record says we paused, or None when that is nothing."""
+    if not paused_of(record):
+        return None
+    labels = reverse(node, record).labels
+    return Marks(taints=node.taints, unschedulable=None, undo=without(record, LABEL), labels=labels)
 
 
 def taint_lost(node: Node) -> bool:

@@ -1,4 +1,7 @@
-"""A test-only action: reset one GPU. It acts on one GPU, empties that GPU, and must not be asked for twice."""
+"""A test-only action: reset one GPU. It acts on one GPU, empties that GPU, and must not be asked for twice.
+
+The device plugin stands still meanwhile. With `together` the board resets all of its GPUs at once.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,15 @@ from gpuheal_responder.core.step import ActionSpec, Due, Empties, Progress, Prog
 from gpuheal_responder.core.world import Need, OperationState, World
 
 TAKES = timedelta(seconds=4)
+OPERAND = "nvidia.com/gpu.deploy.device-plugin"
+"""The label by which the GPU operator runs the device plugin on a node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    """No parameters."""
+    """`together` is for a board that can only reset all of its GPUs."""
+
+    together: bool = False
 
 
 @dataclass(slots=True)
@@ -31,6 +38,8 @@ class Resetter:
     operations: dict[str, OperationState] = field(default_factory=dict)
     resets: list[str] = field(default_factory=list)
     most_at_once: int = 0
+    operand: list[str] = field(default_factory=list)
+    """What the operand's label said whenever a reset was asked for or done."""
 
     async def ask(self, node: str, gpu: str, operation: str) -> None:
         """The reset is under way."""
@@ -39,13 +48,19 @@ class Resetter:
             if operation in self.operations or self.loses_calls:
                 return
             self.operations[operation] = OperationState.ACCEPTED
+            self._look(node)
             under_way = list(self.operations.values()).count(OperationState.ACCEPTED)
             self.most_at_once = max(self.most_at_once, under_way)
             self.stage.sim.schedule.after(self.takes, lambda: self._reset(node, gpu, operation))
 
         await self.stage.sim.gate.cross("gpu_reset", gpu, effect, detail=operation)
 
+    def _look(self, node: str) -> None:
+        if node in self.stage.sim.api.nodes:
+            self.operand.append(self.stage.sim.raw(node)["metadata"]["labels"].get(OPERAND, ""))
+
     def _reset(self, node: str, gpu: str, operation: str) -> None:
+        self._look(node)
         self.resets.append(gpu)
         self.operations[operation] = OperationState.SUCCEEDED
         machine = self.stage.sim.fleet[node]
@@ -96,6 +111,8 @@ def action(resetter: Resetter) -> Action:
             empties=Empties.GPU,
             repeat=Repeat.ONCE,
             needs=frozenset({Need.OPERATIONS}),
+            pauses={OPERAND: "false"},
+            touches=lambda due, case: case.gpus if due.params.together else (),
             reasons={
                 "gpu-reset-due": "the GPU has to be reset",
                 "gpu-resetting": "a reset of the GPU was asked for",

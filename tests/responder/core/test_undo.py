@@ -18,6 +18,7 @@ from gpuheal_responder.core.undo import (
     intact,
     load,
     mark,
+    paused,
     release,
     reverse,
     tainted,
@@ -39,13 +40,14 @@ RECORD = UndoRecord(
         conditioned("GPUHealthy", Condition(type="GPUHealthy", status="True", reason="r", message="m")),
         tainted(OURS),
         cordoned(),
+        paused("site/operand", "true", "false"),
     ),
     system_uuid="s",
     node_uid="u",
     boot_id="b",
     gpus=("GPU-1",),
 )
-NODE = Node(name="n1", uid="u", taints=(THEIRS,))
+NODE = Node(name="n1", uid="u", taints=(THEIRS,), labels={"site/operand": "false"})
 
 
 def marked() -> Node:
@@ -103,6 +105,7 @@ def test_every_kind_of_change_has_a_reverse() -> None:
     back = reverse(marked(), RECORD)
     assert (back.taints, back.lift_cordon, back.remove) == ((THEIRS,), True, [])
     assert back.put == [Condition(type="GPUHealthy", status="True", reason="r", message="m")]
+    assert back.labels == {"site/operand": "true"}
 
 
 def test_marking_adds_and_keeps() -> None:

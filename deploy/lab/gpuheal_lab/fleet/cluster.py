@@ -76,6 +76,7 @@ class SimulatedCluster:
             if marks.undo is not None:
                 annotations[UNDO_ANNOTATION] = dump(marks.undo)
             set_or_drop(raw["metadata"], "annotations", annotations)
+            raw["metadata"].setdefault("labels", {}).update(marks.labels)
 
         detail = "release" if marks.undo is None else "contain"
         return await self._gate.cross("mark", node.name, lambda: self._change(node, change), detail=detail)

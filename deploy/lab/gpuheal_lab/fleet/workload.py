@@ -102,10 +102,10 @@ class Workloads(Watcher):
         }
         self._start(Owner(kind="Job", name=f"{name}-workers-0"), namespace, labels, size, gpus, nodes)
 
-    def daemonset(self, name: str, *, namespace: str = "kube-system") -> None:
+    def daemonset(self, name: str, *, gpus: int = 0, namespace: str = "kube-system") -> None:
         """A DaemonSet runs one pod on every node."""
         owner = Owner(kind="DaemonSet", name=name)
-        self._start(owner, namespace, {"app": name}, len(self._machines), 0, tuple(self._machines))
+        self._start(owner, namespace, {"app": name}, len(self._machines), gpus, tuple(self._machines))
 
     def bare_pod(self, name: str, *, node: str, gpus: int = 1, namespace: str = "default") -> None:
         """A pod runs that no controller would make again."""

@@ -59,6 +59,7 @@ GUARDS = (
     _guard(workload.control_plane, _BEGIN),
     _guard(workload.readable, {*_BEGIN, _M.EMPTYING}, _PODS),
     _guard(workload.unprotected, {*_BEGIN, _M.EMPTYING}, _PODS),
+    _guard(workload.unused, _BEGIN, _PODS),
     _guard(workload.gang_whole, {_M.START}, _PODS),
     _guard(permission.mode_allows, _M),
     _guard(permission.unpaused, _M),

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.node import Pod
 from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.step import Empties
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "workload"
+ENDED = frozenset({"Succeeded", "Failed"})
 CONTROL_PLANE_LABELS = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 
 
@@ -40,6 +42,21 @@ def unprotected(q: Question) -> Iterator[Refusal]:
                 guard=GUARD,
                 reason=Reason.PROTECTED_POD,
                 message=f"{pod.ref} must not be evicted: {pod.protected}",
+                blockers=(pod.ref,),
+            )
+
+
+def unused(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal per pod that holds a GPU, or an instance of one, on which the step would act: no pod may."""
+    if q.due.spec.empties is not Empties.GPU:
+        return
+    more = q.due.spec.touches(q.due, q.case) if q.due.spec.touches is not None else ()
+    for pod in q.world.pods or ():
+        if pod.phase not in ENDED and any(pod.uses(gpu) for gpu in (q.due.target, *more)):
+            yield Refusal(
+                guard=GUARD,
+                reason=Reason.GPU_IN_USE,
+                message=f"{pod.ref} uses a GPU that {q.due.key} would act on",
                 blockers=(pod.ref,),
             )
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from gpuheal_responder.actions import SPECS
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.providers.job import PREFIX, JobSettings, manifest
 from gpuheal_responder.shell.kube.histories import PREFIX as HISTORIES
@@ -138,6 +139,7 @@ def _nodes() -> Checks:
     attached = ("volumesInUse", "volumesAttached")
     foreign = f"filter(t, !t.key.startsWith('{KEYS}'))"
     others = f"filter(c, !c.type.matches('{CONDITIONS}'))"
+    pausing = sorted({label for spec in SPECS.values() for label in spec.pauses})
     return [
         ("request.operation == 'UPDATE'", "the responder creates no nodes"),
         (
@@ -145,7 +147,7 @@ def _nodes() -> Checks:
             f"the responder changes no taint but those of {KEYS}",
         ),
         (_kept("annotations"), f"the responder changes no annotation but those of {KEYS}"),
-        (_kept("labels"), f"the responder changes no label but those of {KEYS}"),
+        (_kept("labels", pausing), f"the responder changes no label but {', '.join((f'those of {KEYS}', *pausing))}"),
         (_same("metadata", ("finalizers", "ownerReferences")), "the responder changes no finalizer and no owner"),
         (_same("spec", spec), "of a node's spec the responder changes taints and the cordon only"),
         (_same("status", (*status, *attached)), "of a node's status the responder changes conditions only"),
@@ -156,10 +158,11 @@ def _nodes() -> Checks:
     ]
 
 
-def _kept(what: str) -> str:
+def _kept(what: str, but: Sequence[str] = ()) -> str:
     before, now = f"variables.{what}Before", f"variables.{what}Now"
+    more = f" || (k in {json.dumps(list(but))} && k in {before})" if but else ""
     return (
-        f"{now}.all(k, k.startsWith('{KEYS}') || (k in {before} && {before}[k] == {now}[k]))"
+        f"{now}.all(k, k.startsWith('{KEYS}'){more} || (k in {before} && {before}[k] == {now}[k]))"
         f" && {before}.all(k, k.startsWith('{KEYS}') || k in {now})"
     )
 

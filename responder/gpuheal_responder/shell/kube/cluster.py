@@ -124,7 +124,7 @@ class KubeCluster:
             return tuple([await self._guarded(pod, node) for pod in pods])
 
     async def mark(self, node: Node, marks: Marks) -> Node:
-        """Make taints, cordon and undo record so in one merge PATCH at the node's version; return the node after it.
+        """Make taints, cordon, labels and undo record so in one merge PATCH at the node's version; return the node.
 
         What was absent before a mark is absent again after its release: empty lists and false are written as null.
         """
@@ -132,18 +132,22 @@ class KubeCluster:
         if marks.unschedulable is not None:
             spec["unschedulable"] = marks.unschedulable or None
         text = dump(marks.undo) if marks.undo is not None else None
-        body = {
-            "metadata": {"resourceVersion": node.resource_version, "annotations": {UNDO_ANNOTATION: text}},
-            "spec": spec,
+        meta: dict[str, Any] = {
+            "resourceVersion": node.resource_version,
+            "annotations": {UNDO_ANNOTATION: text},
         }
+        if marks.labels:
+            meta["labels"] = dict(marks.labels)
+        body = {"metadata": meta, "spec": spec}
         with changing(f"mark of node {node.name}"):
-            meta = await self._api.call(
+            answer = await self._api.call(
                 "PATCH", f"{NODES}/{quote(node.name)}", body=body, content_type=MERGE_PATCH, accept=METADATA_ONLY
             )
         # The version in the PATCH was the node's, so everything else is as it was.
         marked = replace(
             node,
-            resource_version=meta["metadata"]["resourceVersion"],
+            resource_version=answer["metadata"]["resourceVersion"],
+            labels={**node.labels, **marks.labels},
             taints=marks.taints,
             unschedulable=node.unschedulable if marks.unschedulable is None else marks.unschedulable,
             undo=marks.undo,

@@ -19,8 +19,8 @@ from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Stored
+from gpuheal_responder.shell.round.conclude import withdraw_all
 from gpuheal_responder.shell.round.observe import Ports
-from gpuheal_responder.shell.round.withdraw import withdraw_all
 
 log = logging.getLogger(__name__)
 KEPT_PER_NODE = 20

@@ -30,13 +30,13 @@ from gpuheal_responder.shell.process.slices import sliced
 from gpuheal_responder.shell.round.agenda import Subject, agenda
 from gpuheal_responder.shell.round.board import Board, board_of
 from gpuheal_responder.shell.round.close import closed, finish, surplus
+from gpuheal_responder.shell.round.conclude import conclude
 from gpuheal_responder.shell.round.notes import note_of
 from gpuheal_responder.shell.round.observe import Details, Look, Ports, details, history_of, observe
 from gpuheal_responder.shell.round.pace import Pace
 from gpuheal_responder.shell.round.perform import ERRORS, EXPECTED, FOR_GOOD, LOCK_MARGIN, Order, Performed, Performer
 from gpuheal_responder.shell.round.refusals import Refusals
 from gpuheal_responder.shell.round.steps import Steps
-from gpuheal_responder.shell.round.withdraw import withdraw_given_up
 from gpuheal_responder.shell.round.work import Work, contains, signature, to_remember, unread
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class Engine:
         if not contained:
             await self._look_closer(look, board, work)
             await self._keep_lock(look, work)
-        await withdraw_given_up(self.ports, work, self.may_act)
+        await conclude(self.ports, work, self.may_act)
         if not contained and work.stored is not None and isinstance(work.verdict, Act):
             self._begun[work.case.name] = work
             self._steps.begin(work.case.name, self._carry_out(look, work))

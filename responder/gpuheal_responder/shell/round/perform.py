@@ -18,10 +18,12 @@ from gpuheal_responder.actions.turns import Turns
 from gpuheal_responder.core import life
 from gpuheal_responder.core.case import Attempt, AttemptState, Case
 from gpuheal_responder.core.decide import decide
+from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.step import Due
+from gpuheal_responder.core.undo import pause
 from gpuheal_responder.core.verdict import Act
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Transient
@@ -148,6 +150,7 @@ class Performer:
                 stored = await self.ports.remediations.save(Stored(case=opened, version=stored.version), order.record)
             if order.due.spec.phase is Phase.CURE:
                 await self.remember(opened)
+            fresh = replace(fresh, node=await self._paused(order.due, fresh.node))
         except ActionError as problem:
             kept = opened if stored.case == opened else order.case
             return Performed(case=kept, stored=stored, outcome=problem.reason, detail=str(problem))
@@ -161,6 +164,18 @@ class Performer:
             except ActionError as problem:
                 return Performed(case=opened, stored=stored, outcome=problem.reason, detail=str(problem))
         return Performed(case=done, stored=stored, outcome=outcome.reason, detail=outcome.detail)
+
+    async def _paused(self, due: Due, node: Node) -> Node:
+        """Return the node with the operands paused that must stand still while the step is in progress.
+
+        They go on when no cure of the case is open any more, or with all other marks (see shell.round.conclude).
+        """
+        marks = pause(node, node.record, due.spec.pauses) if node.record is not None else None
+        if marks is None:
+            return node
+        if not self.may_act():
+            raise Transient(Reason.NOT_LEADER, "another replica leads now")
+        return await self.ports.cluster.mark(node, marks)
 
     async def _run(self, case: Case, order: Order, attempt: Attempt, world: World) -> Outcome:
         """Run the effect under its deadline; a transient failure leaves the attempt open, a permanent one ends it."""
