@@ -36,7 +36,8 @@ UNWELL = Condition(type="GPUHealthy", status="False", reason="GpuFellOffBus", me
 OURS = Taint(key=TAINT_KEY, value="true", effect="NoSchedule")
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SPAN = timedelta(minutes=5)
-PAUSES = {"site/operand": "false", "site/absent": "false"}
+PAUSES = {"gpu.health/operand": "false", "gpu.health/absent": "false"}
+"""Labels that our account may change; those of operands join them with the action that pauses them."""
 
 
 async def node_of(rig: Rig, name: str) -> Node:
@@ -178,12 +179,12 @@ class PortContract:
     async def test_a_paused_operand_goes_on_and_leaves_no_trace(self, rig: Rig) -> None:
         """Its label and the record that tells of it change in one write; the label is as before, all others stay."""
         name = rig.nodes[0]
-        await rig.label(name, "site/operand", "true")
+        await rig.label(name, "gpu.health/operand", "true")
         await contained(rig, name)
         before = await node_of(rig, name)
         paused = await marked(rig, name, lambda node: pause(node, node.record or record_of(node), PAUSES))
         raw = (await rig.raw(name))["metadata"]["labels"]
-        assert dict(paused.labels) == {**before.labels, "site/operand": "false"} == raw
+        assert dict(paused.labels) == {**before.labels, "gpu.health/operand": "false"} == raw
         resumed = await marked(rig, name, lambda node: resume(node, node.record or record_of(node)))
         assert (resumed.labels, resumed.record) == (before.labels, before.record)
         assert (await rig.raw(name))["metadata"]["labels"] == before.labels
