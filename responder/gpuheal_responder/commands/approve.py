@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from gpuheal_responder.commands import remote
 from gpuheal_responder.commands.connection import add_arguments, connected, may_approve, remediations_of, whoami
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.errors import Permanent
 
 
@@ -47,7 +48,7 @@ async def _approve(args: argparse.Namespace) -> int:
         name = (await desk.find(remediations, args.case)).case.name
         if not await may_approve(api, name):
             raise Permanent(
-                "forbidden",
+                Reason.FORBIDDEN,
                 "you are not allowed to create remediations/approve; ask for the ClusterRole gpuheal-approver",
             )
         by = await whoami(api)

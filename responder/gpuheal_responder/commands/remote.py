@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.errors import ConfigError, ObserveError, Permanent
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 15.0
 BUSY_S = 0.5
 LARGEST_ANSWER = 4 * 1024 * 1024
-NOT_LEADER = '"not-leader"'
+NOT_LEADER = f'"{Reason.NOT_LEADER}"'
 """In an answer of a replica that does not lead: asking it again is of no use."""
 
 
@@ -104,7 +105,7 @@ async def _ask(args: argparse.Namespace, method: str, path: str, body: Mapping[s
         said = {}
     if status != 200 or not isinstance(said, dict):
         told = said.get("message", "") if isinstance(said, dict) else ""
-        raise Permanent("refused", f"{server} answered {status}: {told or text.strip()[:300]}")
+        raise Permanent(Reason.REFUSED, f"{server} answered {status}: {told or text.strip()[:300]}")
     return said
 
 

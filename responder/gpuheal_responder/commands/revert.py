@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gpuheal_responder.commands.connection import SYNC, add_arguments, connected
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Transient
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def chosen(nodes: Mapping[str, Node], case: str | None) -> Sequence[str]:
         return marked
     found = [name for name in marked if name == case or _case_of(nodes[name]) == case]
     if not found:
-        raise Permanent("not-found", f"no node has an undo record of {case!r}")
+        raise Permanent(Reason.NOT_FOUND, f"no node has an undo record of {case!r}")
     return found
 
 

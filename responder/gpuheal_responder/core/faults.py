@@ -25,6 +25,7 @@ from gpuheal_responder.core.alert import (
     SuppressionKind,
     Target,
 )
+from gpuheal_responder.core.reason import DeadLetterReason
 
 WATCHDOG = "GPUHealWatchdog"
 WHERE = ("pool", "zone", "rack", "leaf", "fabric_domain", "driver_version")
@@ -47,9 +48,9 @@ T = TypeVar("T", Fault, Incident)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """An alert that names one of our faults but cannot be used; `reason` is a slug."""
+    """An alert that names one of our faults but cannot be used."""
 
-    reason: str
+    reason: DeadLetterReason
     alertname: str
     fingerprint: str
     detail: str
@@ -126,13 +127,16 @@ class _Folding:
                 self._say(
                     f"{node}/{fault.slug}",
                     fault.alertname,
-                    "too-many-faults",
+                    DeadLetterReason.TOO_MANY_FAULTS,
                     f"{node} has {len(found)} faults (limit {MOST_FAULTS})",
                 )
         wide = sorted(self.wide.values(), key=_order_wide)
         for incident in wide[MOST_INCIDENTS:]:
             self._say(
-                incident.slug, incident.alertname, "too-many-incidents", f"{len(wide)} at once (limit {MOST_INCIDENTS})"
+                incident.slug,
+                incident.alertname,
+                DeadLetterReason.TOO_MANY_INCIDENTS,
+                f"{len(wide)} at once (limit {MOST_INCIDENTS})",
             )
         dead = tuple(self.dead.values())[:MOST_DEAD]
         return Intake(faults=ordered, dead=dead, watchdog_at=self.watchdog_at, wide=tuple(wide[:MOST_INCIDENTS]))
@@ -149,29 +153,32 @@ class _Folding:
         elif not peer.problem:
             self.watchdog_at = max(self.watchdog_at or alert.updated_at, alert.updated_at)
 
-    def _foreign(self, labels: Mapping[str, str]) -> tuple[str, str] | None:
+    def _foreign(self, labels: Mapping[str, str]) -> tuple[DeadLetterReason, str] | None:
         if not self.cluster or labels.get("cluster") == self.cluster:
             return None
-        return "cluster-mismatch", f"cluster is {_quoted(labels.get('cluster'))}, expected {self.cluster!r}"
+        return (
+            DeadLetterReason.CLUSTER_MISMATCH,
+            f"cluster is {_quoted(labels.get('cluster'))}, expected {self.cluster!r}",
+        )
 
-    def _unknown(self, alert: Alert, wide: bool) -> tuple[str, str] | None:
+    def _unknown(self, alert: Alert, wide: bool) -> tuple[DeadLetterReason, str] | None:
         """Return why the alert says nothing we understand, or None."""
         if alert.labels.get("fault") not in self.known_faults:
-            return "unknown-fault", f"fault {_quoted(alert.labels.get('fault'))} is not in the catalogue"
+            return DeadLetterReason.UNKNOWN_FAULT, f"fault {_quoted(alert.labels.get('fault'))} is not in the catalogue"
         return _unusable(alert, wide)
 
-    def _lost(self, alert: Alert) -> tuple[str, str] | None:
+    def _lost(self, alert: Alert) -> tuple[DeadLetterReason, str] | None:
         """Return why no node of ours is meant, or None."""
         if not alert.labels.get("node"):
-            return "no-node", "the alert has no `node` label"
+            return DeadLetterReason.NO_NODE, "the alert has no `node` label"
         if alert.labels["node"] not in self.known_nodes:
-            return "unknown-node", f"there is no GPU node {_quoted(alert.labels['node'])}"
+            return DeadLetterReason.NOT_A_NODE, f"there is no GPU node {_quoted(alert.labels['node'])}"
         return None
 
-    def _bury(self, alert: Alert, reason: str, detail: str) -> None:
+    def _bury(self, alert: Alert, reason: DeadLetterReason, detail: str) -> None:
         self._say(clean(alert.fingerprint, LONGEST_NAME), alert.labels.get("alertname", ""), reason, detail)
 
-    def _say(self, fingerprint: str, alertname: str, reason: str, detail: str) -> None:
+    def _say(self, fingerprint: str, alertname: str, reason: DeadLetterReason, detail: str) -> None:
         name = clean(alertname, LONGEST_NAME)
         said = DeadLetter(
             reason=reason, alertname=name, fingerprint=fingerprint, detail=clean(detail, 2 * LONGEST_SAID)
@@ -190,13 +197,13 @@ def _quoted(value: str | None) -> str:
     return "missing" if value is None else repr(clean(value, LONGEST_NAME))
 
 
-def _unusable(alert: Alert, wide: bool) -> tuple[str, str] | None:
+def _unusable(alert: Alert, wide: bool) -> tuple[DeadLetterReason, str] | None:
     """Return why an alert can't become a fault whatever it names, or None."""
     labels = alert.labels
     if labels.get("severity") not in list(Severity):
-        return "unknown-severity", f"severity is {_quoted(labels.get('severity'))}"
+        return DeadLetterReason.UNKNOWN_SEVERITY, f"severity is {_quoted(labels.get('severity'))}"
     if alert.starts_at.year not in YEARS or alert.updated_at.year not in YEARS:
-        return "unusable-time", f"startsAt is in the year {alert.starts_at.year}"
+        return DeadLetterReason.UNUSABLE_TIME, f"startsAt is in the year {alert.starts_at.year}"
     checks: dict[str, Callable[[str], object]] = {"alertname": _plain(LONGEST_NAME)}
     if wide:
         checks |= dict.fromkeys(WHERE, _plain(LONGEST_PLACE))
@@ -204,7 +211,7 @@ def _unusable(alert: Alert, wide: bool) -> tuple[str, str] | None:
         checks |= {"gpu_uuid": _GPU.fullmatch, "xid": _XID.fullmatch}
     for name, usable in checks.items():
         if labels.get(name) and not usable(labels[name]):
-            return "unusable-label", f"{name} is {_quoted(labels[name])}"
+            return DeadLetterReason.UNUSABLE_LABEL, f"{name} is {_quoted(labels[name])}"
     return None
 
 

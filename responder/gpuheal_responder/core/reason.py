@@ -1,4 +1,4 @@
-"""Every reason that a verdict, a refusal, an attempt or an error can give: a slug for machines, a sentence for people.
+"""Every reason there is: a slug for machines, a sentence for people.
 
 The same slug stands in the Remediation, the Event, the metric label and the docs, which are made from this list.
 """
@@ -6,19 +6,53 @@ The same slug stands in the Remediation, the Event, the metric label and the doc
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
-class Reason(StrEnum):
+class Told(StrEnum):
     """Slugs; `sentence` says what one means."""
 
     sentence: str
 
-    def __new__(cls, slug: str, sentence: str) -> Reason:
+    def __new__(cls, slug: str, sentence: str) -> Self:
         """Return the member that is equal to its slug and carries its sentence."""
         member = str.__new__(cls, slug)
         member._value_ = slug
         member.sentence = sentence
         return member
+
+
+class DeadLetterReason(Told):
+    """Why an alert or a delivery that is meant for us is a dead letter."""
+
+    CLUSTER_MISMATCH = "cluster-mismatch", "the label `cluster` is missing or names another cluster"
+    UNKNOWN_FAULT = "unknown-fault", "the label `fault` is missing or not in the catalogue"
+    UNKNOWN_SEVERITY = "unknown-severity", "the label `severity` is missing or not one of critical, warning, info"
+    UNUSABLE_TIME = "unusable-time", "the alert begins in a year that cannot be"
+    UNUSABLE_LABEL = "unusable-label", "a label has a value that cannot be of its kind, or is too long"
+    NO_NODE = "no-node", "the alert has no label `node`"
+    NOT_A_NODE = "unknown-node", "no GPU node has the name in the label `node`"
+    TOO_MANY_FAULTS = "too-many-faults", "the node has more faults than are handled"
+    TOO_MANY_INCIDENTS = "too-many-incidents", "there are more incidents at once than are handled"
+    DELIVERY_TOO_COMPLEX = "delivery-too-complex", "a delivery has more values than are read"
+    DELIVERY_TOO_LARGE = "delivery-too-large", "a delivery is larger than is read"
+    DELIVERY_UNUSABLE = "delivery-unusable", "a delivery is Alertmanager's and cannot be understood"
+
+
+class SeriesReason(Told):
+    """Why a series is ignored as evidence."""
+
+    WITNESS_LABELS = "witness-labels", "a witness without node, fault or a known class"
+    WITNESS_VALUE = "witness-value", "a witness whose time or sample age is missing or impossible"
+    IDENTITY_LABELS = "identity-labels", "an identity without node, GPU or source"
+    BOOT_VALUE = "boot-value", "a boot time without node, or an impossible one"
+    STATE_LABELS = "state-labels", "a GPU state without node or GPU"
+    STATE_VALUE = "state-value", "a GPU state that is none of 0 to 5"
+    NODE_NAME = "node-name", "a node name that Kubernetes does not allow"
+
+
+class Reason(Told):
+    """What a verdict, a refusal, an attempt or an error of the other side can give."""
 
     # progress of steps
     NOT_MARKED = "not-marked", "this case's taint and undo record are not on the node yet"
@@ -136,7 +170,13 @@ class Reason(StrEnum):
     BOOT_ID_UNKNOWN = "boot-id-unknown", "the node reports no boot ID"
     CRD_OUTDATED = "crd-outdated", "the CRD in the cluster is older than this version"
     NOT_LEADER = "not-leader", "another replica is the leader now"
-    NOT_LOOKED = "not-looked", "the leader has not finished its first look yet"
+    NOT_LOOKED = "not-looked", "the leader has not completed its first round yet"
     NOT_STORED = "not-stored", "the case could not be saved yet"
     NODE_CHANGED = "node-changed", "the node changed after it was read"
     WORLD_CHANGED = "world-changed", "a fresh read led to a different decision"
+    # answers of the routes for people, beside an HTTP status
+    INVALID = "invalid", "the request is malformed"
+    TOO_SLOW = "too-slow", "the request body took too long"
+    CLOSED = "closed", "the case is already closed"
+    UNREADABLE = "unreadable", "data for the answer cannot be read"
+    REFUSED = "refused", "the responder refused the request"

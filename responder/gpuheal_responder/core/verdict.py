@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gpuheal_responder.core.case import Result
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.world import Need
 
@@ -42,7 +43,7 @@ class Inspect:
     @property
     def reason(self) -> str:
         """What is to be read."""
-        return "looking-closer"
+        return Reason.LOOKING_CLOSER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.world import OperationState
 from gpuheal_responder.errors import Permanent
 from gpuheal_responder.ports import Clock
@@ -76,7 +77,7 @@ class JobReboot:
         """Have a Job of this operation on the node; asking again does nothing more. Permanent without a boot id."""
         if not node.boot_id:
             raise Permanent(
-                "boot-id-unknown", f"{node.name} reports no boot ID; a stale pod could not be told from a new one"
+                Reason.BOOT_ID_UNKNOWN, f"{node.name} reports no boot ID; a stale pod could not be told from a new one"
             )
         await self._jobs.create(manifest(node, operation, self._settings, self._clock.now()))
 
@@ -149,7 +150,7 @@ def manifest(node: Node, operation: str, settings: JobSettings, now: datetime) -
 
     for value in (node.name, node.boot_id, operation):
         if not (value.isascii() and value.isprintable()):
-            raise Permanent("rejected", f"{value!r} is not a valid node name, boot ID or operation ID")
+            raise Permanent(Reason.REJECTED, f"{value!r} is not a valid node name, boot ID or operation ID")
     text = _template().render(
         name=job_name(operation),
         namespace=settings.namespace,

@@ -6,12 +6,12 @@ The text of a metric is its HELP line and its row of METRICS.md.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from gpuheal_responder.actions import SPECS
-from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.reason import DeadLetterReason, Reason, SeriesReason
 
 STEP_BUCKETS = (0.1, 1, 10, 60, 300, 900, 1800, 3600, 7200)
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 10)
@@ -262,15 +262,23 @@ def _rows() -> Iterator[str]:
 
 
 def _reasons() -> Iterator[str]:
-    yield "## Reasons"
-    yield ""
-    yield "Values of `reason` for a case, a step or an error:"
-    yield ""
-    yield "| reason | meaning |"
-    yield "|---|---|"
     told = {str(reason): reason.sentence for reason in Reason}
     for action in SPECS.values():
         told |= action.reasons
+    yield "## Reasons"
+    yield ""
+    yield from _told("Values of `reason` for a case, a step or an error:", told)
+    yield ""
+    yield from _told("Of a dead letter:", {str(reason): reason.sentence for reason in DeadLetterReason})
+    yield ""
+    yield from _told("Of a series that is ignored as evidence:", {str(r): r.sentence for r in SeriesReason})
+
+
+def _told(of: str, told: Mapping[str, str]) -> Iterator[str]:
+    yield of
+    yield ""
+    yield "| reason | meaning |"
+    yield "|---|---|"
     for slug, sentence in sorted(told.items()):
         yield f"| `{slug}` | {sentence} |"
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from gpuheal_responder.core.case import Approval, Case
 from gpuheal_responder.core.duration import people_duration
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.undo import HOLD_ANNOTATION
 from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Clock, Remediations, Stored
@@ -54,9 +55,9 @@ async def find(remediations: Remediations, name: str) -> Stored:
     if found is None:
         found = next((s for s in stored if s.case.node == name and s.case.closed_at is None), None)
     if found is None:
-        raise Permanent("not-found", f"no case named {name!r}, and no open case on a node with that name")
+        raise Permanent(Reason.NOT_FOUND, f"no case named {name!r}, and no open case on a node with that name")
     if found.case.closed_at is not None:
-        raise Permanent("closed", f"case {found.case.name} is closed")
+        raise Permanent(Reason.CLOSED, f"case {found.case.name} is closed")
     return found
 
 
@@ -77,20 +78,20 @@ async def approve(
     person is replaced.
     """
     if not _STEP.fullmatch(step) or not _EVIDENCE.fullmatch(evidence):
-        raise Permanent("invalid", "an approval needs a step and the 12 hexadecimal digits of its evidence")
+        raise Permanent(Reason.INVALID, "an approval needs a step and the 12 hexadecimal digits of its evidence")
     if not timedelta(0) < span <= LONGEST_APPROVAL:
-        raise Permanent("invalid", f"an approval is valid for at most {people_duration(LONGEST_APPROVAL)}")
+        raise Permanent(Reason.INVALID, f"an approval is valid for at most {people_duration(LONGEST_APPROVAL)}")
     for attempt in range(TRIES):
         stored = await find(remediations, name)
         now = clock.now()
         given = Approval(step=step, evidence=evidence, by=by, expires_at=now + span)
         kept = [a for a in stored.case.approvals if a.expires_at > now and (a.step, a.by) != (step, by)]
         if len(kept) >= MOST_APPROVALS:
-            raise Permanent("invalid", f"case {name} already has {MOST_APPROVALS} approvals (the limit)")
+            raise Permanent(Reason.INVALID, f"case {name} already has {MOST_APPROVALS} approvals (the limit)")
         try:
             return (await remediations.approve(stored, (*kept, given), token)).case
         except Transient as problem:
-            if problem.reason != "conflict" or attempt == TRIES - 1:
+            if problem.reason != Reason.CONFLICT or attempt == TRIES - 1:
                 raise
             await asyncio.sleep(
                 PAUSE_S * (attempt + 1)

@@ -28,7 +28,14 @@ MOST_IGNORED = 2000
 """So many nodes are listed in one answer; how many more there are is said."""
 BODY_DEADLINE_S = 10.0
 Act = Callable[[str, str, Mapping[str, str], str], Awaitable[Mapping[str, Any]]]
-_STATUS = {"not-found": 404, "closed": 409, "conflict": 409, "invalid": 422, "forbidden": 403, "too-slow": 408}
+_STATUS: Mapping[str, int] = {
+    Reason.FORBIDDEN: 403,
+    Reason.NOT_FOUND: 404,
+    Reason.TOO_SLOW: 408,
+    Reason.CLOSED: 409,
+    Reason.CONFLICT: 409,
+    Reason.INVALID: 422,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +64,7 @@ class CaseApi:
                 return refused(person)
             stored = await self.remediations.list()
         except ObserveError as problem:
-            return _problem(503, "unreadable", str(problem))
+            return _problem(503, Reason.UNREADABLE, str(problem))
         listed = []
         for case in sorted((s.case for s in stored), key=lambda case: (case.opened_at, case.name)):
             verdict = self.telemetry.verdict_of(case.name)
@@ -69,7 +76,7 @@ class CaseApi:
         try:
             person = await self._person(request, SEE)
         except ObserveError as problem:
-            return _problem(503, "unreadable", str(problem))
+            return _problem(503, Reason.UNREADABLE, str(problem))
         if isinstance(person, Denial):
             return refused(person)
         leader = self.leader()
@@ -79,7 +86,9 @@ class CaseApi:
             )
         known = self.telemetry.ignored_faults()
         if known is None:
-            return _problem(503, Reason.NOT_LOOKED, "this replica has only begun to lead and has not looked yet")
+            return _problem(
+                503, Reason.NOT_LOOKED, "this replica has just become the leader and has not completed a round yet"
+            )
         found = sorted(known, key=lambda one: one.node)
         listed = [
             {"node": one.node, "faults": named(one.faults), "reason": str(one.reason), "message": one.message}
@@ -105,7 +114,7 @@ class CaseApi:
         except ActionError as problem:
             return _problem(_STATUS.get(problem.reason, 503), problem.reason, str(problem))
         except ObserveError as problem:
-            return _problem(503, "unreadable", str(problem))
+            return _problem(503, Reason.UNREADABLE, str(problem))
 
     async def _do_approve(self, name: str, by: str, fields: Mapping[str, str], token: str) -> Mapping[str, Any]:
         span = _span(fields["for"]) if "for" in fields else desk.USUAL_APPROVAL
@@ -130,12 +139,12 @@ class CaseApi:
 
 async def _fields(request: web.Request) -> Mapping[str, str]:
     if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise Permanent("invalid", "compressed request bodies are not accepted")
+        raise Permanent(Reason.INVALID, "compressed request bodies are not accepted")
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
             body = await request.read()
     except TimeoutError:
-        raise Permanent("too-slow", f"the request body took longer than {BODY_DEADLINE_S:g}s") from None
+        raise Permanent(Reason.TOO_SLOW, f"the request body took longer than {BODY_DEADLINE_S:g}s") from None
     return fields_of(body)
 
 
@@ -144,12 +153,14 @@ def fields_of(body: bytes) -> Mapping[str, str]:
     try:
         raw = json.loads(body or b"{}")
     except (ValueError, RecursionError):
-        raise Permanent("invalid", "the request body is not JSON") from None
+        raise Permanent(Reason.INVALID, "the request body is not JSON") from None
     known = {"step", "evidence", "for", "reason"}
     if not isinstance(raw, dict) or not raw.keys() <= known:
-        raise Permanent("invalid", f"the request body is not a JSON object with the keys {', '.join(sorted(known))}")
+        raise Permanent(
+            Reason.INVALID, f"the request body is not a JSON object with the keys {', '.join(sorted(known))}"
+        )
     if not all(isinstance(v, str) and len(v) <= LONGEST_TEXT and v.isprintable() for v in raw.values()):
-        raise Permanent("invalid", f"values must be single-line strings of at most {LONGEST_TEXT} characters")
+        raise Permanent(Reason.INVALID, f"values must be single-line strings of at most {LONGEST_TEXT} characters")
     return raw
 
 
@@ -157,7 +168,7 @@ def _span(text: str) -> timedelta:
     try:
         return parse_duration(text)
     except (ValueError, OverflowError) as problem:
-        raise Permanent("invalid", str(problem)) from None
+        raise Permanent(Reason.INVALID, str(problem)) from None
 
 
 def _problem(status: int, reason: str, message: str) -> web.Response:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gpuheal_responder.core.payload import check
+from gpuheal_responder.core.reason import DeadLetterReason
 from gpuheal_responder.errors import ObserveError, PayloadError
 from gpuheal_responder.shell.http.admission import Admission
 from gpuheal_responder.shell.http.credentials import bearer, certificate_names, refused
@@ -35,9 +36,9 @@ BIG_BODY = 64 * 1024
 
 
 class Unusable(Exception):
-    """A message of Alertmanager's that can't be used; `reason` is a slug."""
+    """A message of Alertmanager's that can't be used, and why."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: DeadLetterReason, message: str) -> None:
         self.reason = reason
         super().__init__(message)
 
@@ -171,12 +172,12 @@ class Web:
 def understand(body: bytes) -> None:
     """Return if the body is Alertmanager's; PayloadError if it is not, Unusable if it is but is of no use."""
     if sum(body.count(sign) for sign in (b",", b"{", b"[")) > MOST_SIGNS:
-        raise Unusable("delivery-too-complex", f"more than {MOST_SIGNS} values in one message")
+        raise Unusable(DeadLetterReason.DELIVERY_TOO_COMPLEX, f"more than {MOST_SIGNS} values in one message")
     try:
         check(body)
     except PayloadError as problem:
         if _alertmanagers(body):
-            raise Unusable("delivery-unusable", str(problem)) from None
+            raise Unusable(DeadLetterReason.DELIVERY_UNUSABLE, str(problem)) from None
         raise
 
 
@@ -197,5 +198,5 @@ async def _read(request: web.Request) -> bytes:
         elif size > LARGEST_DRAINED:
             break
     if size > LARGEST_BODY:
-        raise Unusable("delivery-too-large", f"message larger than {LARGEST_BODY} bytes")
+        raise Unusable(DeadLetterReason.DELIVERY_TOO_LARGE, f"message larger than {LARGEST_BODY} bytes")
     return b"".join(chunks)

@@ -21,6 +21,7 @@ import yaml
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.errors import ConfigError, ObserveError, Permanent, Transient
 
 JSON = "application/json"
@@ -272,16 +273,16 @@ def changing(what: str) -> Iterator[None]:
         words = f"{what}: {problem}"
         match problem.status:
             case 0 if problem.reason == NOT_LEADER:
-                raise Transient("not-leader", words) from problem
+                raise Transient(Reason.NOT_LEADER, words) from problem
             case 403:
-                raise Permanent("forbidden", words) from problem
+                raise Permanent(Reason.FORBIDDEN, words) from problem
             case 404:
-                raise Permanent("not-found", words) from problem
+                raise Permanent(Reason.NOT_FOUND, words) from problem
             case 409:
-                raise Transient("conflict", words, timedelta(seconds=1)) from problem
+                raise Transient(Reason.CONFLICT, words, timedelta(seconds=1)) from problem
             case 429:
-                raise Transient("throttled", words, problem.retry_after or timedelta(seconds=2)) from problem
+                raise Transient(Reason.THROTTLED, words, problem.retry_after or timedelta(seconds=2)) from problem
             case status if status == 0 or status == 401 or status >= 500:
-                raise Transient("api-unavailable", words, problem.retry_after or timedelta(seconds=5)) from problem
+                raise Transient(Reason.API_UNAVAILABLE, words, problem.retry_after or timedelta(seconds=5)) from problem
             case _:
-                raise Permanent("rejected", words) from problem
+                raise Permanent(Reason.REJECTED, words) from problem

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gpuheal_responder.core.node import Condition, Node, Pod
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, Marks, dump
 from gpuheal_responder.core.world import NodeLock
 from gpuheal_responder.errors import Transient
@@ -175,7 +176,7 @@ class KubeCluster:
                 )
             except ApiError as problem:
                 if problem.status == 422 and "metadata.uid" in problem.message:
-                    raise Transient("conflict", f"node {node.name} was deleted and recreated") from problem
+                    raise Transient(Reason.CONFLICT, f"node {node.name} was deleted and recreated") from problem
                 raise
 
     async def evict(self, pod: Pod) -> Eviction:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.world import NodeLock
 from gpuheal_responder.errors import Transient
 from gpuheal_responder.ports import Clock
@@ -142,7 +143,7 @@ class NodeLocks:
             foreign = self._foreign(lease)
             if foreign is not None:
                 raise Transient(
-                    "node-locked", f"{foreign.holder} holds the Lease of node {node.name}", timedelta(seconds=30)
+                    Reason.NODE_LOCKED, f"{foreign.holder} holds the Lease of node {node.name}", timedelta(seconds=30)
                 )
             ours = lease.holder == self._holder
             taken = Lease(

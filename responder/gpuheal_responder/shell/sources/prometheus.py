@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from gpuheal_responder.config.settings import PrometheusServer
 from gpuheal_responder.core.duration import format_duration, people_duration
+from gpuheal_responder.core.reason import SeriesReason
 from gpuheal_responder.core.sighting import Evidence
 from gpuheal_responder.errors import ConfigError, ObserveError
 from gpuheal_responder.ports import Clock
@@ -171,7 +172,7 @@ class PrometheusEvidence:
     def _is_node(self, name: str) -> bool:
         if len(name) <= 253 and _NODE.fullmatch(name):
             return True
-        self._on_ignored("node-name")
+        self._on_ignored(SeriesReason.NODE_NAME)
         return False
 
 

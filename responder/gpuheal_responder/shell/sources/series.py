@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from gpuheal_responder.core.reason import SeriesReason
 from gpuheal_responder.core.sighting import Evidence, GpuHealth, HealthSample, Identity, Strength, Witness, WitnessClass
 from gpuheal_responder.shell.sources.client import decoded
 
@@ -79,7 +80,7 @@ def _labels(series: Any) -> Labels:
 
 def folded(
     found: Sequence[Sequence[Series]], chunks: int, at: datetime, health_of: Collection[str]
-) -> tuple[Mapping[str, Evidence], Sequence[str]]:
+) -> tuple[Mapping[str, Evidence], Sequence[SeriesReason]]:
     """Return evidence by node from the answers in the order they were asked, and why series were ignored.
 
     Raises ValueError when they are of several clusters: nodes of equal names cannot be told apart.
@@ -103,7 +104,7 @@ class _Fold:
     """Gathers series by node; `ignored` says of each that broke the contract why."""
 
     def __init__(self) -> None:
-        self.ignored: list[str] = []
+        self.ignored: list[SeriesReason] = []
         self._witnesses: dict[str, dict[tuple[str, str, str, str], Witness]] = {}
         self._identities: dict[str, dict[tuple[str, str], str]] = {}
         self._boots: dict[str, datetime] = {}
@@ -117,9 +118,9 @@ class _Fold:
             age = age_of.get(key)
             node, gpu, fault, kind, strength = key
             if not node or not fault or kind not in list(WitnessClass):
-                self.ignored.append("witness-labels")
+                self.ignored.append(SeriesReason.WITNESS_LABELS)
             elif age is None or not _moment(seen) or not math.isfinite(age):
-                self.ignored.append("witness-value")
+                self.ignored.append(SeriesReason.WITNESS_VALUE)
             else:
                 found = Witness(
                     fault=fault,
@@ -138,7 +139,7 @@ class _Fold:
             if node and gpu and source:
                 self._identities.setdefault(node, {})[(gpu, source)] = _slot(labels.get("pci_bus_id", ""))
             else:
-                self.ignored.append("identity-labels")
+                self.ignored.append(SeriesReason.IDENTITY_LABELS)
 
     def boots(self, series: Sequence[Series]) -> None:
         """Take in when each node's kernel started."""
@@ -146,20 +147,20 @@ class _Fold:
             if labels.get("node") and _moment(began):
                 self._boots[labels["node"]] = datetime.fromtimestamp(began, UTC)
             else:
-                self.ignored.append("boot-value")
+                self.ignored.append(SeriesReason.BOOT_VALUE)
 
     def states(self, series: Sequence[Series]) -> None:
         """Take in the GPU states; where two series tell of one moment the worse one counts."""
         for labels, values in series:
             node, gpu = labels.get("node", ""), labels.get("gpu_uuid", "")
             if not node or not gpu:
-                self.ignored.append("state-labels")
+                self.ignored.append(SeriesReason.STATE_LABELS)
                 continue
             samples = self._states.setdefault(node, {}).setdefault(gpu, {})
             for at, value in values:
                 state = int(value) if value in range(6) else None
                 if state is None:
-                    self.ignored.append("state-value")
+                    self.ignored.append(SeriesReason.STATE_VALUE)
                 samples[at] = max(UNKNOWN if state is None else state, samples.get(at, 0))
 
     def evidence(self, at: datetime, nodes: Collection[str]) -> Mapping[str, Evidence]:

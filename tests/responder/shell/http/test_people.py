@@ -292,7 +292,7 @@ async def test_the_command_says_when_nobody_has_looked_in_time(
     token = tmp_path / "token"
     token.write_text("bob")
     args = ["--ignored", "--server", str(world.client.make_url("")), "--token-file", str(token)]
-    with pytest.raises(Permanent, match=r"answered 503: .* has not looked yet"):
+    with pytest.raises(Permanent, match=r"answered 503: .* has not completed a round yet"):
         await asyncio.to_thread(cases.main, args)
 
 
