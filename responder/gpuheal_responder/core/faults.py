@@ -132,12 +132,8 @@ class _Folding:
                 )
         wide = sorted(self.wide.values(), key=_order_wide)
         for incident in wide[MOST_INCIDENTS:]:
-            self._say(
-                incident.slug,
-                incident.alertname,
-                DeadLetterReason.TOO_MANY_INCIDENTS,
-                f"{len(wide)} at once (limit {MOST_INCIDENTS})",
-            )
+            detail = f"{len(wide)} at once (limit {MOST_INCIDENTS})"
+            self._say(incident.slug, incident.alertname, DeadLetterReason.TOO_MANY_INCIDENTS, detail)
         dead = tuple(self.dead.values())[:MOST_DEAD]
         return Intake(faults=ordered, dead=dead, watchdog_at=self.watchdog_at, wide=tuple(wide[:MOST_INCIDENTS]))
 
@@ -156,10 +152,8 @@ class _Folding:
     def _foreign(self, labels: Mapping[str, str]) -> tuple[DeadLetterReason, str] | None:
         if not self.cluster or labels.get("cluster") == self.cluster:
             return None
-        return (
-            DeadLetterReason.CLUSTER_MISMATCH,
-            f"cluster is {_quoted(labels.get('cluster'))}, expected {self.cluster!r}",
-        )
+        detail = f"cluster is {_quoted(labels.get('cluster'))}, expected {self.cluster!r}"
+        return DeadLetterReason.CLUSTER_MISMATCH, detail
 
     def _unknown(self, alert: Alert, wide: bool) -> tuple[DeadLetterReason, str] | None:
         """Return why the alert says nothing we understand, or None."""
