@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from gpuheal_rules import policies, runbook
 from gpuheal_rules.catalogue import counters
 from gpuheal_rules.catalogue.load import load_catalogue
+from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.options import Options
 from gpuheal_rules.render import HEADER, build_groups, prometheus_rules, rule_file, to_yaml
 from gpuheal_rules.routes import operatorconfig
+from gpuheal_rules.routes.alertmanager import AlertmanagerParams
+from gpuheal_rules.site import knobs
 
 PROMTOOL = "promtool"
 OWNED = ("generated", PROMTOOL, "runbooks")
@@ -25,24 +29,38 @@ def makes_cases() -> bool:
     return find_spec("gpuheal_rules.cases") is not None
 
 
-def artefacts(options: Options | None = None) -> dict[str, str]:
-    """Return every generated text by its path below the part's folder; promtool cases only where they can be made."""
-    options = options or Options()
-    catalogue = load_catalogue()
+def artefacts(options: Options | None = None, catalogue: Catalogue | None = None) -> dict[str, str]:
+    """Return every generated text by its path below the part's folder; promtool cases only where they can be made.
+
+    A site builds with options and a catalogue of its own (`gpuheal_rules.site`).
+    """
+    options, shipped = options or Options(), load_catalogue()
+    catalogue = catalogue or shipped
     groups = build_groups(catalogue, options)
     found = {"generated/gpuheal.rules.yaml": rule_file(groups)}
     for index, document in enumerate(prometheus_rules(groups, options)):
         suffix = "" if index == 0 else f"-{index + 1}"
         found[f"generated/prometheusrule{suffix}.yaml"] = HEADER + to_yaml(document)
-    found |= {f"generated/alertmanager/{name}": text for name, text in operatorconfig.generated().items()}
+    routes = operatorconfig.generated(routed(catalogue, options))
+    found |= {f"generated/alertmanager/{name}": text for name, text in routes.items()}
     found["generated/dcgm-counters.csv"] = counters.render(catalogue)
     found |= {f"generated/policies/{name}": text for name, text in policies.files(catalogue).items()}
     found |= {f"runbooks/{name}": text for name, text in runbook.pages(catalogue, options).items()}
-    if options == Options() and makes_cases():
+    if options != Options() or catalogue is not shipped:
+        return found
+    found["KNOBS.md"] = knobs.page(catalogue, options)
+    if makes_cases():
         from gpuheal_rules.cases.build import promtool_files
 
         found |= {f"{PROMTOOL}/{name}": text for name, text in promtool_files(catalogue).items()}
     return found
+
+
+def routed(catalogue: Catalogue, options: Options) -> AlertmanagerParams:
+    """Return what the site decides about the way of its alerts."""
+    params = operatorconfig.DEFAULT_PARAMS
+    told = tuple(name for name in params.people_only_alerts if name not in catalogue.silenced)
+    return replace(params, namespace=options.namespace, people_only_alerts=told)
 
 
 def write(folder: Path, found: dict[str, str]) -> list[str]:

@@ -98,23 +98,31 @@ def _profile(reader: Reader, catalogue: Catalogue, name: str, entry: object) -> 
     without = reader.texts(raw.get("without"), f"{where}.without")
     acted_on = {slug: fault for slug, fault in catalogue.faults.items() if fault.acted_on}
     for index, slug in enumerate(without):
-        reader.choice(slug, f"{where}.without[{index}]", tuple(acted_on))
+        reader.choice(slug, f"{where}.without[{index}]", [f.slug for f in catalogue.every_fault() if f.acted_on])
     left = {slug: fault for slug, fault in acted_on.items() if slug not in without}
     policies = []
     for index, item in enumerate(reader.items(raw.get("policies"), f"{where}.policies")):
-        policies.append(_policy(reader, item, f"{where}.policies[{index}]", left, climbs))
+        policy = _policy(reader, item, f"{where}.policies[{index}]", left, climbs, bool(catalogue.retired))
+        policies += [policy] if policy else []
     for slug, fault in left.items():
         heal = ", ".join(_cures(fault, climbs)) or "none"
         raise reader.error(f"{where}.policies", f"no policy covers {slug} (recovery actions in its ladder: {heal})")
     return Profile(name=name, about=reader.text(raw.get("about"), f"{where}.about"), policies=tuple(policies))
 
 
-def _policy(reader: Reader, entry: object, path: str, left: dict[str, Fault], climbs: str) -> dict[str, Any]:
-    """Take the policy's faults out of `left` and return the mapping that its file holds."""
+def _policy(
+    reader: Reader, entry: object, path: str, left: dict[str, Fault], climbs: str, thinned: bool
+) -> dict[str, Any]:
+    """Take the policy's faults out of `left` and return the mapping that its file holds.
+
+    Where a site switched faults off (`thinned`), a policy may have none left; nothing is returned then.
+    """
     raw = reader.mapping(entry, path, ("name", "cures", "with"))
     wanted = reader.texts(raw.get("cures"), f"{path}.cures")
     taken = {slug: left.pop(slug) for slug in list(left) if _cures(left[slug], climbs) == wanted}
     ways = {steps(fault, climbs) for fault in taken.values()}
+    if thinned and not taken:
+        return {}
     if len(ways) != 1:
         found = "; ".join(" → ".join(way) for way in sorted(ways)) or "none"
         raise reader.error(f"{path}.cures", f"expected faults whose ladders give the same steps, got {found}")

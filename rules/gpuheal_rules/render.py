@@ -7,17 +7,21 @@ from typing import Any
 
 import yaml
 
+from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.groups import alerts, evidence, fleet, guard, identity, latch, memory, score, trend, witness
 from gpuheal_rules.options import Options
 from gpuheal_rules.promql.cluster import by_cluster
 from gpuheal_rules.promql.origin import of_jobs
-from gpuheal_rules.promql.rule import AlertRule, Group, Record
+from gpuheal_rules.promql.reach import needed
+from gpuheal_rules.promql.rule import COUNT, EVIDENCE, WITNESS, AlertRule, Group, Record
 
 HEADER = (
     "# Made by `gpuheal rules build` from rules/gpuheal_rules; edit the catalogue or the groups there, not this file.\n"
 )
+READ_OUTSIDE = frozenset({COUNT, EVIDENCE, WITNESS, identity.IDENTITY, witness.STATE})
+"""Series that the responder, runbooks and dashboards read, whatever a site switches off (a test compares)."""
 OBJECT_LIMIT = 400 * 1024
 """Bytes of rule text per PrometheusRule; prometheus-operator refuses 512 KiB (pkg/operator/rules.go)."""
 
@@ -45,7 +49,17 @@ def to_yaml(document: object) -> str:
 
 
 def build_groups(catalogue: Catalogue, options: Options) -> tuple[Group, ...]:
-    """Return all groups; the main group carries a fact from scrape to alert within one evaluation."""
+    """Return all groups; the main group carries a fact from scrape to alert within one evaluation.
+
+    Where a site switched something off, what only that needed is left out as well.
+    """
+    groups = _groups(catalogue, options)
+    if not catalogue.silenced:
+        return groups
+    return needed(groups, _groups(load_catalogue(), options), READ_OUTSIDE)
+
+
+def _groups(catalogue: Catalogue, options: Options) -> tuple[Group, ...]:
     main: tuple[Record | AlertRule, ...] = (
         *identity.rules(catalogue, options),
         *guard.rules(catalogue, options),
@@ -73,6 +87,7 @@ def rule_data(rule: Record | AlertRule) -> dict[str, Any]:
         "alert": rule.name,
         "expr": rule.expr,
         **({"for": format_duration(rule.wait)} if rule.wait else {}),
+        **({"keep_firing_for": format_duration(rule.keep)} if rule.keep else {}),
         "labels": dict(rule.labels),
         "annotations": dict(rule.annotations),
     }
@@ -90,6 +105,13 @@ def group_data(group: Group) -> dict[str, Any]:
 def rule_file(groups: Sequence[Group]) -> str:
     """Return the rule file for a plain Prometheus."""
     return HEADER + to_yaml({"groups": [group_data(group) for group in groups]})
+
+
+def printed(groups: Sequence[Group], options: Options, form: str) -> str:
+    """Return the groups as one rule file, or (`prometheusrule`) as objects for the operator."""
+    if form == "rules":
+        return rule_file(groups)
+    return HEADER + "---\n".join(to_yaml(document) for document in prometheus_rules(groups, options))
 
 
 def prometheus_rules(

@@ -22,12 +22,8 @@ def test_the_committed_files_equal_a_fresh_build_byte_by_byte(tmp_path: Path) ->
     """`gpuheal rules build` into an empty folder makes exactly the committed generated files."""
     build.write(tmp_path, build.artefacts())
     fresh = {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    committed = {
-        p.relative_to(RULES).as_posix(): p.read_bytes()
-        for top in build.OWNED
-        for p in (RULES / top).rglob("*")
-        if p.is_file()
-    }
+    owned = [p for top in build.OWNED for p in (RULES / top).rglob("*") if p.is_file()]
+    committed = {p.relative_to(RULES).as_posix(): p.read_bytes() for p in (*owned, RULES / "KNOBS.md")}
     assert fresh == committed
 
 

@@ -32,6 +32,7 @@ _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _ALERT = re.compile(r"(GPU|NVLink)[A-Za-z0-9]+")
 _EVIDENCE_KEYS = ("name", "class", "strength", "signal", "op", "value", "threshold", "leave", "growth", "special",
     "guarded", "timed", "overruled")  # fmt: skip
+_THRESHOLD_KEYS = ("value", "least", "most", "whole", "below", "unit", "reason", "source")
 _FAULT_KEYS = (
     "title", "family", "scope", "state", "hardware", "witness", "downgrade", "upgrade", "hold", "condition",
     "evidence", "alerts", "ladder", "runbook",
@@ -44,12 +45,12 @@ GROWTH_WINDOWS = ("1h", "24h")
 def load_catalogue(directory: Path = CATALOG) -> Catalogue:
     """Return the catalogue in `directory`, read once; raise ConfigError on the first mistake."""
     labels = _labels(directory / "labels.yaml")
-    thresholds = _thresholds(directory / "thresholds.yaml")
-    signals = _signals(directory / "signals.yaml")
+    thresholds = read_thresholds(directory / "thresholds.yaml")
+    signals = read_signals(directory / "signals.yaml")
     conditions = _conditions(directory / "conditions.yaml", labels)
     table = _xids(directory / "xids.yaml")
     codes = {code: row["fault"] for code, row in table.items()}
-    faults = _faults(directory / "faults.yaml", labels, thresholds, signals, codes)
+    faults = read_faults(directory / "faults.yaml", labels, thresholds, signals, codes)
     return Catalogue(
         labels=labels,
         thresholds=thresholds,
@@ -72,25 +73,51 @@ def _labels(path: Path) -> Labels:
     return Labels(**{key: reader.texts(raw.get(key), key) for key in keys})
 
 
-def _thresholds(path: Path) -> Mapping[str, Threshold]:
-    reader = Reader(path.name)
+def _reader(path: Path) -> Reader:
+    # A file of a site needs its folder to be told from ours.
+    return Reader(path.name if path.parent == CATALOG else str(path))
+
+
+def read_thresholds(path: Path, shipped: Mapping[str, Threshold] | None = None) -> Mapping[str, Threshold]:
+    """Return the thresholds of a file; they may name those that are `shipped`."""
+    reader = _reader(path)
     found: dict[str, Threshold] = {}
     for name, entry in reader.mapping(load_yaml(path), "").items():
         if not _NAME.fullmatch(name):
             raise reader.error(name, "threshold names are lower_snake_case")
-        raw = reader.mapping(entry, name, ("value", "unit", "reason", "source"))
+        raw = reader.mapping(entry, name, _THRESHOLD_KEYS)
         found[name] = Threshold(
             name=name,
             value=reader.number(raw.get("value"), f"{name}.value"),
+            least=reader.number(raw.get("least"), f"{name}.least"),
+            most=reader.number(raw.get("most"), f"{name}.most"),
+            whole=reader.flag(raw.get("whole"), f"{name}.whole"),
+            below=raw.get("below", ""),
             unit=reader.text(raw.get("unit"), f"{name}.unit"),
             reason=reader.text(raw.get("reason"), f"{name}.reason"),
             source=reader.text(raw.get("source"), f"{name}.source"),
         )
+    for name, item in found.items():
+        if item.below and item.below not in {**found, **(shipped or {})}:
+            raise reader.error(f"{name}.below", f"unknown threshold {item.below!r}")
+        wrong = outside(item, item.value)
+        if wrong:
+            raise reader.error(f"{name}.value", wrong)
     return found
 
 
-def _signals(path: Path) -> Mapping[str, Signal]:
-    reader = Reader(path.name)
+def outside(item: Threshold, value: float) -> str:
+    """Return why a threshold cannot have this value, empty when it can."""
+    if not item.least <= value <= item.most:
+        return f"expected {item.unit} from {item.least:.12g} to {item.most:.12g}, got {value:.12g}"
+    if item.whole and value != int(value):
+        return f"expected a whole number of {item.unit}, got {value:.12g}"
+    return ""
+
+
+def read_signals(path: Path) -> Mapping[str, Signal]:
+    """Return the signals of a file."""
+    reader = _reader(path)
     found: dict[str, Signal] = {}
     for name, entry in reader.mapping(load_yaml(path), "").items():
         if not _NAME.fullmatch(name):
@@ -149,14 +176,15 @@ def _conditions(path: Path, labels: Labels) -> tuple[ForeignCondition, ...]:
     return tuple(found)
 
 
-def _faults(
+def read_faults(
     path: Path,
     labels: Labels,
     thresholds: Mapping[str, Threshold],
     signals: Mapping[str, Signal],
     codes: Mapping[int, str],
 ) -> Mapping[str, Fault]:
-    reader = Reader(path.name)
+    """Return the fault kinds of a file, each with its `codes`."""
+    reader = _reader(path)
     found: dict[str, Fault] = {}
     alerts: set[str] = set()
     for slug, entry in reader.mapping(load_yaml(path), "").items():
@@ -215,7 +243,7 @@ def _fault(
     return Fault(
         slug=slug,
         title=reader.text(raw.get("title"), f"{slug}.title"),
-        family=reader.text(raw.get("family"), f"{slug}.family"),
+        family=_family(reader, raw.get("family"), f"{slug}.family"),
         scope=reader.choice(raw.get("scope"), f"{slug}.scope", model.SCOPES),
         state=reader.choice(raw.get("state", "none"), f"{slug}.state", model.STATES),
         hardware=reader.flag(raw.get("hardware"), f"{slug}.hardware"),
@@ -247,6 +275,13 @@ def _ladder(reader: Reader, value: object, path: str) -> tuple[str, ...]:
     if ladder[0] == "taint" and ladder[1:2] != ("cordon",):
         raise reader.error(path, "a ladder that begins with taint goes on with cordon", "the action taint does both")
     return ladder
+
+
+def _family(reader: Reader, value: object, path: str) -> str:
+    family = reader.text(value, path)
+    if not _SLUG.fullmatch(family):
+        raise reader.error(path, "family names are lowercase words separated by dashes")
+    return family
 
 
 def _xids(path: Path) -> Mapping[int, Mapping[str, Any]]:

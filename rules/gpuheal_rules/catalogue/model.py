@@ -6,8 +6,8 @@ names that break the alert contract, each with file and path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 SCOPES = ("gpu", "node", "fabric", "domain", "fleet")
@@ -38,13 +38,21 @@ class Labels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """One number rules compare with; it becomes the constant series `gpuheal:threshold{name="..."}`."""
+    """One number rules compare with; it becomes the constant series `gpuheal:threshold{name="..."}`.
+
+    A site may set it to a value from `least` to `most`, to a whole number where it is `whole`, and to less than the
+    threshold `below` where one is named.
+    """
 
     name: str
     value: float
     unit: str
     reason: str
     source: str
+    least: float
+    most: float
+    whole: bool = False
+    below: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +105,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """One alert of a fault; `expr` names an expression, or is empty when the alert follows from the evidence."""
+    """One alert of a fault; `expr` names an expression, or is empty when the alert follows from the evidence.
+
+    It fires after `wait`, and for `keep` after its reason has ended.
+    """
 
     name: str
     severity: str
@@ -105,6 +116,7 @@ class Alert:
     summary: str
     description: str
     expr: str = ""
+    keep: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,10 +189,30 @@ class Catalogue:
     """Codes that only their line can judge; the number alone is weak."""
     recoveries: frozenset[int]
     """Recovery actions that concern the GPU itself."""
+    retired: Mapping[str, Fault] = field(default_factory=dict)
+    """Fault kinds that a site switched off: they raise nothing, and their codes are no news."""
+    silenced: frozenset[str] = frozenset()
+    """Alerts that a site switched off, alone or with their fault."""
+
+    def every_fault(self) -> tuple[Fault, ...]:
+        """Return all fault kinds, those that are switched off last."""
+        return (*self.faults.values(), *self.retired.values())
+
+    def fault(self, slug: str) -> Fault:
+        """Return a fault kind, also one that is switched off."""
+        return self.faults.get(slug) or self.retired[slug]
+
+    def expressions(self) -> frozenset[str]:
+        """Return the names of the expressions that some alert still has."""
+        return frozenset(alert.expr for _fault, alert in self.alerts())
+
+    def live(self, slugs: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the fault kinds that are not switched off."""
+        return tuple(slug for slug in slugs if slug in self.faults)
 
     def judged(self, witness: str) -> str:
         """Return, as a regular expression, the codes that are some fault's evidence or nobody's business."""
-        of_faults = {code for fault in self.faults.values() for code in fault.xids}
+        of_faults = {code for fault in self.every_fault() for code in fault.xids}
         if witness == "dcgm":
             judged = (of_faults | self.quiet_xids) - self.weak_numbers
         else:

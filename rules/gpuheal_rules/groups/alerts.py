@@ -139,6 +139,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[AlertRule]:
             name=alert.name,
             expr=EXPRESSIONS[alert.expr](catalogue, options) if alert.expr else evident,
             wait=alert.wait,
+            keep=alert.keep,
             labels=static_labels(fault, alert, options),
             annotations=annotation_templates(alert, options),
         )

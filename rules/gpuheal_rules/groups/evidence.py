@@ -54,7 +54,7 @@ def _xid(catalogue: Catalogue, fault: Fault) -> Iterator[Record]:
     moved = f"\n  unless on ({GPU}, xid) {HARMLESS_XID}" if fault.downgrade else ""
     moved += f"\n  unless on ({GPU}, xid) {SERIOUS_XID}" if fault.upgrade else ""
     kernel = _latched(XID, fault.xids, fault) + moved
-    for other in catalogue.faults.values():
+    for other in catalogue.every_fault():
         for target, said in ((other.downgrade, HARMLESS_XID), (other.upgrade, SERIOUS_XID)):
             if target == fault.slug:
                 kernel += f"\n  or ({_latched(XID, other.xids, fault)} and on ({GPU}, xid) {said})"

@@ -16,7 +16,7 @@ NEW = "gpuheal:node_bad:new30m"
 PROBLEM = "gpuheal:node_problem:info"
 ACTIVE_PROBLEM = "gpuheal:node_problem_active:info"
 TOPOLOGY = "gpuheal:node_topology:info"
-HARMLESS = "app-gpu-error|gpu-suspect-repeat|gpu-other-xid|gpu-ecc-trend"
+HARMLESS = ("app-gpu-error", "gpu-suspect-repeat", "gpu-other-xid", "gpu-ecc-trend")
 
 
 STATES = ("pending", "held", "escalated", "stale")
@@ -28,11 +28,12 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     """Yield bad nodes, correlations, the growth of each fault, and problems of telemetry and cases by node."""
     faults = "|".join(f.slug for f in catalogue.faults.values() if f.hardware and f.scope == "node")
     faults += "|" + "|".join(f.slug for f in catalogue.faults.values() if f.state == "faulty" and f.scope == "gpu")
+    faults = "|".join((faults, *catalogue.live(["node-not-ready"])))
     yield Record(
         name=BAD,
         expr=promql(f"""
             group by (node) (
-              {COUNT}{{fault=~"{faults}|node-not-ready"}} or {UNKNOWN}
+              {COUNT}{{fault=~"{faults}"}} or {UNKNOWN}
             ) unless on (node) {GUARD}
             """),
     )
@@ -59,12 +60,23 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         name="gpuheal:fault_nodes:growth10m",
         expr=promql(f"""
             count by (fault) (
-              group by (fault, node) ({WITNESS}{{fault!~"{HARMLESS}"}})
+              group by (fault, node) ({WITNESS}{{fault!~"{"|".join(catalogue.live(HARMLESS))}"}})
                 unless on (fault, node) ({WITNESS} offset 10m)
             )
             """),
     )
-    yield from _problems(options)
+    # What no alert tells of is not recorded.
+    told = {name.replace("_", "-") for name in catalogue.expressions()}
+    problems = (*_problems(options), *_problems_of_cases())
+    yield from (problem for problem in problems if problem.labels["problem"] in told)
+    yield Record(
+        name=ACTIVE_PROBLEM,
+        expr=promql(f"""
+            {PROBLEM} * on (node) group_left (rack, zone, fabric_domain) {TOPOLOGY}
+              or on (node, problem) {PROBLEM}
+            """),
+    )
+    yield Record(name="gpuheal:gpu_nodes:count", expr=f"count({GPU_NODE})")
 
 
 def _problems_of_cases() -> Iterator[Record]:
@@ -83,10 +95,9 @@ def _problems_of_cases() -> Iterator[Record]:
 
 
 def _problems(options: Options) -> Iterator[Record]:
-    jobs = options.jobs
     alive = promql(f"""
         (
-          group by (node) (up{{job=~"{jobs["node"]}"}} == 1)
+          group by (node) (up{{job=~"{options.job("node")}"}} == 1)
             or group by (node) (kube_node_status_condition{{condition="Ready", status="true"}} == 1)
         )
         """)
@@ -123,12 +134,3 @@ def _problems(options: Options) -> Iterator[Record]:
             labels={"problem": problem},
             expr=f"group by (node) (\n{expr}\n) unless on (node) {GUARD}",
         )
-    yield from _problems_of_cases()
-    yield Record(
-        name=ACTIVE_PROBLEM,
-        expr=promql(f"""
-            {PROBLEM} * on (node) group_left (rack, zone, fabric_domain) {TOPOLOGY}
-              or on (node, problem) {PROBLEM}
-            """),
-    )
-    yield Record(name="gpuheal:gpu_nodes:count", expr=f"count({GPU_NODE})")

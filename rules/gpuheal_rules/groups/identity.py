@@ -62,7 +62,7 @@ def _shown(catalogue: Catalogue, options: Options) -> str:
 
 
 def _target_nodes(catalogue: Catalogue, options: Options) -> Record:
-    job = options.jobs["dcgm"]
+    job = options.job("dcgm")
     named = node_labels(options, readings(catalogue.signals["dcgm_presence"]))
     placed = f'group by (namespace, pod, node) (kube_pod_info{{pod=~"({job}).*", node!=""}})'
     # A page without GPUs, or a target that does not answer, names no node: then its pod does, else what is remembered
@@ -102,7 +102,7 @@ def _sources(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         expr=f"group by (node) ({targets(options, ['dcgm'], '== 1')})\n  and on (node) {_shown(catalogue, options)}",
     )
     for source in ("ksm", "responder"):
-        yield Record(name=UP, labels={"source": source}, expr=f'group (up{{job=~"{options.jobs[source]}"}} == 1)')
+        yield Record(name=UP, labels={"source": source}, expr=f'group (up{{job=~"{options.job(source)}"}} == 1)')
     # What a silent exporter said counts for a while; that there was a responder is not forgotten overnight.
     memory = dict.fromkeys(("exporter", "dcgm", "ksm"), "hold_seconds") | {"responder": "identity_memory_seconds"}
     for source, name in memory.items():

@@ -98,7 +98,7 @@ def _dcgm(catalogue: Catalogue, options: Options, key: str) -> Iterator[Record]:
 
 
 def _owners(catalogue: Catalogue) -> Record:
-    codes = "|".join(str(code) for code in catalogue.faults["app-gpu-error"].xids)
+    codes = "|".join(str(code) for code in catalogue.fault("app-gpu-error").xids)
     # Prometheus renames the labels pod and namespace of a series when its target has labels of the same names.
     holders = (
         'label_replace(label_replace(last_over_time(gpuheal_gpu_pod_info[5m]), "pod", "$1", "exported_pod", "(.+)")'

@@ -31,20 +31,25 @@ def rules(catalogue: Catalogue, _options: Options) -> Iterator[Record]:
     corrected = 'gpuheal:gpu_counter:growth24h{signal=~"ecc_corrected|dcgm_ecc_sbe_volatile"}'
     warm, slow = threshold("temperature_enter_celsius"), threshold("temperature_slowdown_celsius")
     hot = f'({NEAR}{{signal="dcgm_temperature"}} > {warm})'
+    ecc = [f'group by ({GPU}) ({COUNT}{{fault=~"{memory}"}}) * 0.8'] if memory else []
+    if "gpu-ecc-trend" in catalogue.faults:
+        share = f"max by ({GPU}) ({corrected}) / {threshold('ecc_corrected_per_day')}"
+        ecc.append(f"1 - 0.2 * clamp_max({share}, 1)")
     terms = {
         "xid": f'group by ({GPU}) ({COUNT}{{fault=~"{hardware}"}}) * 0.6',
         # The logarithm of nothing takes every other term with it.
         "lost": f"group by ({GPU}) ({LOST}) * 0",
         "nvlink": f"0.7 + 0.3 * {NVLINK_RATIO}",
-        "ecc": promql(f"""
-            group by ({GPU}) ({COUNT}{{fault=~"{memory}"}}) * 0.8
-              or 1 - 0.2 * clamp_max(max by ({GPU}) ({corrected}) / {threshold("ecc_corrected_per_day")}, 1)
-            """),
+        "ecc": "\n  or ".join(ecc),
         "thermal": promql(f"""
             group by ({GPU}) ({OPEN}{{fault="gpu-thermal", signal=~"clocks.*"}}) * 0.9
               or 1 - 0.1 * clamp_max(({hot} - {warm}) / ({slow} - {warm}), 1)
             """),
     }
+    if "gpu-thermal" not in catalogue.faults:
+        del terms["thermal"]
+    if not ecc:
+        del terms["ecc"]
     for term, expr in terms.items():
         yield Record(name=TERM, labels={"term": term}, expr=expr)
     yield Record(

@@ -136,7 +136,7 @@ def _other_number(catalogue: Catalogue, options: Options) -> tuple[str, str]:
 
 
 def _hold(catalogue: Catalogue) -> str:
-    hold = catalogue.faults["gpu-other-xid"].hold
+    hold = catalogue.fault("gpu-other-xid").hold
     assert hold is not None
     return f"{hold.total_seconds():.12g}"
 

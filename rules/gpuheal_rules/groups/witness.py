@@ -62,14 +62,15 @@ def rules(catalogue: Catalogue, _options: Options) -> Iterator[Record]:
               or on ({key}) {COUNT}
             """),
     )
-    suspect = "|".join(f.slug for f in catalogue.faults.values() if f.state == "suspect")
-    yield Record(
-        name=SUSPECT,
-        expr=promql(f"""
-            group by ({GPU}) ({COUNT}{{fault=~"{suspect}"}}) * time()
-              or {before(SUSPECT)} > time() - {threshold("suspect_hold_seconds")}
-            """),
-    )
+    suspect = _suspect(catalogue)
+    if suspect:
+        yield Record(
+            name=SUSPECT,
+            expr=promql(f"""
+                group by ({GPU}) ({COUNT}{{fault=~"{suspect}"}}) * time()
+                  or {before(SUSPECT)} > time() - {threshold("suspect_hold_seconds")}
+                """),
+        )
     # Known, shown by no source that answers now, and not for a fault that is known as well.
     yield Record(
         name=UNKNOWN,
@@ -120,6 +121,10 @@ def _confidence(key: str) -> Record:
     )
 
 
+def _suspect(catalogue: Catalogue) -> str:
+    return "|".join(f.slug for f in catalogue.faults.values() if f.state == "suspect")
+
+
 def _having(catalogue: Catalogue, state: str) -> str:
     faults = "|".join(f.slug for f in catalogue.faults.values() if f.state == state and f.scope == "gpu")
     return f'{COUNT}{{fault=~"{faults}"}}'
@@ -131,7 +136,8 @@ def _state(catalogue: Catalogue) -> Record:
         (3, _having(catalogue, "faulty")),
         (5, UNKNOWN),
     ]
-    levels += [(2, SUSPECT), (1, _having(catalogue, "degraded"))]
+    levels += [(2, SUSPECT)] if _suspect(catalogue) else []
+    levels.append((1, _having(catalogue, "degraded")))
     levels.append((0, IDENTITY))
     terms = [f"group by ({GPU}) (\n{indent(expr)}\n) * {value}" for value, expr in levels]
     return Record(name=STATE, expr=f"\nor on ({GPU})\n".join(terms))

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.catalogue.reader import parse_duration
+from gpuheal_rules.errors import ConfigError
 from gpuheal_rules.lint import (
     contract as lint_contract,
 )
@@ -42,6 +43,7 @@ from gpuheal_rules.lint.clusters import clusters
 from gpuheal_rules.lint.flow import Flow
 from gpuheal_rules.lint.promql import Subject
 from gpuheal_rules.lint.source import Finding, Rule, Sources, read
+from gpuheal_rules.site.read import read_site
 
 FOLDER = Path(__file__).resolve().parents[2]
 
@@ -87,6 +89,9 @@ class LintOptions:
     scrape_interval: timedelta = timedelta(seconds=15)
     """The longest scrape interval of the sources; windows over raw series hold four of them."""
 
+    catalogue: Catalogue | None = None
+    """What the site's rules were built from; None = the catalogue of this package."""
+
     foreign: bool = False
     """Rules that are not ours: the alert contract (labels, names, faults, routes) is not asked of them."""
 
@@ -100,7 +105,7 @@ CONTRACT_CHECKS = frozenset({"annotations", "contract", "labels", "name", "origi
 def lint(paths: Sequence[Path], options: LintOptions | None = None) -> list[Finding]:
     """All findings of the files below `paths`, each once, by file and place; files that cannot be read are findings."""
     options = options or LintOptions()
-    catalogue = _catalogue()
+    catalogue = options.catalogue or _catalogue()
     fields = exported_fields(catalogue)
     sources = read([Path(path) for path in paths])
     findings = list(sources.broken)
@@ -178,12 +183,12 @@ def main(argv: Sequence[str]) -> int:
         description="Lint Prometheus rules and Alertmanager configurations for GPU monitoring.",
     )
     parser.add_argument("paths", nargs="*", type=Path, help="files and folders (default: gpuheal's own rules)")
+    parser.add_argument("--site", type=Path, metavar="FILE", help="site file that the rules were built with")
     parser.add_argument(
-        "--scrape-interval", default="15s", help="longest scrape interval of any exporter (default: 15s)"
+        "--scrape-interval", help="longest scrape interval of any exporter (default: 15s, or the site's)"
     )
     parser.add_argument(
         "--cluster-label",
-        default="",
         metavar="NAME",
         help="label that identifies the cluster; lint rules for a ruler that evaluates several clusters",
     )
@@ -199,14 +204,19 @@ def main(argv: Sequence[str]) -> int:
         for name, meaning in CHECKS.items():
             print(f"{name:13} {meaning}")
         return 0
+    options = LintOptions(foreign=args.foreign)
     try:
-        options = LintOptions(
-            scrape_interval=parse_duration(args.scrape_interval),
-            foreign=args.foreign,
-            cluster_label=args.cluster_label,
-        )
-    except ValueError as problem:
-        print(f"gpuheal rules lint: --scrape-interval: {problem}", file=sys.stderr)
+        if args.site:
+            site = read_site(args.site)
+            options = replace(options, scrape_interval=site.options.scrape_interval, catalogue=site.catalogue)
+            options = replace(options, cluster_label=site.options.cluster_label)
+        if args.cluster_label:
+            options = replace(options, cluster_label=args.cluster_label)
+        if args.scrape_interval:
+            options = replace(options, scrape_interval=parse_duration(args.scrape_interval))
+    except (ConfigError, ValueError) as problem:
+        flag = "--site" if isinstance(problem, ConfigError) else "--scrape-interval"
+        print(f"gpuheal rules lint: {flag}: {problem}", file=sys.stderr)
         return 2
     findings = lint(args.paths or [FOLDER / "generated", FOLDER / "runbooks"], options)
     if args.format == "json":

@@ -31,7 +31,7 @@ def named(expr: str, options: Options) -> str:
     """Return the expression with a matcher on `job` in every raw selector."""
 
     def selector(match: re.Match[str]) -> str:
-        job = f'job=~"{options.jobs[source(match[1])]}"'
+        job = f'job=~"{options.job(source(match[1]))}"'
         return f"{match[1]}{{{job}, " if match[2] else f"{match[1]}{{{job}}}"
 
     # Names inside of texts (label values, regular expressions) are no selectors.

@@ -55,6 +55,8 @@ class AlertRule:
     wait: timedelta
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    keep: timedelta = timedelta(0)
+    """How long it goes on firing after its expression has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,7 @@ def targets(options: Options, sources: Sequence[str], condition: str = "", match
     """
 
     def up(jobs: Sequence[str], more: str = "") -> str:
-        matchers = ", ".join(filter(None, (f'job=~"{"|".join(options.jobs[source] for source in jobs)}"', match, more)))
+        matchers = ", ".join(filter(None, (f'job=~"{"|".join(options.job(source) for source in jobs)}"', match, more)))
         return f"up{{{matchers}}}"
 
     if options.labels.node == "node" or "dcgm" not in sources:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from gpuheal_rules.routes.alertmanager import AlertmanagerParams, render_config
 from gpuheal_rules.routes.operatorconfig import DEFAULT_PARAMS, render_inhibition, render_object, render_values
@@ -17,8 +19,11 @@ FORMS: Mapping[str, Callable[[AlertmanagerParams], str]] = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print one form for a site; exit status 0, or 2 with the reason when the arguments would lose alerts."""
+def main(argv: Sequence[str], of_site: Callable[[Path], AlertmanagerParams] | None = None) -> int:
+    """Print one form for a site; exit status 0, or 2 with the reason when the arguments would lose alerts.
+
+    `of_site` reads the site's file that `--site` names; flags override what it says.
+    """
     parser = argparse.ArgumentParser(
         prog="gpuheal rules alertmanager", description="Print an Alertmanager configuration with gpuheal's routes."
     )
@@ -28,26 +33,25 @@ def main(argv: Sequence[str]) -> int:
         help="a complete alertmanager.yml, Helm values for kube-prometheus-stack, their inhibition rules only, "
         "or an AlertmanagerConfig object",
     )
-    parser.add_argument("--webhook-url", default=DEFAULT_PARAMS.webhook_url, help="URL of the responder's webhook")
-    parser.add_argument(
-        "--bearer-token-file", default=DEFAULT_PARAMS.bearer_token_file, help="file with the responder's webhook token"
-    )
+    if of_site is not None:
+        parser.add_argument("--site", type=Path, metavar="FILE", help="site file: namespace and disabled alerts")
+    parser.add_argument("--webhook-url", help="URL of the responder's webhook")
+    parser.add_argument("--bearer-token-file", help="file with the responder's webhook token")
     parser.add_argument("--ca-file", help="CA certificate for the responder's server certificate")
     parser.add_argument("--cert-file", help="client certificate for mTLS with the responder")
     parser.add_argument("--key-file", help="private key of the client certificate")
-    parser.add_argument(
-        "--namespace", default=DEFAULT_PARAMS.namespace, help="value of the `namespace` label of gpuheal's alerts"
-    )
+    parser.add_argument("--namespace", help="value of the `namespace` label of gpuheal's alerts")
     parser.add_argument("--deadman-url", help="external service that pages when the heartbeat stops")
     parser.add_argument(
         "--people-receiver",
-        default=DEFAULT_PARAMS.people_receiver,
         help="name of the receiver that notifies your on-call",
     )
     args = vars(parser.parse_args(list(argv)))
-    form = args.pop("form")
+    form, site = args.pop("form"), args.pop("site", None)
+    given = {name: value for name, value in args.items() if value is not None}
     try:
-        print(FORMS[form](AlertmanagerParams(**args)), end="")
+        base = of_site(site) if of_site is not None and site is not None else DEFAULT_PARAMS
+        print(FORMS[form](replace(base, **given)), end="")
     except ValueError as problem:
         print(f"gpuheal rules alertmanager: {problem}", file=sys.stderr)
         return 2

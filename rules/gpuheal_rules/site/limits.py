@@ -1,0 +1,74 @@
+"""What does not go together: settings that would leave an alert dead, or set rules and responder against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
+from gpuheal_rules.catalogue.reader import format_duration
+from gpuheal_rules.site.form import Form
+
+NEEDED = {
+    "watchdog": "the responder starts nothing disruptive without this heartbeat",
+    "gpu-fell-off-bus": "the state of every GPU rests on it",
+    "gpu-recovery-required": "the driver's own verdict confirms every other fault",
+}
+"""Kinds that cannot be switched off, and why."""
+
+RESPONDERS_OWN = {
+    "fleet_anomaly_ratio": "its share of a pool (20 %)",
+    "correlation_nodes": "its count of nodes with one cause (3)",
+}
+"""Thresholds that the responder has numbers of its own for (core.fleet there; a test compares)."""
+
+
+def order(form: Form, catalogue: Catalogue) -> None:
+    """Note thresholds that stand in the wrong order."""
+    for name, item in catalogue.thresholds.items():
+        if item.below and item.value >= catalogue.thresholds[item.below].value:
+            problem = f"must be less than {item.below}, {item.value:.12g} is not"
+            form.wrong(f"thresholds.{name}", f"{problem} less than {catalogue.thresholds[item.below].value:.12g}")
+
+
+def waits(form: Form, catalogue: Catalogue) -> None:
+    """Note alerts whose wait is longer than their fault can last."""
+    for fault, alert in catalogue.alerts():
+        if fault.hold is not None and alert.wait >= fault.hold:
+            form.wrong(
+                f"alerts.{alert.name}.for",
+                f"{format_duration(alert.wait)} is not less than the {format_duration(fault.hold)} the fault lasts",
+                "such an alert never fires",
+            )
+
+
+def warnings(shipped: Catalogue, changed: Catalogue) -> Iterator[str]:
+    """Yield what a site should know of its settings although they are possible."""
+    before = {alert.name: alert for _fault, alert in shipped.alerts()}
+    believed = timedelta(seconds=changed.thresholds["hold_seconds"].value)
+    for fault, alert in changed.alerts():
+        yield from _of_alert(fault, alert, before.get(alert.name), believed)
+    for slug, fault in changed.retired.items():
+        if fault.state == "faulty" or fault.hardware:
+            yield f"disabled: a GPU or node with {slug} counts as healthy, also where the responder proves health"
+    for slug, fault in changed.retired.items():
+        if fault.family == "pipeline":
+            yield f"disabled: nobody is told any more: {fault.title} ({slug})"
+    for fault, alert in shipped.alerts():
+        if fault.family == "pipeline" and fault.slug in changed.faults and alert.name in changed.silenced:
+            yield f"disabled: nobody is told any more: {alert.name}"
+    for name, own in RESPONDERS_OWN.items():
+        if changed.thresholds[name].value != shipped.thresholds[name].value:
+            yield f"thresholds.{name}: this changes the alert; the responder keeps {own}"
+
+
+def _of_alert(fault: Fault, alert: Alert, before: Alert | None, believed: timedelta) -> Iterator[str]:
+    if alert.wait >= believed and alert.wait != (before.wait if before else None):
+        yield (
+            f"alerts.{alert.name}.for: a silent source is believed for {format_duration(believed)}, "
+            "so a fault that it showed ends before its alert fires"
+        )
+    if fault.acted_on and before is not None and alert.wait > before.wait + timedelta(minutes=10):
+        yield f"alerts.{alert.name}.for: the responder does not contain the node before that time has passed"
+    if fault.acted_on and alert.keep:
+        yield f"alerts.{alert.name}.keep_firing_for: the responder takes the fault for present until then, cured or not"
