@@ -121,7 +121,9 @@ class People(Nature):
                 continue
             evidence = "0123456789ab" if wrongly else next((b for r in asked for b in r.get("blockers", ())), "")
             step = str(verdict.get("step", ""))  # type: ignore[attr-defined]
-            given = Approval(step=step, evidence=evidence, by=ANN, expires_at=self.truth_now() + RIGHTLY)
+            given = Approval(
+                step=step, evidence=evidence, by=ANN, expires_at=self.truth_now() + RIGHTLY, given_at=self.truth_now()
+            )
             await self.sim.remediations.approve(stored, (*stored.case.approvals, given))
             if not wrongly:
                 self.approved.add(node)

@@ -19,8 +19,9 @@ from gpuheal_responder.core.guards.question import Moment, Question
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.opening import open_case
+from gpuheal_responder.core.state import CaseState, state_of
 from gpuheal_responder.core.step import Due
-from gpuheal_responder.core.undo import Marks
+from gpuheal_responder.core.undo import HOLD_ANNOTATION, Marks
 from gpuheal_responder.core.verdict import Hold
 from gpuheal_responder.core.world import Need, World
 from gpuheal_responder.errors import ConfigError
@@ -301,6 +302,54 @@ async def test_s17_an_approval_for_other_evidence_or_expired_counts_for_nothing(
     assert (await stage.play(5))[-1] == "Hold reboot approval-expired"
     await approve(stage, "reboot", "0123456789ab")
     assert (await stage.play(5))[-1] == "Hold reboot approval-mismatch"
+    assert stage.sim.machines.reboots == []
+
+
+@pytest.mark.parametrize(
+    ("given", "lasts", "counts"),
+    [
+        (timedelta(0), timedelta(hours=24), True),
+        (timedelta(minutes=4), timedelta(hours=1), True),
+        (timedelta(minutes=6), timedelta(hours=1), False),
+        (timedelta(hours=-25), timedelta(days=365), False),
+        (timedelta(hours=-23), timedelta(days=365), True),
+        (None, timedelta(hours=23), True),
+        (None, timedelta(days=365), False),
+    ],
+)
+async def test_s17_no_approval_outlasts_a_day_whatever_it_says(
+    given: timedelta | None, lasts: timedelta, counts: bool
+) -> None:
+    """One for a year counts for a day from when it was given; one of the future, or undated and long, not at all."""
+    stage = Stage(mode="propose")
+    stage.break_gpu()
+    assert (await stage.play(10))[-1] == "Hold reboot approval-needed"
+    evidence = stage.heard.verdicts[-1][1].refusals[0].blockers[0]  # type: ignore[union-attr]
+    (stored,) = await stage.sim.remediations.list()
+    now = stage.sim.now()
+    at = None if given is None else now + given
+    yes = Approval(step="reboot", evidence=evidence, by="ann", given_at=at, expires_at=now + lasts)
+    await stage.sim.remediations.approve(stored, (yes,))
+    said = await stage.play(5)
+    assert ("Act reboot" in said) is counts
+    assert counts or said[-1] in {"Hold reboot approval-expired", "Hold reboot approval-overlong"}
+
+
+async def test_s17_an_approval_that_runs_out_while_it_waits_is_told_and_does_nothing() -> None:
+    """A person holds the node for longer than the approval lasts: nothing is done afterwards, and an Event says why."""
+    stage = Stage(mode="propose")
+    name = stage.break_gpu()
+    await stage.play(10)
+    evidence = stage.heard.verdicts[-1][1].refusals[0].blockers[0]  # type: ignore[union-attr]
+    stage.sim.edit(name, lambda raw: raw["metadata"].setdefault("annotations", {}).update({HOLD_ANNOTATION: "bob"}))
+    await approve(stage, "reboot", evidence, lasts=timedelta(minutes=10))
+    await stage.play(3)
+    stage.advance(600)
+    stage.sim.edit(name, lambda raw: raw["metadata"]["annotations"].pop(HOLD_ANNOTATION))
+    assert (await stage.play(5))[-1] == "Hold reboot approval-expired"
+    case, verdict = stage.heard.verdicts[-1]
+    assert state_of(case, verdict) is CaseState.PENDING
+    assert any("the approval by ann expired at" in e.message for e in stage.sim.api.events(name))
     assert stage.sim.machines.reboots == []
 
 

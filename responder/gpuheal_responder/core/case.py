@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from gpuheal_responder.core.alert import Fault
 from gpuheal_responder.core.phase import Phase
+
+LONGEST_APPROVAL = timedelta(hours=24)
+"""As long as the attempts window of a policy: what was decided on then is another matter afterwards."""
+CLOCKS_DIFFER = timedelta(minutes=5)
+"""So far a person's clock may be ahead of ours: kubeconfig and Kerberos live with no more either."""
 
 
 class AttemptState(StrEnum):
@@ -67,12 +72,32 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """A person's yes to one step (its key, target included) on one evidence, until it expires."""
+    """A person's yes to one step (its key, target included) on one evidence, until it expires.
+
+    Whatever it says itself, it lasts no longer than LONGEST_APPROVAL from when it was given: a fault of tomorrow is
+    another decision. `given_at` is None in what an earlier version stored.
+    """
 
     step: str
     evidence: str
     by: str
     expires_at: datetime
+    given_at: datetime | None = None
+
+    @property
+    def ends_at(self) -> datetime:
+        """Until when it counts, if it was not given for too long."""
+        given = self.given_at
+        return self.expires_at if given is None else min(self.expires_at, given + LONGEST_APPROVAL)
+
+    def overlong(self, now: datetime) -> bool:
+        """Return whether it is dated in the future, or says no date and lasts longer than any approval may."""
+        given = self.given_at
+        return self.expires_at > now + LONGEST_APPROVAL if given is None else given > now + CLOCKS_DIFFER
+
+    def counts(self, now: datetime) -> bool:
+        """Return whether it is in force."""
+        return now < self.ends_at and not self.overlong(now)
 
 
 class Result(StrEnum):

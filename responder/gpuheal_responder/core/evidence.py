@@ -140,8 +140,7 @@ def digest(case: Case, step: str, params: object, world: World) -> str:
     """
     node = world.node
     parts = [case.name, step, repr(params), case.node_uid, node.boot_id if node else ""]
-    for fault in world.faults:
-        parts.append(f"{fault.slug}/{fault.target.gpu_uuid}")
+    parts += sorted(f"{fault.slug}/{fault.target.gpu_uuid}" for fault in world.faults)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -138,6 +138,7 @@ class Reason(Told):
     APPROVAL_NEEDED = "approval-needed", "the step needs manual approval"
     APPROVAL_MISMATCH = "approval-mismatch", "the approval was given for different evidence"
     APPROVAL_EXPIRED = "approval-expired", "the approval has expired"
+    APPROVAL_OVERLONG = "approval-overlong", "the approval lasts longer than approvals may, or is dated in the future"
     POLICY_MISSING = "policy-missing", "the case's policy was renamed or removed"
     STEP_MISSING = "step-missing", "the step in progress is no longer in the policy"
     UNDO_UNREADABLE = "undo-unreadable", "this version cannot read the node's undo record"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.guards.permission import APPROVALS
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Verdict, Wait
 
@@ -43,4 +44,4 @@ def state_of(case: Case, verdict: Verdict) -> CaseState:
                 return CaseState.OBSERVING
             if Reason.FLEET_INCIDENT in reasons:
                 return CaseState.INCIDENT
-            return CaseState.PENDING if reasons == {Reason.APPROVAL_NEEDED} else CaseState.HELD
+            return CaseState.PENDING if reasons <= APPROVALS else CaseState.HELD

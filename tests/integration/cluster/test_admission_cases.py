@@ -62,7 +62,8 @@ def case(engine: KubeApi) -> Iterator[str]:
 
 def yes(by: str, **changes: str) -> Json:
     """An approval."""
-    given = {"step": "reboot", "evidence": "0123456789ab", "by": by, "expiresAt": "2026-01-31T13:00:00Z"}
+    when = {"givenAt": "2026-01-31T12:00:00Z", "expiresAt": "2026-01-31T13:00:00Z"}
+    given = {"step": "reboot", "evidence": "0123456789ab", "by": by, **when}
     return {**given, **changes}
 
 
@@ -81,6 +82,10 @@ def test_s17_who_approved_is_who_asked(
     refuses(give(ann, case, yes("ann"), yes("bob")), policy, "in one's own name")
     refuses(give(plane.admin, case, yes("ann", step="drain")), policy, "in one's own name")
     refuses(give(ann, case, yes("ann", evidence="anything")), policy, "12 hexadecimal digits")
+    for days in ({"expiresAt": "2026-02-01T12:00:01Z"}, {"expiresAt": "2027-01-31T12:00:00Z"}):
+        refuses(give(ann, case, yes("ann", **days)), policy, "lasts at most 24h")
+    undated = {key: value for key, value in yes("ann").items() if key != "givenAt"}
+    refuses(give(ann, case, undated), policy, "says when it was given")
     refuses(give(bob, case, yes("ann"), yes("bob")), policy, "remediations/approve")
     give(bob, case)()  # taking one back lets less happen
     give(plane.admin, case, yes("admin"))()

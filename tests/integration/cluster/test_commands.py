@@ -205,7 +205,7 @@ async def test_an_approver_acts_through_the_responder(
         assert status == 0
         status, _, err = await gpuheal("approve", "n9-1", "--step", "drain", "--evidence", EVIDENCE, *through)
         assert status == 1
-        assert "answered 404: there is no case 'n9-1'" in err
+        assert "answered 404: no case named 'n9-1'" in err
     stored = next(s for s in await remediations.list() if s.case.node == name)
     assert [a.by for a in stored.case.approvals] == ["system:serviceaccount:gpuheal:ada"]
     events = [json.loads(line)["event"] for line in audit.getvalue().splitlines()]

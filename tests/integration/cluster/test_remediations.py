@@ -63,7 +63,7 @@ CASE = Case(
     settled_at=NOW,
     escalated="drain-deadline",
 )
-YES = Approval(step="reboot", evidence="0123456789ab", by="admin", expires_at=NOW + timedelta(hours=1))
+YES = Approval(step="reboot", evidence="0123456789ab", by="admin", given_at=NOW, expires_at=NOW + timedelta(hours=1))
 WORLD = World(now=NOW, node=Node(name="gpu-1", uid="u-1", labels={"rack": "r1"}), peers_answering=1)
 
 

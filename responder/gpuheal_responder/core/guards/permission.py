@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from gpuheal_responder.core import evidence as ev
+from gpuheal_responder.core.case import LONGEST_APPROVAL, Approval
 from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.life import provider_lost
@@ -24,7 +25,9 @@ OPT_OUT_ANNOTATIONS = (
 FOREIGN_TAINTS = ("ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted", "karpenter.sh/disruption")
 UPGRADE_LABEL = "nvidia.com/gpu-driver-upgrade-state"
 QUIET_AFTER_BOOT = timedelta(minutes=30)
-APPROVALS = frozenset({Reason.APPROVAL_NEEDED, Reason.APPROVAL_MISMATCH, Reason.APPROVAL_EXPIRED})
+APPROVALS = frozenset(
+    {Reason.APPROVAL_NEEDED, Reason.APPROVAL_MISMATCH, Reason.APPROVAL_EXPIRED, Reason.APPROVAL_OVERLONG}
+)
 UPGRADE_IDLE = frozenset({"", "upgrade-done", "unknown"})
 
 
@@ -115,19 +118,28 @@ def approved(q: Question) -> Iterator[Refusal]:
         return
     wanted = ev.digest(q.case, q.due.key, q.due.params, q.world)
     mine = [a for a in q.case.approvals if a.step == q.due.key]
-    if any(a.evidence != wanted for a in mine):
-        reason, problem = Reason.APPROVAL_MISMATCH, "the approval was given for different evidence; approve again with"
-    elif mine:
-        reason, problem = Reason.APPROVAL_EXPIRED, "the approval has expired; approve again with"
-    else:
-        reason, problem = Reason.APPROVAL_NEEDED, "needs approval; approve with"
-    yield Refusal(guard=GUARD, reason=reason, message=f"{problem}: {approval_command(q)}", blockers=(wanted,))
+    reason, problem = _lacking(mine[-1], wanted, q.world.now) if mine else (Reason.APPROVAL_NEEDED, "needs approval")
+    again = "approve again" if mine else "approve"
+    message = f"{problem}; {again} with: {approval_command(q)}"
+    yield Refusal(guard=GUARD, reason=reason, message=message, blockers=(wanted,))
+
+
+def _lacking(last: Approval, wanted: str, now: datetime) -> tuple[Reason, str]:
+    """Return why the newest approval of a step does not count."""
+    if last.evidence != wanted:
+        return Reason.APPROVAL_MISMATCH, f"the approval by {last.by} was given for different evidence"
+    if last.overlong(now):
+        longest = people_duration(LONGEST_APPROVAL)
+        problem = f"the approval by {last.by} is dated in the future or lasts longer than {longest}"
+        return Reason.APPROVAL_OVERLONG, problem
+    ended = last.ends_at.isoformat(timespec="seconds")
+    return Reason.APPROVAL_EXPIRED, f"the approval by {last.by} expired at {ended}"
 
 
 def has_approval(q: Question) -> bool:
     """Return whether a person has said yes to this step on this evidence, and the yes has not expired."""
     wanted = ev.digest(q.case, q.due.key, q.due.params, q.world)
-    return any(a.step == q.due.key and a.evidence == wanted and a.expires_at > q.world.now for a in q.case.approvals)
+    return any(a.step == q.due.key and a.evidence == wanted and a.counts(q.world.now) for a in q.case.approvals)
 
 
 def approval_command(q: Question) -> str:

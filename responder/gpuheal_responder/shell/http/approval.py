@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Protocol
 from urllib.parse import quote
 
-from gpuheal_responder.core.case import Approval, Case
+from gpuheal_responder.core.case import LONGEST_APPROVAL, Approval, Case
 from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.undo import HOLD_ANNOTATION
@@ -16,12 +16,11 @@ from gpuheal_responder.errors import Permanent, Transient
 from gpuheal_responder.ports import Clock, Remediations, Stored
 from gpuheal_responder.shell.kube.api import MERGE_PATCH, METADATA_ONLY, Api, changing
 
-LONGEST_APPROVAL = timedelta(hours=24)
 USUAL_APPROVAL = timedelta(hours=1)
 MOST_APPROVALS = 16
 TRIES = 5
 PAUSE_S = 0.1
-_STEP = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_STEP = re.compile(r"[a-z][a-z0-9_-]{0,62}(/[A-Za-z0-9-]{1,128})?")
 _EVIDENCE = re.compile(r"[0-9a-f]{12}")
 
 
@@ -84,7 +83,7 @@ async def approve(
     for attempt in range(TRIES):
         stored = await find(remediations, name)
         now = clock.now()
-        given = Approval(step=step, evidence=evidence, by=by, expires_at=now + span)
+        given = Approval(step=step, evidence=evidence, by=by, expires_at=now + span, given_at=now)
         kept = [a for a in stored.case.approvals if a.expires_at > now and (a.step, a.by) != (step, by)]
         if len(kept) >= MOST_APPROVALS:
             raise Permanent(Reason.INVALID, f"case {name} already has {MOST_APPROVALS} approvals (the limit)")

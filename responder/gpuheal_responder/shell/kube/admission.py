@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpuheal_responder.actions import SPECS
+from gpuheal_responder.core.case import LONGEST_APPROVAL
+from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.providers.job import PREFIX, JobSettings, manifest
 from gpuheal_responder.shell.kube.histories import PREFIX as HISTORIES
@@ -28,6 +30,7 @@ KEYS = f"{GROUP}/"
 CONDITIONS = "^(GPU|NVLink)[A-Za-z]*Healthy$"
 """Types of node conditions that are ours to write; a test holds the actions to it."""
 EVIDENCE = "^[0-9a-f]{12}$"
+LONGEST_YES = int(LONGEST_APPROVAL.total_seconds())
 DIGEST = "^[^@\\\\s]+@sha256:[0-9a-f]{64}$"
 LONGEST = int(timedelta(hours=1).total_seconds())
 """No reboot may be asked for further ahead; as long as the provider's settings allow."""
@@ -118,6 +121,11 @@ _CASES: Checks = [
     (
         f"variables.status || variables.added.all(a, a.evidence.matches('{EVIDENCE}'))",
         "an approval names its evidence: 12 hexadecimal digits, as the proposal shows them",
+    ),
+    (
+        "variables.status || variables.added.all(a, has(a.givenAt)"
+        f" && timestamp(a.expiresAt) - timestamp(a.givenAt) <= duration('{LONGEST_YES}s'))",
+        f"an approval says when it was given, and lasts at most {people_duration(LONGEST_APPROVAL)}",
     ),
 ]
 

@@ -8,13 +8,13 @@ and a refused write would leave its case without hands. What a case was opened o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.case import Approval, Case
 from gpuheal_responder.shell.kube.bounds import LENGTHS, LONGEST, MOST, SIZES
 from gpuheal_responder.shell.kube.columns import MAX_TEXT, SHOWN
 from gpuheal_responder.shell.kube.remediations import (
@@ -89,7 +89,7 @@ def _root() -> Json:
     spec["policy"]["description"] = "Policy that the case was opened under; the one in force stands in the status."
     spec["node"]["minLength"] = spec["policy"]["minLength"] = 1
     item = spec["approvals"]["items"]
-    item["required"] = sorted(item["properties"])
+    item["required"] = sorted(camel(f.name) for f in fields(Approval) if f.default is MISSING)
     status = {key: _shown(key) for key in SHOWN} | {key: _schema(key, hints[key]) for key in STATUS_KEYS}
     status["decisions"] = {
         "description": "The last decisions by time, each with all that it looked at: enough to come to it again.",

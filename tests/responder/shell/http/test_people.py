@@ -91,9 +91,18 @@ async def test_an_approval_is_stored_with_name_and_end(world: World) -> None:
     )
     assert (status, answer) == (200, {"case": "n1-1", "approved": "reboot-2", "by": "ada"})
     (given,) = world.approvals()
-    assert given == Approval(step="reboot-2", evidence=EVIDENCE, by="ada", expires_at=NOW + timedelta(minutes=30))
+    assert given == Approval(
+        step="reboot-2", evidence=EVIDENCE, by="ada", expires_at=NOW + timedelta(minutes=30), given_at=NOW
+    )
     line = json.loads(world.audit.getvalue())
     assert (line["event"], line["by"], line["step"], line["evidence"]) == ("approval", "ada", "reboot-2", EVIDENCE)
+
+
+async def test_a_step_on_one_gpu_can_be_approved(world: World) -> None:
+    """Its key names the GPU, as the proposal does."""
+    key = "gpu_reset/GPU-1b2c3d4e-0000-1111-2222-333344445555"
+    status, _ = await world.post("/v1/cases/n1-1/approve", {"step": key, "evidence": EVIDENCE})
+    assert (status, [a.step for a in world.approvals()]) == (200, [key])
 
 
 async def test_the_node_names_its_open_case(world: World) -> None:
