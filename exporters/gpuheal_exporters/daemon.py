@@ -173,7 +173,9 @@ def run(options: argparse.Namespace) -> int:
         try:
             options.state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(str(options.state_dir), "", f"cannot be made: {error.strerror}", "--state-dir") from None
+            raise ConfigError(
+                str(options.state_dir), "", f"cannot be created: {error.strerror}", "--state-dir"
+            ) from None
     exporter = Exporter(options)
     return _once(exporter) if options.once else _serve(exporter)
 

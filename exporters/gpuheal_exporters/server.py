@@ -98,7 +98,7 @@ class App:
         methods = {"/metrics": "GET", "/healthz": "GET", "/events": "GET", "/v1/acknowledge": "POST"}
         method, path = route
         if path not in methods:
-            raise Refused(404, "no such page; there are /metrics, /events, /v1/acknowledge and /healthz")
+            raise Refused(404, "not found; available: /metrics, /events, /v1/acknowledge and /healthz")
         if method != methods[path]:
             raise Refused(405, f"use {methods[path]}")
         if path == "/healthz":
@@ -116,7 +116,7 @@ class App:
 
     def _authenticate(self, environ: Environ) -> None:
         if self._token_file is None:
-            raise Refused(403, "acknowledgement is switched off: the exporter was started without --token-file")
+            raise Refused(403, "acknowledgement is disabled: the exporter was started without --token-file")
         try:
             token = self._token_file.read_bytes().strip()
         except OSError as error:
@@ -127,7 +127,7 @@ class App:
             or scheme.lower() != "bearer"
             or not hmac.compare_digest(given.strip().encode("latin-1", "replace"), token)
         ):
-            raise Refused(401, "a valid bearer token is needed")
+            raise Refused(401, "a valid bearer token is required")
 
     def _acknowledge(self, environ: Environ) -> tuple[int, dict[str, Any]]:
         try:
@@ -148,14 +148,14 @@ class App:
 def _body(environ: Environ) -> bytes:
     text = environ.get("CONTENT_LENGTH") or ""
     if not text.isdigit():
-        raise Refused(400, "a Content-Length is needed")
+        raise Refused(400, "a Content-Length header is required")
     length = int(text)
     if length > MAX_BODY:
-        raise Refused(413, f"at most {MAX_BODY} bytes")
+        raise Refused(413, f"request body larger than {MAX_BODY} bytes")
     try:
         body: bytes = environ["wsgi.input"].read(length)
     except OSError:
-        raise Refused(400, "the body did not come in time") from None
+        raise Refused(400, "timed out reading the request body") from None
     return body
 
 
@@ -173,23 +173,23 @@ def parse_acknowledgement(body: bytes, now: float) -> dict[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        raise Refused(400, "the body is not JSON") from None
+        raise Refused(400, "the request body is not JSON") from None
     if not isinstance(document, dict):
-        raise Refused(400, "the body is not a JSON object")
+        raise Refused(400, "the request body is not a JSON object")
     unknown = sorted(set(document) - {"gpu_uuid", "xid", "sxid", "until"})
     if unknown:
         raise Refused(400, f"unknown keys: {', '.join(unknown)[:200]}")
     until = document.get("until")
     if isinstance(until, bool) or not isinstance(until, int | float) or not math.isfinite(until) or until < 0:
-        raise Refused(400, "until: unix seconds are needed")
+        raise Refused(400, "until: expected Unix seconds")
     if until > now + MAX_AHEAD_SECONDS:
-        raise Refused(400, "until: more than an hour ahead (unix seconds, not milliseconds)")
+        raise Refused(400, "until: more than 1h in the future (expected Unix seconds, not milliseconds)")
     uuid = document.get("gpu_uuid")
     if uuid is not None and (not isinstance(uuid, str) or not uuid or len(uuid) > 80):
         raise Refused(400, "gpu_uuid: not a UUID")
     xid, sxid = _code(document, "xid"), _code(document, "sxid")
     if sxid is not None and (xid is not None or uuid is not None):
-        raise Refused(400, "sxid: belongs to a switch, give it alone")
+        raise Refused(400, "sxid: belongs to a switch and cannot be combined with other fields")
     return {"until": float(until), "gpu_uuid": uuid, "xid": xid, "sxid": sxid}
 
 

@@ -268,7 +268,7 @@ def test_parse_refuses_what_is_no_text(
         (["--listen-address", "localhost:99999"], "expected HOST:PORT"),
         (["--inventory", "missing.json", "--once"], "missing.json: cannot be read"),
         (["--parse", "missing.log"], "missing.log: No such file"),
-        (["--state-dir", "/dev/null/x"], "/dev/null/x: cannot be made"),
+        (["--state-dir", "/dev/null/x"], "/dev/null/x: cannot be created"),
     ],
 )
 def test_a_wrong_option_ends_with_status_two(arguments: list[str], problem: str) -> None:

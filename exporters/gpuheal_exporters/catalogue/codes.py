@@ -59,13 +59,15 @@ def sxid_rows() -> dict[int, SxidRow]:
 def _from_table(code: int) -> Resolution:
     row = xid_rows().get(code)
     if row is None:
-        return Resolution(action="alert", basis="unknown", detail="code in no published table")
+        return Resolution(action="alert", basis="unknown", detail="code is not in any published table")
     return Resolution(action=row.action, basis="catalog", severity=_SEVERITY.get(row.severity, ""), detail=row.name)
 
 
 def _from_verdict(message: Xid) -> Resolution:
     if message.details.recovery is None:
-        return Resolution(action="alert", basis="xid154", detail="recovery action changed, new value cut off")
+        return Resolution(
+            action="alert", basis="xid154", detail="recovery action changed, but the new value is truncated"
+        )
     value = message.details.recovery.now
     action = RECOVERY_ACTIONS.get(value, "alert")
     return Resolution(
@@ -81,7 +83,7 @@ def _from_reset_words(message: Xid) -> Resolution | None:
         return Resolution(action="gpu_reset", basis="message", severity="fatal", detail="RST: Yes")
     if message.details.d_rst:
         return Resolution(action="gpu_reset_after_drain", basis="message", severity="non_fatal", detail="D-RST: Yes")
-    return Resolution(action="alert", basis="message", severity="non_fatal", detail="no reset asked for")
+    return Resolution(action="alert", basis="message", severity="non_fatal", detail="no reset required")
 
 
 def resolve_xid(message: Xid, driver_version: str = "", *, drill: bool = False) -> Resolution:
@@ -96,7 +98,7 @@ def resolve_xid(message: Xid, driver_version: str = "", *, drill: bool = False) 
     elif message.xid == 74 and message.details.regs:
         decided = nvlink4.decode(message.details.regs)
     elif message.xid in NVLINK5_XIDS and _FATAL.search(message.text):
-        decided = worse(_from_table(message.xid), nvlink5.by_word(fatal=True, what="text of unknown shape"))
+        decided = worse(_from_table(message.xid), nvlink5.by_word(fatal=True, what="text in an unknown format"))
     return decided or _from_table(message.xid)
 
 
@@ -112,7 +114,9 @@ def resolve_sxid(message: Sxid) -> tuple[Resolution, str]:
     severity = message.severity or ""
     if row is None:
         action = "gpu_reset" if severity == "fatal" else "alert"
-        return Resolution(action=action, basis="unknown", severity=severity, detail="code in no published table"), reach
+        return Resolution(
+            action=action, basis="unknown", severity=severity, detail="code is not in any published table"
+        ), reach
     action, basis = row.action, "catalog"
     strong = ACTIONS.index(action) > ACTIONS.index("alert")
     if severity in ("non_fatal", "correctable") and strong and action != "reboot":

@@ -10,15 +10,15 @@ from gpuheal_exporters.catalogue.resolution import Resolution, worse
 
 # What NVIDIA's workflow says about a class of bits, as our action and a text.
 _CLASSES: dict[str, tuple[str, str]] = {
-    "ignore": ("none", "carries no fault by itself"),
-    "sympathetic": ("alert", "by-product of an error elsewhere on the link"),
-    "fabric": ("reboot", "by-product, but the whole fabric has to be reset"),
-    "continue": ("alert", "corrected errors passed a threshold; work goes on"),
+    "ignore": ("none", "not a fault on its own"),
+    "sympathetic": ("alert", "side effect of an error elsewhere on the link"),
+    "fabric": ("reboot", "side effect, but the whole fabric has to be reset"),
+    "continue": ("alert", "corrected errors exceeded a threshold; work can continue"),
     "memory": ("gpu_reset", "ECC or parity error in the link logic"),
     "hardware": ("gpu_reset", "possible hardware fault: reseat or diagnose"),
     "signal": ("gpu_reset", "marginal signal integrity"),
-    "repeat": ("gpu_reset", "to be reported if it happens again"),
-    "report": ("gpu_reset", "unexpected; to be reported"),
+    "repeat": ("gpu_reset", "report if it recurs"),
+    "report": ("gpu_reset", "unexpected; report it"),
 }
 # (index of the word, class, bits); word 1 of the guide is index 0.
 _BITS: tuple[tuple[int, str, tuple[int, ...]], ...] = (

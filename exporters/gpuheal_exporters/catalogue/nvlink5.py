@@ -112,7 +112,7 @@ def by_word(*, fatal: bool, what: str) -> Resolution:
         action="gpu_reset" if fatal else "alert",
         basis="message",
         severity="fatal" if fatal else "non_fatal",
-        detail=f"{what}: no row of the decode table; judged by the word {'Fatal' if fatal else 'Nonfatal'}",
+        detail=f"{what}: not in the decode table; classified by the word {'Fatal' if fatal else 'Nonfatal'}",
     )
 
 

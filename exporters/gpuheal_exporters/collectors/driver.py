@@ -28,10 +28,10 @@ METRICS = MetricTable(
     ),
     gauge(
         "gpuheal_driver_version_mismatch",
-        "1 if NVML's library and the kernel module are of different versions.",
+        "1 if the NVML library and the kernel module have different versions.",
         source="NVML, /proc/driver/nvidia/version",
     ),
-    gauge("gpuheal_driver_pci_gpus", "NVIDIA GPUs on the PCI bus, whatever the driver thinks of them.", (), "GPUs"),
+    gauge("gpuheal_driver_pci_gpus", "NVIDIA GPUs on the PCI bus, whether or not the driver manages them.", (), "GPUs"),
 )
 REQUIRED = ("nvidia", "nvidia_uvm")
 OPTIONAL = ("gdrdrv", "nvidia_drm", "nvidia_fs", "nvidia_modeset", "nvidia_peermem")

@@ -15,7 +15,9 @@ GPU = ("gpu_uuid", "pci_bus_id")
 METRICS = MetricTable(
     "inventory",
     gauge(
-        "gpuheal_gpu_info", "1 for every GPU known on this node, lost ones too.", (*GPU, "serial", "slot", "product")
+        "gpuheal_gpu_info",
+        "1 for every GPU known on this node, including lost ones.",
+        (*GPU, "serial", "slot", "product"),
     ),
 )
 

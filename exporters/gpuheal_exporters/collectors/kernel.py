@@ -20,7 +20,7 @@ SXID = ("switch", "pci_bus_id", "sxid", "link", "severity")
 FAULT = (*GPU, "kind", "severity")
 METRICS = MetricTable(
     "kernel log",
-    counter("gpuheal_xid_total", "Xid events since the latch state of this boot began.", XID),
+    counter("gpuheal_xid_total", "Xid events since this boot's latch state was created.", XID),
     gauge(
         "gpuheal_xid_latched",
         "1 while the Xid is latched: from its first event to reboot, reset or acknowledgement.",
@@ -30,64 +30,66 @@ METRICS = MetricTable(
     gauge("gpuheal_xid_last_timestamp_seconds", "Unix time of the last event of the latch.", XID, "seconds"),
     gauge(
         "gpuheal_xid_resolution_info",
-        "1 while latched: the strongest action asked for, who decided it, and whether the link's peer is blamed.",
+        "1 while latched: the strongest required action, its source, and whether the link peer is to blame.",
         (*XID, "action", "basis", "severity", "blames"),
     ),
     gauge(
         "gpuheal_xid_cause_info",
-        "1 while latched: the first Xid of the group of events this one belongs to.",
+        "1 while latched: the first Xid of the group of events that this one belongs to.",
         (*XID, "cause"),
     ),
-    gauge(
-        "gpuheal_xid_recovery_action", "Recovery step the driver asked for in the last Xid 154 (0 none).", GPU, "code"
-    ),
+    gauge("gpuheal_xid_recovery_action", "Recovery action requested in the last Xid 154 (0 none).", GPU, "code"),
     counter("gpuheal_xid_link_total", "NVLink Xid events by link.", (*XID, "link")),
-    counter("gpuheal_sxid_total", "NVSwitch events since the latch state of this boot began; one per headline.", SXID),
-    gauge("gpuheal_sxid_latched", "1 while the switch event is latched.", SXID),
+    counter(
+        "gpuheal_sxid_total",
+        "NVSwitch SXid events since this boot's latch state was created; one per header line.",
+        SXID,
+    ),
+    gauge("gpuheal_sxid_latched", "1 while the SXid is latched.", SXID),
     gauge("gpuheal_sxid_first_timestamp_seconds", "Unix time of the first event of the latch.", SXID, "seconds"),
     gauge("gpuheal_sxid_last_timestamp_seconds", "Unix time of the last event of the latch.", SXID, "seconds"),
     gauge(
         "gpuheal_sxid_resolution_info",
-        "1 while latched: the action the switch event asks for and how far it reaches (device, link).",
+        "1 while latched: the action that the SXid requires, and its scope (device, link).",
         (*SXID, "action", "scope"),
     ),
-    counter("gpuheal_kernel_fault_total", "Kernel lines that report a fault without an Xid.", FAULT),
-    gauge("gpuheal_kernel_fault_latched", "1 while a fault that carries no Xid is latched.", FAULT),
+    counter("gpuheal_kernel_fault_total", "Kernel log lines that report a fault without an Xid.", FAULT),
+    gauge("gpuheal_kernel_fault_latched", "1 while a fault without an Xid is latched.", FAULT),
     gauge(
         "gpuheal_kernel_fault_first_timestamp_seconds", "Unix time of the first line of the latch.", FAULT, "seconds"
     ),
     gauge("gpuheal_kernel_fault_last_timestamp_seconds", "Unix time of the last line of the latch.", FAULT, "seconds"),
     gauge(
         "gpuheal_node_boot_info",
-        "1 for the boot the node runs in.",
+        "1 for the node's current boot.",
         ("boot_id",),
         source="/proc/sys/kernel/random/boot_id",
     ),
-    gauge("gpuheal_node_boot_timestamp_seconds", "Unix time of the boot.", (), "seconds", source="/proc/stat"),
+    gauge("gpuheal_node_boot_timestamp_seconds", "Unix time of the current boot.", (), "seconds", source="/proc/stat"),
     gauge(
         "gpuheal_exporter_drill",
-        "1 if records written by user space count: a drill, never production.",
+        "1 if records written by user space are accepted (for drills only, never in production).",
         source="exporter",
     ),
     counter(
-        "gpuheal_kmsg_foreign_records_total", "GPU fault texts that user space wrote into the kernel log; not believed."
+        "gpuheal_kmsg_foreign_records_total", "GPU fault messages that user space wrote to the kernel log; ignored."
     ),
-    counter("gpuheal_kmsg_orphan_lines_total", "Follow-up lines whose headline was not seen."),
+    counter("gpuheal_kmsg_orphan_lines_total", "Continuation lines whose header line was not seen."),
     counter(
         "gpuheal_kmsg_not_understood_total",
-        "Lines that look like the NVIDIA driver's and are not understood: wrapping (what stands before the message), "
-        "headline (an Xid or SXid of a new shape), message (any other line; most say nothing about health).",
+        "NVIDIA driver lines that could not be parsed: wrapping (unknown prefix before the message), "
+        "headline (Xid or SXid in a new format), message (any other line; most are unrelated to health).",
         ("reason",),
         "lines",
     ),
     counter(
         "gpuheal_kmsg_other_device_lines_total",
-        "PCIe errors and link losses of devices that are no GPU and no port above one; no fault.",
+        "PCIe errors and lost links of devices that are neither a GPU nor a port upstream of one; not a GPU fault.",
         (),
         "lines",
     ),
     counter("gpuheal_latch_overflow_total", "Events dropped because a latch store was full.", source="exporter"),
-    counter("gpuheal_latch_cleared_total", "Latches cleared, by reason.", ("reason",), "latches", source="exporter"),
+    counter("gpuheal_latch_cleared_total", "Cleared latches, by reason.", ("reason",), "latches", source="exporter"),
 )
 
 

@@ -19,25 +19,25 @@ METRICS = MetricTable(
     gauge("gpuheal_gpu_nvlinks_active", "NVLinks that are up.", U, "links"),
     gauge(
         "gpuheal_gpu_nvlinks_expected",
-        "NVLinks that should be up: all with a fabric, else the most ever seen up on this GPU or its siblings.",
+        "NVLinks expected to be up: all on a fabric, else the most ever seen on this GPU or its siblings.",
         U,
         "links",
         source="NVML, inventory",
     ),
     gauge(
         "gpuheal_gpu_nvlink_down",
-        "1 for a link that is down while others are expected up; no series for links that are up.",
+        "1 for a link that is down but expected to be up; no series for links that are up.",
         LINK,
     ),
     gauge("gpuheal_gpu_nvlink_info", "1 for the NVLink version.", ("gpu_uuid", "version")),
     counter(
         "gpuheal_gpu_nvlink_errors_total",
-        "NVLink errors by kind, only counters that are not zero; link=all where the GPU counts all links together.",
+        "NVLink errors by kind, nonzero counters only; link=all if the GPU counts all links together.",
         (*LINK, "kind"),
         "errors",
     ),
     gauge(
-        "gpuheal_gpu_nvlink_bit_error_ratio", "Bit error ratio (NVLink5), only if not zero.", (*LINK, "kind"), "ratio"
+        "gpuheal_gpu_nvlink_bit_error_ratio", "Bit error ratio (NVLink5), only if nonzero.", (*LINK, "kind"), "ratio"
     ),
     gauge(
         "gpuheal_gpu_fabric_state",
@@ -45,21 +45,21 @@ METRICS = MetricTable(
         U,
         "code",
     ),
-    gauge("gpuheal_gpu_fabric_status", "NVML code of a completed registration, 0 is success.", U, "code"),
+    gauge("gpuheal_gpu_fabric_status", "NVML return code of a completed registration (0 success).", U, "code"),
     gauge(
         "gpuheal_gpu_fabric_problem",
-        "1 if the fabric reports this problem, 0 if it says there is none.",
+        "1 if the fabric reports this problem, 0 if it reports none.",
         ("gpu_uuid", "problem"),
     ),
     gauge(
         "gpuheal_gpu_fabric_misconfiguration_info",
-        "1 for the incorrect configuration the fabric reports.",
+        "1 for the incorrect configuration that the fabric reports.",
         ("gpu_uuid", "reason"),
     ),
-    gauge("gpuheal_gpu_fabric_health", "Summary: 1 healthy, 2 unhealthy, 3 limited capacity.", U, "code"),
+    gauge("gpuheal_gpu_fabric_health", "Fabric health summary: 1 healthy, 2 unhealthy, 3 limited capacity.", U, "code"),
     gauge(
         "gpuheal_gpu_fabric_info",
-        "1 for the NVLink domain and clique of the GPU.",
+        "1 for the GPU's NVLink domain and clique.",
         ("gpu_uuid", "cluster_uuid", "clique"),
     ),
 )

@@ -14,20 +14,20 @@ from gpuheal_exporters.nvml.snapshot import NvmlSnapshot, Reading
 U = ("gpu_uuid",)
 METRICS = MetricTable(
     "NVML",
-    gauge("gpuheal_gpu_ecc_enabled", "1 if ECC is on.", U),
-    gauge("gpuheal_gpu_ecc_pending", "1 if ECC will be on after the next reset or reboot.", U),
+    gauge("gpuheal_gpu_ecc_enabled", "1 if ECC is enabled.", U),
+    gauge("gpuheal_gpu_ecc_pending", "1 if ECC will be enabled after the next reset or reboot.", U),
     counter(
         "gpuheal_gpu_ecc_errors_total",
-        "ECC errors; volatile ones restart with the driver, aggregate ones are kept in the InfoROM.",
+        "ECC errors; volatile counters restart with the driver, aggregate counters are kept in the InfoROM.",
         ("gpu_uuid", "severity", "counter", "location"),
         "errors",
     ),
     gauge(
-        "gpuheal_gpu_sram_threshold_exceeded", "1 if the SRAM error threshold is exceeded: run field diagnostics.", U
+        "gpuheal_gpu_sram_threshold_exceeded", "1 if the SRAM error threshold is exceeded (run field diagnostics).", U
     ),
     counter(
         "gpuheal_gpu_sram_uncorrected_errors_total",
-        "Aggregate uncorrected SRAM errors by detection.",
+        "Aggregate uncorrected SRAM errors by detection method.",
         ("gpu_uuid", "kind"),
         "errors",
     ),
@@ -38,20 +38,20 @@ METRICS = MetricTable(
         "errors",
     ),
     counter("gpuheal_gpu_remapped_rows_total", "Rows remapped, kept in the InfoROM.", ("gpu_uuid", "cause"), "rows"),
-    gauge("gpuheal_gpu_row_remap_pending", "1 if a remap takes effect at the next GPU reset.", U),
-    gauge("gpuheal_gpu_row_remap_failed", "1 if a remap failed: no spare row was left.", U),
+    gauge("gpuheal_gpu_row_remap_pending", "1 if a row remap is pending until the next GPU reset.", U),
+    gauge("gpuheal_gpu_row_remap_failed", "1 if a row remap failed because no spare row was left.", U),
     gauge(
         "gpuheal_gpu_row_remap_banks",
         "Memory banks by spare rows left (max, high, partial, low, none).",
         (*U, "spare"),
         "banks",
     ),
-    gauge("gpuheal_gpu_retired_pages", "Pages retired, GPUs before Ampere.", ("gpu_uuid", "cause"), "pages"),
-    gauge("gpuheal_gpu_retired_pages_pending", "1 if a page retirement waits for a reboot.", U),
-    gauge("gpuheal_gpu_memory_unrepairable", "1 if the memory can't be repaired any more.", U),
+    gauge("gpuheal_gpu_retired_pages", "Retired pages (GPUs before Ampere).", ("gpu_uuid", "cause"), "pages"),
+    gauge("gpuheal_gpu_retired_pages_pending", "1 if a page retirement is pending until the next reboot.", U),
+    gauge("gpuheal_gpu_memory_unrepairable", "1 if the memory can no longer be repaired.", U),
     gauge(
         "gpuheal_gpu_repair_pending",
-        "1 if a repair of this unit (channel, tpc) waits for a reset.",
+        "1 if a repair of this unit (channel, tpc) is pending until the next reset.",
         ("gpu_uuid", "unit"),
     ),
 )

@@ -8,13 +8,13 @@ from gpuheal_exporters.collectors.registry import metrics
 
 _HEAD = """# Metrics of `gpuheal exporter`
 
-This page is made from the metric tables (`python -m gpuheal_exporters.collectors.page`); a test keeps both equal.
+This page is generated from the metric tables by `python -m gpuheal_exporters.collectors.page`; a test checks for drift.
 
-- The label `node` is attached by Prometheus when it scrapes; no metric carries it.
+- Prometheus attaches the label `node` at scrape time; no metric has it.
 - `pci_bus_id` is `dddd:bb:dd` in lower case. `gpu_uuid` is the physical GPU, also for faults of a MIG instance; it is
-  empty while nothing told which GPU sits at an address.
-- Times are unix seconds. Counters of the kernel log begin anew with each boot.
-- Besides these there are the usual `process_*` metrics.
+  empty while the GPU at an address is not known.
+- Times are Unix seconds. Kernel log counters restart with each boot.
+- The usual `process_*` metrics are exported as well.
 """
 
 

@@ -18,8 +18,10 @@ METRICS = MetricTable(
         "1 for each container that holds the GPU or one of its MIG devices.",
         ("gpu_uuid", "namespace", "pod", "container"),
     ),
-    gauge("gpuheal_pod_resources_up", "1 if the kubelet's pod-resources socket answers."),
-    gauge("gpuheal_pod_resources_observed_timestamp_seconds", "Unix time of the kubelet's last answer.", (), "seconds"),
+    gauge("gpuheal_pod_resources_up", "1 if the kubelet's pod-resources socket responds."),
+    gauge(
+        "gpuheal_pod_resources_observed_timestamp_seconds", "Unix time of the kubelet's last response.", (), "seconds"
+    ),
 )
 
 

@@ -72,7 +72,7 @@ class Polled(Collector):
             try:
                 self._families = tuple(self._inner.collect())
             except (OSError, ValueError):
-                log.exception("collector %s failed; its last values are kept", self.name)
+                log.exception("collector %s failed; keeping its last values", self.name)
             self._began = None
             self.duration_seconds = time.monotonic() - began
             self.observed_at = self._now()

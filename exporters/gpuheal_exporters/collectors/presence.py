@@ -18,17 +18,15 @@ GPU = ("gpu_uuid", "pci_bus_id")
 U = ("gpu_uuid",)
 METRICS = MetricTable(
     "NVML",
-    gauge("gpuheal_nvml_up", "1 if NVML answers."),
-    gauge("gpuheal_nvml_state_info", "1 for the reason why NVML answers or does not.", ("state",)),
+    gauge("gpuheal_nvml_up", "1 if NVML responds."),
+    gauge("gpuheal_nvml_state_info", "1 for the reason why NVML responds or does not.", ("state",)),
     gauge(
         "gpuheal_nvml_driver_info",
-        "1 for the versions NVML reports.",
+        "1 for the versions that NVML reports.",
         ("driver_version", "nvml_version", "cuda_version"),
     ),
-    gauge(
-        "gpuheal_nvml_devices", "GPUs NVML lists, lost ones among them where the driver still lists them.", (), "GPUs"
-    ),
-    gauge("gpuheal_nvml_observed_timestamp_seconds", "Unix time NVML last said anything.", (), "seconds"),
+    gauge("gpuheal_nvml_devices", "GPUs listed by NVML, including lost GPUs that the driver still lists.", (), "GPUs"),
+    gauge("gpuheal_nvml_observed_timestamp_seconds", "Unix time of NVML's last response.", (), "seconds"),
     counter(
         "gpuheal_nvml_restarts_total",
         "NVML child processes that died or had to be killed.",
@@ -38,34 +36,37 @@ METRICS = MetricTable(
     ),
     gauge(
         "gpuheal_nvml_abandoned_children",
-        "Child processes that SIGKILL did not end: blocked in the driver.",
+        "Child processes that survived SIGKILL because they are blocked in the driver.",
         (),
         "processes",
     ),
-    gauge("gpuheal_probe_stuck", "1 while a probe of the group has not returned by its deadline.", ("group",)),
-    gauge("gpuheal_gpu_probe_stuck", "1 while this GPU's probe of the group has not returned.", ("gpu_uuid", "group")),
-    gauge("gpuheal_probe_duration_seconds", "Duration of the group's last round over all GPUs.", ("group",), "seconds"),
+    gauge("gpuheal_probe_stuck", "1 while a probe of the group is past its deadline.", ("group",)),
     gauge(
-        "gpuheal_probe_last_round_timestamp_seconds", "Unix time of the group's last full round.", ("group",), "seconds"
+        "gpuheal_gpu_probe_stuck", "1 while this GPU's probe of the group is past its deadline.", ("gpu_uuid", "group")
     ),
-    counter(
-        "gpuheal_probe_errors_total", "Error answers of NVML by group and return code.", ("group", "code"), "errors"
+    gauge("gpuheal_probe_duration_seconds", "Duration of the group's last cycle over all GPUs.", ("group",), "seconds"),
+    gauge(
+        "gpuheal_probe_last_round_timestamp_seconds",
+        "Unix time of the group's last complete cycle.",
+        ("group",),
+        "seconds",
     ),
+    counter("gpuheal_probe_errors_total", "NVML errors by group and return code.", ("group", "code"), "errors"),
     gauge("gpuheal_gpu_present", "1 if NVML sees the GPU, 0 if it is lost; absent without NVML.", GPU),
     gauge(
         "gpuheal_gpu_recovery_action",
-        "Recovery step NVML reports (0 none, 1 GPU reset, 2 reboot, 3 drain P2P, 4 drain and reset).",
+        "Recovery action reported by NVML (0 none, 1 GPU reset, 2 reboot, 3 drain P2P, 4 drain and reset).",
         ("gpu_uuid",),
         "code",
     ),
-    gauge("gpuheal_gpu_observed_timestamp_seconds", "Unix time the GPU last answered.", U, "seconds"),
-    gauge("gpuheal_gpu_reset_required", "1 if a call was refused until the GPU is reset.", U),
+    gauge("gpuheal_gpu_observed_timestamp_seconds", "Unix time of the GPU's last response.", U, "seconds"),
+    gauge("gpuheal_gpu_reset_required", "1 if NVML calls fail until the GPU is reset.", U),
     gauge("gpuheal_gpu_performance_state", "Performance state, 0 (fastest) to 15.", U, "state"),
-    gauge("gpuheal_gpu_persistence_mode", "1 if persistence mode is on.", U),
-    gauge("gpuheal_gpu_mig_enabled", "1 if MIG mode is on.", U),
+    gauge("gpuheal_gpu_persistence_mode", "1 if persistence mode is enabled.", U),
+    gauge("gpuheal_gpu_mig_enabled", "1 if MIG mode is enabled.", U),
     gauge(
         "gpuheal_mig_device_info",
-        "1 for each MIG device; faults are told of the parent GPU.",
+        "1 for each MIG device; faults are reported for its parent GPU.",
         ("gpu_uuid", "mig_uuid", "gpu_instance", "compute_instance"),
     ),
 )

@@ -23,7 +23,7 @@ METRICS = MetricTable(
     gauge("gpuheal_rdma_port_physical_state", "Physical state: 2 polling, 3 disabled, 5 link up.", PORT, "code"),
     gauge(
         "gpuheal_rdma_port_info",
-        "1 for what the port is: InfiniBand or Ethernet, and the network device.",
+        "1 for the port's link layer (InfiniBand or Ethernet) and network device.",
         (*PORT, "link_layer", "net_device"),
     ),
     gauge("gpuheal_rdma_port_rate_bytes_per_second", "Signalling rate of the port.", PORT, "bytes/s"),

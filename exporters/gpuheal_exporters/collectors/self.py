@@ -24,7 +24,7 @@ METRICS = MetricTable(
     counter("gpuheal_kmsg_records_total", "Kernel log records read.", source="kernel log"),
     counter(
         "gpuheal_kmsg_overruns_total",
-        "Times the ring overwrote records before they were read (EPIPE).",
+        "Times the kernel ring buffer overwrote records before they were read (EPIPE).",
         source="kernel log",
     ),
     counter(
@@ -38,11 +38,18 @@ METRICS = MetricTable(
         "seconds",
         source="kernel log",
     ),
-    gauge("gpuheal_exporter_heartbeat_timestamp_seconds", "Unix time of the exporter's last own cycle.", (), "seconds"),
-    gauge("gpuheal_exporter_build_info", "1 for the version that runs.", ("version",)),
+    gauge(
+        "gpuheal_exporter_heartbeat_timestamp_seconds",
+        "Unix time of the exporter's last cycle (its heartbeat).",
+        (),
+        "seconds",
+    ),
+    gauge("gpuheal_exporter_build_info", "1 for the running version.", ("version",)),
     counter("gpuheal_acknowledge_requests_total", "Acknowledgement requests, by outcome.", ("outcome",), "requests"),
     counter("gpuheal_state_write_errors_total", "Failed writes of the state file.", (), "writes"),
-    counter("gpuheal_state_load_errors_total", "State files found unusable at start and set aside.", (), "files"),
+    counter(
+        "gpuheal_state_load_errors_total", "State files that were unusable at startup and were set aside.", (), "files"
+    ),
 )
 
 

@@ -21,7 +21,7 @@ METRICS = MetricTable(
     "/proc",
     gauge(
         "gpuheal_software_up",
-        "1 if the component runs, 0 if not; no series where it can't be told (processes of the host not visible).",
+        "1 if the component is running, 0 if not; no series if unknown (host processes not visible).",
         ("component",),
         source="/proc, unix sockets",
     ),

@@ -14,29 +14,29 @@ from gpuheal_exporters.nvml.snapshot import NvmlSnapshot, Reading
 U = ("gpu_uuid",)
 METRICS = MetricTable(
     "NVML",
-    gauge("gpuheal_gpu_temperature_celsius", "Temperature of the GPU.", U, "celsius"),
-    gauge("gpuheal_gpu_memory_temperature_celsius", "Temperature of the memory.", U, "celsius"),
+    gauge("gpuheal_gpu_temperature_celsius", "GPU temperature.", U, "celsius"),
+    gauge("gpuheal_gpu_memory_temperature_celsius", "GPU memory temperature.", U, "celsius"),
     gauge(
         "gpuheal_gpu_temperature_limit_celsius",
-        "The device's own limits: shutdown, slowdown, memory, gpu_max.",
+        "Temperature limits reported by the GPU: shutdown, slowdown, memory, gpu_max.",
         ("gpu_uuid", "limit"),
         "celsius",
     ),
     gauge(
-        "gpuheal_gpu_temperature_margin_celsius", "Distance to the thermal limit; Ada, Hopper and newer.", U, "celsius"
+        "gpuheal_gpu_temperature_margin_celsius", "Margin to the thermal limit (Ada, Hopper and newer).", U, "celsius"
     ),
     gauge(
         "gpuheal_gpu_temperature_limit_margin_celsius",
-        "The margin at which slowdown, shutdown … begin; Ada, Hopper and newer.",
+        "Margin at which slowdown, shutdown … start (Ada, Hopper and newer).",
         ("gpu_uuid", "limit"),
         "celsius",
     ),
     gauge("gpuheal_gpu_power_watts", "Power drawn.", U, "watts"),
     gauge("gpuheal_gpu_power_limit_watts", "Power limit in force.", U, "watts"),
-    gauge("gpuheal_gpu_clocks_event", "1 while this reason holds the clocks down.", ("gpu_uuid", "reason")),
+    gauge("gpuheal_gpu_clocks_event", "1 while the clocks are throttled for this reason.", ("gpu_uuid", "reason")),
     counter(
         "gpuheal_gpu_throttled_seconds_total",
-        "Time the clocks were held down, by reason.",
+        "Time the clocks were throttled, by reason.",
         ("gpu_uuid", "reason"),
         "seconds",
     ),

@@ -99,9 +99,9 @@ def _entry(file: str, path: str, raw: object) -> GpuIdentity:
             raise ConfigError(file, f"{path}.{key}", "not a text")
         values[key] = "" if value is None else str(value)
         if not values[key].isprintable():
-            raise ConfigError(file, f"{path}.{key}", "characters that cannot be printed")
+            raise ConfigError(file, f"{path}.{key}", "contains non-printable characters")
         if len(values[key]) > _MAX_VALUE:
-            raise ConfigError(file, f"{path}.{key}", f"longer than {_MAX_VALUE} characters")
+            raise ConfigError(file, f"{path}.{key}", f"longer than the limit of {_MAX_VALUE} characters")
     if not values["gpu_uuid"]:
         raise ConfigError(file, f"{path}.gpu_uuid", "missing")
     try:
@@ -125,7 +125,7 @@ def load_inventory(path: Path) -> StaticInventory:
     except OSError as error:
         raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None
     if len(data) > _MAX_BYTES:
-        raise ConfigError(file, "", f"larger than {_MAX_BYTES} bytes")
+        raise ConfigError(file, "", f"larger than the limit of {_MAX_BYTES} bytes")
     document: Any
     try:
         text = data.decode()

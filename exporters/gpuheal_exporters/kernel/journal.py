@@ -89,7 +89,7 @@ class JournalSource:
             if not chunk and out:
                 break  # what it said last counts; the next read finds the end again
             if not chunk:
-                raise SourceError(f"journalctl ended with status {self._process.wait(timeout=5)}")
+                raise SourceError(f"journalctl exited with status {self._process.wait(timeout=5)}")
             *lines, rest = (self._buffer + chunk).split(b"\n")
             self._buffer = rest if len(rest) <= _LINE_MAX else b""
             for line in lines:

@@ -110,11 +110,11 @@ class Leftover:
         """Return a sentence for each kind of lines left out."""
         said = []
         if self.not_understood:
-            said.append(f"{self.not_understood} lines look like the NVIDIA driver's, not understood; {self.first}")
+            said.append(f"{self.not_understood} NVIDIA driver lines could not be parsed; {self.first}")
         if self.foreign:
             said.append(f"{self.foreign} lines have the driver's words and were written by a program; left out")
         if self.other_devices:
-            said.append(f"{self.other_devices} PCIe errors are of devices that no line shows to be a GPU; left out")
+            said.append(f"{self.other_devices} PCIe errors of devices that are not known to be GPUs were ignored")
         return said
 
 

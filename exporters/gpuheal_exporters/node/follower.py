@@ -69,7 +69,7 @@ class Follower:
         problem = read_state(self._state_file, self.state.load)
         if problem:
             self.load_errors += 1
-            log.warning("state set aside: %s", problem)
+            log.warning("unusable state file set aside: %s", problem)
         self._written_changes = self.state.changes
 
     def _open(self) -> LogSource | None:
@@ -93,7 +93,7 @@ class Follower:
 
     def _fail(self, problem: str) -> None:
         if problem != self.tally.problem:
-            log.warning("kernel log not readable: %s", problem)
+            log.warning("kernel log cannot be read: %s", problem)
         self.tally.up, self.tally.source, self.tally.problem = False, "none", problem
         self._retry_at = self._clock() + RETRY_SECONDS
 
@@ -197,7 +197,7 @@ class Follower:
                 write_atomic(self._state_file, document)
             except OSError as error:
                 self.write_errors += 1
-                log.warning("state not written: %s: %s", self._state_file, error.strerror)
+                log.warning("state file not written: %s: %s", self._state_file, error.strerror)
                 return False
             self._written_changes, self._written_cursor = changes, cursor
             return True

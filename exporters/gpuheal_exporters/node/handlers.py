@@ -122,7 +122,9 @@ class Handlers:
             self.counts.foreign += 1
         elif reason:
             if reason != "message" and not self.counts.not_understood[reason]:
-                log.warning("not understood (%s), counted from now on: %r", reason, record.text[:MAX_TEXT])
+                log.warning(
+                    "driver line not parsed (%s), further ones are only counted: %r", reason, record.text[:MAX_TEXT]
+                )
             self.counts.not_understood[reason] += 1
 
     def _group(self, pci: str, at: float) -> Group:

@@ -77,7 +77,7 @@ class Child:
                 piece = os.read(self._stdout.fileno(), 65536)
                 self._rest += piece
                 if not piece or len(self._rest) > MAX_LINE_BYTES:
-                    raise ChildGone("pipe closed" if not piece else "answer too long")
+                    raise ChildGone("pipe closed" if not piece else "response too long")
             elif wake in ready or left <= 0:
                 return None
         line, _, self._rest = self._rest.partition(b"\n")
@@ -86,7 +86,7 @@ class Child:
         except ValueError as error:
             raise ChildGone("not an answer") from error
         if not isinstance(answer, dict) or answer.get("id") != self._number:
-            raise ChildGone("not the answer asked for")
+            raise ChildGone("unexpected response")
         return answer
 
     def close(self, timeout_seconds: float) -> bool:

@@ -105,7 +105,7 @@ def _answer(channel: socket.socket, connection: H2Connection, until: float) -> b
         channel.sendall(connection.data_to_send())
         left = until - time.monotonic()
         if left <= 0:
-            raise PodResourcesError("no answer in time")
+            raise PodResourcesError("timed out")
         channel.settimeout(left)
         data = channel.recv(65536)
         if not data:
@@ -116,7 +116,7 @@ def _answer(channel: socket.socket, connection: H2Connection, until: float) -> b
             elif isinstance(event, events.DataReceived):
                 body += event.data
                 if len(body) > MAX_BYTES:
-                    raise PodResourcesError(f"answer larger than {MAX_BYTES} bytes")
+                    raise PodResourcesError(f"response larger than {MAX_BYTES} bytes")
                 connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, events.StreamReset | events.ConnectionTerminated):
                 raise PodResourcesError(f"the kubelet ended the call: {event.error_code}")

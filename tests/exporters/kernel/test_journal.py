@@ -90,7 +90,7 @@ def test_a_restart_begins_after_the_cursor(tmp_path: Path) -> None:
 def test_a_journalctl_that_ends_is_an_error(tmp_path: Path) -> None:
     """The source says so, so that another one can be tried."""
     source = JournalSource(Tally(), command=script(tmp_path, [], stay=False))
-    with pytest.raises(SourceError, match="ended with status 0"):
+    with pytest.raises(SourceError, match="exited with status 0"):
         drain(source, 1)
     source.close()
 
@@ -105,6 +105,6 @@ def test_the_last_words_of_a_journalctl_that_ends_count(tmp_path: Path) -> None:
     """Entries that come together with the end of the program are taken before the end is told."""
     source = JournalSource(Tally(), command=script(tmp_path, [entry(HEADLINE)] * 3, stay=False))
     assert len(drain(source, 3)) == 3
-    with pytest.raises(SourceError, match="ended"):
+    with pytest.raises(SourceError, match="exited"):
         drain(source, 1)
     source.close()

@@ -383,7 +383,7 @@ def test_what_is_not_understood_is_counted_and_said() -> None:
     left = Leftover()
     lines = ["[1.0] NVRM: loading", "@@ ~~ NVRM: Xid (PCI:0000:3b:00): 79, gone", "NVRM: Xid <3b>: 79"]
     assert list(parse_lines(lines, left=left)) == []
-    assert left.told() == ["2 lines look like the NVIDIA driver's, not understood; the first is line 2"]
+    assert left.told() == ["2 NVIDIA driver lines could not be parsed; the first is line 2"]
 
 
 def test_pcie_errors_of_other_cards_are_left_out_and_said() -> None:
@@ -398,7 +398,7 @@ def test_pcie_errors_of_other_cards_are_left_out_and_said() -> None:
         "pcieport 0000:3a:00.0: pciehp: Slot(12): Link Down",
     ]
     assert [found["line"] for found in parse_lines(lines, left=left)] == [3, 4, 5, 6]
-    assert left.told() == ["2 PCIe errors are of devices that no line shows to be a GPU; left out"]
+    assert left.told() == ["2 PCIe errors of devices that are not known to be GPUs were ignored"]
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def test_lines_that_look_like_the_drivers_are_counted_by_reason(caplog: pytest.L
         state.feed_line("Jul 31 23:14:18 node01 app[7]: NVRM: Xid (PCI:0000:3b:00): 79, gone", 1.0)
     assert state.counts.not_understood == {"wrapping": 2, "headline": 2, "message": 2}
     assert [record.getMessage().split(",")[0] for record in caplog.records] == [
-        "not understood (wrapping)",
-        "not understood (headline)",
+        "driver line not parsed (wrapping)",
+        "driver line not parsed (headline)",
     ]
     assert len(state.levels.xids) == 0
 

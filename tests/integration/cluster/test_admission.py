@@ -49,69 +49,69 @@ def test_s23_the_templates_job_is_admitted(engine: KubeApi) -> None:
 
 MOUNT = {"name": "host", "mountPath": "/host"}
 DEVIATIONS: dict[str, tuple[Change, str]] = {
-    "another name": (lambda raw: raw["metadata"].update(name="backup"), "name begins with"),
-    "two pods": (lambda raw: raw["spec"].update(parallelism=2, completions=2), "one pod, one try"),
-    "tries again": (lambda raw: raw["spec"].update(backoffLimit=3), "one pod, one try"),
-    "no deadline": (lambda raw: raw["spec"].pop("activeDeadlineSeconds"), "deadline of an hour"),
-    "a day's deadline": (lambda raw: raw["spec"].update(activeDeadlineSeconds=86400), "deadline of an hour"),
-    "stays for ever": (lambda raw: raw["spec"].pop("ttlSecondsAfterFinished"), "goes by itself"),
+    "another name": (lambda raw: raw["metadata"].update(name="backup"), "name must start with"),
+    "two pods": (lambda raw: raw["spec"].update(parallelism=2, completions=2), "a reboot Job must run one pod, once"),
+    "tries again": (lambda raw: raw["spec"].update(backoffLimit=3), "a reboot Job must run one pod, once"),
+    "no deadline": (lambda raw: raw["spec"].pop("activeDeadlineSeconds"), "deadline of at most 1h"),
+    "a day's deadline": (lambda raw: raw["spec"].update(activeDeadlineSeconds=86400), "deadline of at most 1h"),
+    "stays for ever": (lambda raw: raw["spec"].pop("ttlSecondsAfterFinished"), "TTL after it finished"),
     "another account": (lambda raw: pod(raw).update(serviceAccountName="default"), "account, namespaces"),
     "with a token": (lambda raw: pod(raw).update(automountServiceAccountToken=True), "account, namespaces"),
     "the host's IPC": (lambda raw: pod(raw).update(hostIPC=True), "account, namespaces"),
-    "no node": (lambda raw: pod(raw).pop("nodeName"), "names its node"),
-    "any node": (lambda raw: pod(raw).pop("affinity"), "control plane"),
+    "no node": (lambda raw: pod(raw).pop("nodeName"), "must name its node"),
+    "any node": (lambda raw: pod(raw).pop("affinity"), "control-plane nodes"),
     "control planes too": (
         lambda raw: pod(raw)["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
             "nodeSelectorTerms"
         ].append({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "Exists"}]}),
-        "control plane",
+        "control-plane nodes",
     ),
     "a host path": (
         lambda raw: (
             pod(raw).update(volumes=[{"name": "host", "hostPath": {"path": "/"}}]),
             container(raw).update(volumeMounts=[MOUNT]),
         ),
-        "no volumes",
+        "must not have volumes",
     ),
     "a second container": (lambda raw: pod(raw)["containers"].append({"name": "x", "image": IMAGE}), "one container"),
     "an init container": (
         lambda raw: pod(raw).update(initContainers=[{"name": "x", "image": IMAGE}]),
-        "no other containers",
+        "other containers",
     ),
     "a tag": (lambda raw: container(raw).update(image="tools:latest"), "pinned by digest"),
     "another command": (
         lambda raw: container(raw).update(command=["/bin/sh", "-c", "id"]),
-        "command is the template's",
+        "command must match the template",
     ),
-    "one more word": (lambda raw: container(raw)["command"].append("x"), "command is the template's"),
-    "the image's command": (lambda raw: container(raw).pop("command"), "command is the template's"),
-    "arguments": (lambda raw: container(raw).update(args=["x"]), "no arguments"),
+    "one more word": (lambda raw: container(raw)["command"].append("x"), "command must match the template"),
+    "the image's command": (lambda raw: container(raw).pop("command"), "command must match the template"),
+    "arguments": (lambda raw: container(raw).update(args=["x"]), "must not have arguments"),
     "a hook": (
         lambda raw: container(raw).update(lifecycle={"postStart": {"exec": {"command": ["id"]}}}),
-        "no arguments, mounts, hooks",
+        "must not have arguments, mounts, hooks",
     ),
     "a probe": (
         lambda raw: container(raw).update(livenessProbe={"exec": {"command": ["id"]}}),
-        "no arguments, mounts, hooks, probes",
+        "must not have arguments, mounts, hooks, probes",
     ),
     "one more variable": (
         lambda raw: container(raw)["env"].append({"name": "LD_PRELOAD", "value": "/x"}),
-        "as plain values",
+        "plain environment values",
     ),
     "a secret as a value": (
         lambda raw: container(raw)["env"].__setitem__(
             0, {"name": "BOOT_ID", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
         ),
-        "as plain values",
+        "plain environment values",
     ),
     "a secret's variables": (
         lambda raw: container(raw).update(envFrom=[{"secretRef": {"name": "s"}}]),
-        "no arguments",
+        "must not have arguments",
     ),
-    "a time that is a program": (lambda raw: told(raw, "ASKED_AT", "a[$(id)]"), "as plain values"),
-    "a boot that is a program": (lambda raw: told(raw, "BOOT_ID", "$(id)"), "as plain values"),
-    "another operation": (lambda raw: told(raw, "OPERATION", "reboot-other"), "the Job's own"),
-    "a time far ahead": (lambda raw: told(raw, "EXPIRES_AT", "99999999999"), "an hour at most"),
+    "a time that is a program": (lambda raw: told(raw, "ASKED_AT", "a[$(id)]"), "plain environment values"),
+    "a boot that is a program": (lambda raw: told(raw, "BOOT_ID", "$(id)"), "plain environment values"),
+    "another operation": (lambda raw: told(raw, "OPERATION", "reboot-other"), "equal the Job's name"),
+    "a time far ahead": (lambda raw: told(raw, "EXPIRES_AT", "99999999999"), "for at most 1h"),
 }
 
 
@@ -160,7 +160,7 @@ def test_s23_a_site_can_bind_the_image(plane: ControlPlane, engine: KubeApi) -> 
             try:
                 engine.create(path, job())
             except ApiRefused as refusal:
-                return "not the one in ConfigMap" in str(refusal)
+                return "differs from the one in ConfigMap" in str(refusal)
             return False
 
         wait_for(refused, "the image to be bound")
@@ -242,16 +242,16 @@ def test_s18_our_marks_are_admitted(engine: KubeApi, node: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"spec": {"taints": None}}, "no taint but"),
-        ({"spec": {"taints": [*TAINTS, {"key": "x", "effect": "NoSchedule"}]}}, "no taint but"),
-        ({"spec": {"taints": [{**TAINTS[0], "value": "b"}]}}, "no taint but"),
-        ({"metadata": {"annotations": {"team": "b"}}}, "no annotation but"),
-        ({"metadata": {"annotations": {"team": None}}}, "no annotation but"),
-        ({"metadata": {"annotations": {"csi.volume.kubernetes.io/nodeid": "x"}}}, "no annotation but"),
-        ({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}, "no label but"),
-        ({"metadata": {"labels": {"team": None}}}, "no label but"),
-        ({"metadata": {"finalizers": ["gpu.health/x"]}}, "no finalizer"),
-        ({"spec": {"podCIDR": "10.9.0.0/24", "podCIDRs": ["10.9.0.0/24"]}}, "taints and the cordon only"),
+        ({"spec": {"taints": None}}, "only taints of"),
+        ({"spec": {"taints": [*TAINTS, {"key": "x", "effect": "NoSchedule"}]}}, "only taints of"),
+        ({"spec": {"taints": [{**TAINTS[0], "value": "b"}]}}, "only taints of"),
+        ({"metadata": {"annotations": {"team": "b"}}}, "only annotations of"),
+        ({"metadata": {"annotations": {"team": None}}}, "only annotations of"),
+        ({"metadata": {"annotations": {"csi.volume.kubernetes.io/nodeid": "x"}}}, "only annotations of"),
+        ({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}, "only labels of"),
+        ({"metadata": {"labels": {"team": None}}}, "only labels of"),
+        ({"metadata": {"finalizers": ["gpu.health/x"]}}, "not change finalizers"),
+        ({"spec": {"podCIDR": "10.9.0.0/24", "podCIDRs": ["10.9.0.0/24"]}}, "only taints and unschedulable"),
     ],
 )
 def test_s18_nothing_else_of_a_node_is_ours_to_change(
@@ -265,11 +265,11 @@ def test_s18_nothing_else_of_a_node_is_ours_to_change(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"conditions": [{"type": "Ready", "status": "False"}]}, "no condition but"),
-        ({"conditions": [{"type": "Ready", "$patch": "delete"}]}, "no condition but"),
-        ({"conditions": [{"type": "KernelDeadlock", "status": "True"}]}, "no condition but"),
-        ({"capacity": {"nvidia.com/gpu": "0"}}, "conditions only"),
-        ({"nodeInfo": {"bootID": "x"}}, "conditions only"),
+        ({"conditions": [{"type": "Ready", "status": "False"}]}, "only its own conditions"),
+        ({"conditions": [{"type": "Ready", "$patch": "delete"}]}, "only its own conditions"),
+        ({"conditions": [{"type": "KernelDeadlock", "status": "True"}]}, "only its own conditions"),
+        ({"capacity": {"nvidia.com/gpu": "0"}}, "may change only conditions"),
+        ({"nodeInfo": {"bootID": "x"}}, "may change only conditions"),
     ],
 )
 def test_s18_nothing_else_of_a_nodes_status_either(engine: KubeApi, node: str, change: Json, words: str) -> None:

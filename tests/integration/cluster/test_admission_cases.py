@@ -79,13 +79,13 @@ def test_s17_who_approved_is_who_asked(
     ann, bob = people["ann"], people["bob"]
     wait_for(give(ann, case, yes("ann")), "ann's role to be in force")
     policy = "gpuheal-cases"
-    refuses(give(ann, case, yes("ann"), yes("bob")), policy, "in one's own name")
-    refuses(give(plane.admin, case, yes("ann", step="drain")), policy, "in one's own name")
+    refuses(give(ann, case, yes("ann"), yes("bob")), policy, "in the requester's own name")
+    refuses(give(plane.admin, case, yes("ann", step="drain")), policy, "in the requester's own name")
     refuses(give(ann, case, yes("ann", evidence="anything")), policy, "12 hexadecimal digits")
     for days in ({"expiresAt": "2026-02-01T12:00:01Z"}, {"expiresAt": "2027-01-31T12:00:00Z"}):
-        refuses(give(ann, case, yes("ann", **days)), policy, "lasts at most 24h")
+        refuses(give(ann, case, yes("ann", **days)), policy, "valid for at most 24h")
     undated = {key: value for key, value in yes("ann").items() if key != "givenAt"}
-    refuses(give(ann, case, undated), policy, "says when it was given")
+    refuses(give(ann, case, undated), policy, "must say when it was given")
     refuses(give(bob, case, yes("ann"), yes("bob")), policy, "remediations/approve")
     give(bob, case)()  # taking one back lets less happen
     give(plane.admin, case, yes("admin"))()
@@ -93,7 +93,7 @@ def test_s17_who_approved_is_who_asked(
     forged = {"spec": {"node": "n", "policy": "p", "openedAt": "2026-01-31T12:00:00Z", "approvals": [yes("ann")]}}
     raw = {"apiVersion": "gpu.health/v1alpha1", "kind": "Remediation", "metadata": {"name": "forged"}, **forged}
     for api in (engine, bob, plane.admin):
-        refuses(lambda api=api: api.create(CASES, raw), policy, "in one's own name")  # type: ignore[misc]
+        refuses(lambda api=api: api.create(CASES, raw), policy, "in the requester's own name")  # type: ignore[misc]
 
 
 def test_s17_our_account_alone_writes_what_was_done(
@@ -103,7 +103,7 @@ def test_s17_our_account_alone_writes_what_was_done(
     done = {"step": "drain", "action": "drain", "operation": "x", "state": "running"}
     forged = {"status": {"attempts": [{**done, "startedAt": "2026-01-31T12:00:00Z"}]}}
     for api in (plane.admin, people["bob"]):
-        refuses(lambda api=api: api.patch(f"{case}/status", forged), "gpuheal-cases", "responder alone")  # type: ignore[misc]
+        refuses(lambda api=api: api.patch(f"{case}/status", forged), "gpuheal-cases", "only the responder may write")  # type: ignore[misc]
     engine.patch(f"{case}/status", forged)
     plane.admin.patch(case, {"status": {"attempts": []}, "spec": {"approvals": []}})
     assert plane.admin.get(case)["status"]["attempts"][0]["step"] == "drain"
@@ -125,7 +125,7 @@ def test_s17_our_account_alone_writes_what_was_done(
             raise AssertionError("admitted")
 
         wait_for(reached, "the role to be in force")
-        refuses(lambda: engine.patch(case, {"metadata": {"labels": {"x": "y"}}}), "gpuheal-cases", "does not write")
+        refuses(lambda: engine.patch(case, {"metadata": {"labels": {"x": "y"}}}), "gpuheal-cases", "may not write")
     finally:
         plane.admin.delete(f"{BINDINGS}/too-much")
         plane.admin.delete(f"{ROLES}/too-much")

@@ -44,14 +44,14 @@ def documents() -> Iterator[tuple[str, Json]]:
     """Yield policies and bindings, each with the comment that stands above it."""
     yield from _pair(
         "gpuheal-cases",
-        "Who approved is who asked; our account alone writes what was done, and it cannot approve.",
+        "Approvals are in the requester's own name; only the responder writes the status, and it cannot approve.",
         rules=[_rule(GROUP, [PLURAL, f"{PLURAL}/status"], ["CREATE", "UPDATE"])],
         variables=_CASE_VARIABLES,
         checks=_CASES,
     )
     yield from _pair(
         "gpuheal-node-marks",
-        f"Of a node our account changes taints, labels and annotations of {KEYS}, the cordon, and conditions of ours.",
+        f"On nodes the responder may change taints, labels and annotations of {KEYS}, the cordon and its conditions.",
         rules=[_rule("", ["nodes", "nodes/status"], ["CREATE", "UPDATE"])],
         variables=_NODE_VARIABLES,
         checks=_nodes(),
@@ -59,7 +59,7 @@ def documents() -> Iterator[tuple[str, Json]]:
     )
     yield from _pair(
         "gpuheal-reboot-jobs",
-        "The one privileged thing that our account may create is the reboot Job of the template.",
+        "The only privileged object that the responder may create is the reboot Job of the template.",
         rules=[_rule("batch", ["jobs"], ["CREATE", "UPDATE"])],
         variables=_JOB_VARIABLES,
         checks=_jobs(),
@@ -67,26 +67,26 @@ def documents() -> Iterator[tuple[str, Json]]:
     )
     yield from _pair(
         "gpuheal-histories",
-        "Our account writes what machines have been through, never people's settings and controls beside it.",
+        "The responder may write machine histories, but not the settings and controls in the same namespace.",
         rules=[_rule("", ["configmaps"], ["CREATE", "UPDATE"])],
         variables={},
         checks=[
             (
                 f"request.namespace == '{NAMESPACE}' && object.metadata.name.startsWith('{HISTORIES}-')",
-                f"the responder writes ConfigMaps {HISTORIES}-… in {NAMESPACE} only",
+                f"the responder may write only ConfigMaps named {HISTORIES}-… in {NAMESPACE}",
             )
         ],
         only=OURS,
     )
     yield from _pair(
         IMAGE_PARAMETER,
-        f"With a ConfigMap {IMAGE_PARAMETER} in {PRIVILEGED} (key image) only that image; without it, any by digest.",
+        f"With ConfigMap {IMAGE_PARAMETER} (key image) in {PRIVILEGED} only that image, otherwise any by digest.",
         rules=[_rule("batch", ["jobs"], ["CREATE", "UPDATE"])],
         variables={},
         checks=[
             (
                 "object.spec.template.spec.containers.all(c, c.image == params.data.image)",
-                f"the image is not the one in ConfigMap {IMAGE_PARAMETER}",
+                f"the image differs from the one in ConfigMap {IMAGE_PARAMETER}",
             )
         ],
         only=OURS,
@@ -105,27 +105,27 @@ _MAY_APPROVE = (
     ".check('create').allowed()"
 )
 _CASES: Checks = [
-    ("!variables.status || variables.ours", "the status is written by the responder alone"),
+    ("!variables.status || variables.ours", "only the responder may write the status"),
     (
         "!variables.ours || request.operation == 'CREATE' || variables.status",
-        "the responder does not write the spec of a case",
+        "the responder may not write the spec of a case",
     ),
     (
         "variables.status || variables.added.all(a, a.by == request.userInfo.username)",
-        "an approval is given in one's own name",
+        "approvals must be in the requester's own name",
     ),
     (
         f"variables.status || variables.added.size() == 0 || {_MAY_APPROVE}",
-        f"approving takes the right to create {PLURAL}/approve",
+        f"approving requires permission to create {PLURAL}/approve",
     ),
     (
         f"variables.status || variables.added.all(a, a.evidence.matches('{EVIDENCE}'))",
-        "an approval names its evidence: 12 hexadecimal digits, as the proposal shows them",
+        "an approval must contain its evidence: 12 hexadecimal digits, as shown with the proposal",
     ),
     (
         "variables.status || variables.added.all(a, has(a.givenAt)"
         f" && timestamp(a.expiresAt) - timestamp(a.givenAt) <= duration('{LONGEST_YES}s'))",
-        f"an approval says when it was given, and lasts at most {people_duration(LONGEST_APPROVAL)}",
+        f"an approval must say when it was given, and is valid for at most {people_duration(LONGEST_APPROVAL)}",
     ),
 ]
 
@@ -149,19 +149,19 @@ def _nodes() -> Checks:
     others = f"filter(c, !c.type.matches('{CONDITIONS}'))"
     pausing = sorted({label for spec in SPECS.values() for label in spec.pauses})
     return [
-        ("request.operation == 'UPDATE'", "the responder creates no nodes"),
+        ("request.operation == 'UPDATE'", "the responder may not create nodes"),
         (
             f"variables.taintsNow.{foreign} == variables.taintsBefore.{foreign}",
-            f"the responder changes no taint but those of {KEYS}",
+            f"the responder may change only taints of {KEYS}",
         ),
-        (_kept("annotations"), f"the responder changes no annotation but those of {KEYS}"),
-        (_kept("labels", pausing), f"the responder changes no label but {', '.join((f'those of {KEYS}', *pausing))}"),
-        (_same("metadata", ("finalizers", "ownerReferences")), "the responder changes no finalizer and no owner"),
-        (_same("spec", spec), "of a node's spec the responder changes taints and the cordon only"),
-        (_same("status", (*status, *attached)), "of a node's status the responder changes conditions only"),
+        (_kept("annotations"), f"the responder may change only annotations of {KEYS}"),
+        (_kept("labels", pausing), f"the responder may change only labels {', '.join((f'of {KEYS}', *pausing))}"),
+        (_same("metadata", ("finalizers", "ownerReferences")), "the responder may not change finalizers or owners"),
+        (_same("spec", spec), "in a node's spec the responder may change only taints and unschedulable"),
+        (_same("status", (*status, *attached)), "in a node's status the responder may change only conditions"),
         (
             f"variables.conditionsNow.{others} == variables.conditionsBefore.{others}",
-            "the responder changes no condition but its own",
+            "the responder may change only its own conditions",
         ),
     ]
 
@@ -229,41 +229,44 @@ def _jobs() -> Checks:
     fixed = ("hostPID", "hostNetwork", "restartPolicy", "serviceAccountName", "automountServiceAccountToken")
     job = ("parallelism", "completions", "backoffLimit")
     return [
-        ("request.operation == 'CREATE'", "the responder changes no Job"),
-        (f"request.namespace == '{PRIVILEGED}'", f"Jobs are created in {PRIVILEGED} only"),
-        (f"object.metadata.name.startsWith('{PREFIX}')", f"a reboot Job's name begins with {PREFIX}"),
-        (_equal("object.spec", {key: shape["spec"][key] for key in job}), "one pod, one try"),
+        ("request.operation == 'CREATE'", "the responder may not change Jobs"),
+        (f"request.namespace == '{PRIVILEGED}'", f"the responder may create Jobs only in {PRIVILEGED}"),
+        (f"object.metadata.name.startsWith('{PREFIX}')", f"a reboot Job's name must start with {PREFIX}"),
+        (_equal("object.spec", {key: shape["spec"][key] for key in job}), "a reboot Job must run one pod, once"),
         (
             f"object.spec.?activeDeadlineSeconds.orValue({LONGEST + 1}) <= {LONGEST}"
             " && has(object.spec.ttlSecondsAfterFinished)",
-            "a reboot Job has a deadline of an hour at most, and goes by itself",
+            "a reboot Job must have a deadline of at most 1h and a TTL after it finished",
         ),
         (
             _equal("variables.pod", {key: pod[key] for key in (*fixed, "priorityClassName")})
             + " && !variables.pod.?hostIPC.orValue(false) && !variables.pod.?shareProcessNamespace.orValue(false)",
-            "the pod's account, namespaces and priority are those of the template",
+            "the pod's service account, namespaces and priority must match the template",
         ),
-        ("variables.pod.?nodeName.orValue('') != ''", "a reboot Job names its node"),
-        (_off_control_planes(pod["affinity"]), "a reboot Job keeps off nodes of the control plane"),
-        (_absent("variables.pod", _NOT_IN_POD), "the pod has no volumes, no other containers and no secrets"),
-        ("variables.pod.containers.size() == 1", "the pod has one container"),
-        (f"variables.container.image.matches('{DIGEST}')", "the image is pinned by digest"),
-        (f"variables.container.?command.orValue([]) == {_cel(container['command'])}", "the command is the template's"),
+        ("variables.pod.?nodeName.orValue('') != ''", "a reboot Job must name its node"),
+        (_off_control_planes(pod["affinity"]), "a reboot Job must not run on control-plane nodes"),
+        (_absent("variables.pod", _NOT_IN_POD), "the pod must not have volumes, other containers or secrets"),
+        ("variables.pod.containers.size() == 1", "the pod must have exactly one container"),
+        (f"variables.container.image.matches('{DIGEST}')", "the image must be pinned by digest"),
+        (
+            f"variables.container.?command.orValue([]) == {_cel(container['command'])}",
+            "the command must match the template",
+        ),
         (
             _absent("variables.container", _NOT_IN_CONTAINER),
-            "the container has no arguments, mounts, hooks, probes or ports",
+            "the container must not have arguments, mounts, hooks, probes or ports",
         ),
         (
             f"variables.env.map(e, e.name) == {_cel(names)} && variables.env.all(e, !has(e.valueFrom)) && {values}",
-            "the pod is told its boot, its operation and its time, as plain values",
+            "the pod's boot ID, operation and times must be plain environment values",
         ),
         (
             "variables.env.filter(e, e.name == 'OPERATION').all(e, e.?value.orValue('') == object.metadata.name)",
-            "the operation is the Job's own",
+            "the operation must equal the Job's name",
         ),
         (
             f"variables.expires.all(e, variables.asked.all(a, int(e) - int(a) <= {LONGEST}))",
-            "the pod may act for an hour at most",
+            "the pod may act for at most 1h",
         ),
     ]
 

@@ -49,7 +49,7 @@ def documents() -> Iterator[tuple[str, Json]]:
     yield "", _account(ACCOUNT, NAMESPACE)
     no_token = {"automountServiceAccountToken": False}
     yield (
-        "Runs the reboot pods; it has no rights, and its token is not mounted.",
+        "Service account of the reboot pods; it has no permissions, and its token is not mounted.",
         {
             **_account(REBOOT_ACCOUNT, PRIVILEGED),
             **no_token,
@@ -70,13 +70,13 @@ def _people() -> Iterator[tuple[str, Json]]:
     see = {"apiGroups": [group], "resources": [plural], "verbs": ["get", "list", "watch"]}
     aggregated = {"name": "gpuheal-viewer", "labels": {f"{RBAC}/aggregate-to-view": "true"}}
     yield (
-        "For people: reading cases comes with the built-in role `view`; approving is given by name.",
+        "For users: the built-in role `view` includes reading cases; approving is granted separately with this role.",
         _role("ClusterRole", aggregated, [see]),
     )
     approve = {"apiGroups": [group], "resources": [f"{plural}/approve"], "verbs": ["create"]}
     write = {"apiGroups": [group], "resources": [plural], "verbs": ["patch"]}
     yield (
-        "Approvals stand in the spec, which the responder may not write; the status is out of people's hands.",
+        "Approvals are part of the spec, which the responder may not write; users may not write the status.",
         _role("ClusterRole", {"name": "gpuheal-approver"}, [see, write, approve]),
     )
     yield (

@@ -34,10 +34,10 @@ Json = dict[str, Any]
 TEXTS: Mapping[str, str] = {
     "node": "Name of the node.",
     "nodeUID": "UID of the Node object when the case was opened.",
-    "systemUUID": "The machine behind it.",
+    "systemUUID": "System UUID of the node's machine.",
     "openedAt": "When the case was opened.",
-    "approvals": "Yeses of people, each to one step on one evidence.",
-    "attempts": "What was tried, with what the node was when it began.",
+    "approvals": "Approvals by users, each for one step on specific evidence.",
+    "attempts": "Attempts at steps, with the node's state when each started.",
 }
 COLUMNS = (
     ("TARGET", "string", "target"),
@@ -86,31 +86,31 @@ def definition() -> Json:
 def _root() -> Json:
     hints = {camel(f.name): get_type_hints(Case)[f.name] for f in fields(Case)}
     spec = {key: _schema(key, hints[key]) for key in IN_SPEC}
-    spec["policy"]["description"] = "Policy that the case was opened under; the one in force stands in the status."
+    spec["policy"]["description"] = "Policy that the case was opened under; the policy in force is in the status."
     spec["node"]["minLength"] = spec["policy"]["minLength"] = 1
     item = spec["approvals"]["items"]
     item["required"] = sorted(camel(f.name) for f in fields(Approval) if f.default is MISSING)
     status = {key: _shown(key) for key in SHOWN} | {key: _schema(key, hints[key]) for key in STATUS_KEYS}
     status["decisions"] = {
-        "description": "The last decisions by time, each with all that it looked at: enough to come to it again.",
+        "description": "The latest decisions by time, each with all of its inputs, so that it can be replayed.",
         "type": "object",
         "maxProperties": DECISIONS,
         "additionalProperties": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
     }
     return {
-        "description": "What gpuheal does about one node's GPU faults, from the first alert to the proof of health.",
+        "description": "Remediation of one node's GPU faults by gpuheal, from the first alert to verified health.",
         "type": "object",
         "required": ["spec"],
         "properties": {
             "spec": {
-                "description": "What the case is about, written once; and people's approvals.",
+                "description": "What the case is about (written once), and approvals by users.",
                 "type": "object",
                 "required": ["node", "policy", "openedAt"],
                 "properties": spec,
                 "x-kubernetes-validations": [_unchanged(key) for key in OPENING],
             },
             "status": {
-                "description": "What gpuheal knows and does; nobody else writes it.",
+                "description": "State of the case; written by gpuheal only.",
                 "type": "object",
                 "x-kubernetes-preserve-unknown-fields": True,
                 "properties": status,
@@ -121,7 +121,7 @@ def _root() -> Json:
 
 def _unchanged(key: str) -> Json:
     rule = f"has(self.{key}) == has(oldSelf.{key}) && (!has(self.{key}) || self.{key} == oldSelf.{key})"
-    return {"rule": rule, "message": f"{key} is what the case was opened on, and never changes"}
+    return {"rule": rule, "message": f"{key} is immutable"}
 
 
 def _shown(key: str) -> Json:
