@@ -98,7 +98,7 @@ async def _ask(args: argparse.Namespace, method: str, path: str, body: Mapping[s
                     break
                 await asyncio.sleep(BUSY_S)  # others' tokens are being reviewed; an approval may well be sent twice
     except (TimeoutError, aiohttp.ClientError) as problem:
-        raise ObserveError("responder", f"{server}: {problem or 'timed out'}") from None
+        raise ObserveError("responder", f"{server}: {str(problem) or 'timed out'}") from None
     try:
         said = json.loads(text)
     except ValueError:
