@@ -221,6 +221,17 @@ def run(tmp_path: Path) -> Run:
     return call
 
 
+def test_s18_a_reboot_can_be_taken_back_until_three_seconds_before() -> None:
+    """The pod asks the host with its last command, and the host waits no longer than a kubelet takes to report it."""
+    (container,) = manifest(NODE, "op", JobSettings(image=IMAGE), NOW)["spec"]["template"]["spec"]["containers"]
+    script = container["command"][-1].replace("\\\n", " ")
+    last = [line for line in script.splitlines() if line.strip()][-1]
+    assert last.startswith("exec nsenter ")
+    assert script.count("systemd-run") == script.count("systemctl") == 1
+    (delay,) = re.findall(r"--on-active=(\d+)s ", last)
+    assert int(delay) <= 3
+
+
 @pytest.mark.parametrize(
     ("after", "boot", "host_later", "status", "done"),
     [
