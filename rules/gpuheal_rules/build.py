@@ -44,6 +44,7 @@ def artefacts(options: Options | None = None, catalogue: Catalogue | None = None
     routes = operatorconfig.generated(routed(catalogue, options))
     found |= {f"generated/alertmanager/{name}": text for name, text in routes.items()}
     found["generated/dcgm-counters.csv"] = counters.render(catalogue)
+    found["generated/dcgm-metrics.configmap.yaml"] = counters.MADE + to_yaml(counters.config_map(catalogue))
     found |= {f"generated/policies/{name}": text for name, text in policies.files(catalogue).items()}
     found |= {f"runbooks/{name}": text for name, text in runbook.pages(catalogue, options).items()}
     if options != Options() or catalogue is not shipped:

@@ -22,7 +22,7 @@ from gpuheal_rules.render import build_groups, rule_file, to_yaml
 
 CASES = Path(__file__).resolve().parents[2] / "rules" / "promtool"
 LABEL = "cluster"
-PAIRS = [("fleet", "own"), ("driver", "memory"), ("shared", "node")]
+PAIRS = [("fleet", "own")]
 """Families of committed cases; cases of a pair stand on nodes of equal names, with GPUs of equal UUIDs."""
 
 _SELECTOR = re.compile(r"(?<![\w:])(ALERTS|up|gpuheal[:_]\w[\w:]*|kube_\w+)(\{)?")

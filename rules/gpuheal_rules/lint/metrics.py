@@ -12,6 +12,7 @@ from math import ceil, floor, inf, prod
 
 import promql_parser as pp
 
+from gpuheal_rules.catalogue.counters import STOCK
 from gpuheal_rules.lint.flow import SET_OPERATORS, bare, matchers, metric_names, nodes, number, selectors
 from gpuheal_rules.lint.promql import COMPARISONS, Check, Subject, found, text
 from gpuheal_rules.lint.source import Finding, Node
@@ -33,22 +34,7 @@ LIFETIME = re.compile(
 )
 PROFILING_GAUGES = re.compile(r"DCGM_FI_PROF_\w+")
 GAUGES = re.compile(r"DCGM_FI_DEV_(\w*TEMP|\w*CLOCK|\w*UTIL|FB_\w+|POWER_USAGE)")
-# etc/default-counters.csv of dcgm-exporter 4.5.3-4.8.2; the label field is no series.
-DEFAULT_COUNTERS = frozenset(
-    f"DCGM_FI_{name}"
-    for name in (
-        *(f"DEV_{part}" for part in ("SM_CLOCK", "MEM_CLOCK", "GPU_TEMP", "MEMORY_TEMP", "POWER_USAGE", "GPU_UTIL")),
-        *(f"DEV_{part}" for part in ("TOTAL_ENERGY_CONSUMPTION", "PCIE_REPLAY_COUNTER", "MEM_COPY_UTIL", "ENC_UTIL")),
-        *(
-            f"DEV_{part}"
-            for part in ("DEC_UTIL", "XID_ERRORS", "FB_FREE", "FB_USED", "FB_RESERVED", "ROW_REMAP_FAILURE")
-        ),
-        *(f"DEV_{part}" for part in ("NVLINK_BANDWIDTH_TOTAL", "VGPU_LICENSE_STATUS", "UNCORRECTABLE_REMAPPED_ROWS")),
-        *(f"DEV_{part}" for part in ("CORRECTABLE_REMAPPED_ROWS",)),
-        *(f"PROF_{part}" for part in ("GR_ENGINE_ACTIVE", "PIPE_TENSOR_ACTIVE", "DRAM_ACTIVE")),
-        *(f"PROF_{part}" for part in ("PCIE_TX_BYTES", "PCIE_RX_BYTES")),
-    )
-)
+DEFAULT_COUNTERS = frozenset(STOCK)
 # Fields that DCGM 4.6 renamed (dcgm_fields.h keeps the old names as aliases): a site's CSV may hold either.
 RENAMED = {
     "DCGM_FI_DEV_XID_ERRORS": "DCGM_FI_DEV_XID_ERROR",
