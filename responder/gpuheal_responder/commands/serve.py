@@ -17,9 +17,14 @@ def main(argv: Sequence[str]) -> int:
 
     Return 0 after a clean stop, 1 when one of its tasks has ended by itself.
     """
-    parser = argparse.ArgumentParser(prog="gpuheal serve", description="Run the responder.")
+    parser = argparse.ArgumentParser(
+        prog="gpuheal serve",
+        description="Run the responder: receive Alertmanager's webhook and remediate faulty GPU nodes.",
+    )
     parser.add_argument("--config", type=Path, required=True, help="settings file (YAML); see responder/SETTINGS.md")
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="default: info"
+    )
     args = parser.parse_args(argv)
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return asyncio.run(_serve(args.config))

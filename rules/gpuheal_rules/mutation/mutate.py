@@ -1,6 +1,6 @@
-"""`gpuheal rules mutate`: every small wrong change of a rule must make a promtool case fail.
+"""Mutation-test the rules: every small change to a rule must make at least one promtool test fail.
 
-Exit status 1 names the survivors. A bounded sample, chosen by a seed, runs in CI; `--all` is for the night.
+Lists surviving mutants and exits with status 1 if there are any. By default it runs a sample chosen by --seed.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ def main(argv: Sequence[str]) -> int:
     """Run a sample or all mutants and return 1 when one survives."""
     parser = argparse.ArgumentParser(prog="gpuheal rules mutate", description=__doc__)
     parser.add_argument("--all", action="store_true", help="run every mutant")
-    parser.add_argument("--sample", type=int, default=12, help="how many mutants to run (default 12)")
-    parser.add_argument("--seed", type=int, default=1, help="chooses the sample")
+    parser.add_argument("--sample", type=int, default=12, help="number of mutants to run (default: 12)")
+    parser.add_argument("--seed", type=int, default=1, help="seed that chooses the sample")
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time (default: one per core)"
+        "--jobs", type=int, default=os.cpu_count() or 1, help="mutants to run in parallel (default: one per core)"
     )
-    parser.add_argument("--only", default="", help="only mutants whose key contains this text")
-    parser.add_argument("--promtool", help="promtool to use (default: $GPUHEAL_PROMTOOL or PATH)")
-    parser.add_argument("--list", action="store_true", help="list the mutants and stop")
+    parser.add_argument("--only", default="", help="run only mutants whose key contains this string")
+    parser.add_argument("--promtool", help="promtool command (default: $GPUHEAL_PROMTOOL, or promtool in PATH)")
+    parser.add_argument("--list", action="store_true", help="list the mutants and exit")
     args = parser.parse_args(list(argv))
     catalogue = load_catalogue()
     groups = build_groups(catalogue, Options())

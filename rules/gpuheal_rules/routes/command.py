@@ -30,8 +30,8 @@ def main(argv: Sequence[str], of_site: Callable[[Path], AlertmanagerParams] | No
     parser.add_argument(
         "form",
         choices=sorted(FORMS),
-        help="a complete alertmanager.yml, Helm values for kube-prometheus-stack, their inhibition rules only, "
-        "or an AlertmanagerConfig object",
+        help="own: a complete alertmanager.yml; values: Helm values for kube-prometheus-stack; inhibition: only "
+        "their inhibition rules; object: an AlertmanagerConfig, to be used with inhibition",
     )
     if of_site is not None:
         parser.add_argument("--site", type=Path, metavar="FILE", help="site file: namespace and disabled alerts")
@@ -41,7 +41,9 @@ def main(argv: Sequence[str], of_site: Callable[[Path], AlertmanagerParams] | No
     parser.add_argument("--cert-file", help="client certificate for mTLS with the responder")
     parser.add_argument("--key-file", help="private key of the client certificate")
     parser.add_argument("--namespace", help="value of the `namespace` label of gpuheal's alerts")
-    parser.add_argument("--deadman-url", help="external service that pages when the heartbeat stops")
+    parser.add_argument(
+        "--deadman-url", help="URL of an external heartbeat monitor, which pages when the heartbeat stops"
+    )
     parser.add_argument(
         "--people-receiver",
         help="name of the receiver that notifies your on-call",

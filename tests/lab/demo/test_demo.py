@@ -127,7 +127,7 @@ def test_taken_port_is_a_clear_message(generation: Generation) -> None:
     [
         (["--fault", "gremlins"], "known: gpu-fell-off-bus"),
         (["--nodes", "1"], "2 to 200 nodes"),
-        (["--speed", "0"], "speed above 0"),
+        (["--speed", "0"], "speed greater than 0"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_starts(

@@ -72,7 +72,7 @@ class KubeScene:
     async def raw(self, node: str) -> Json:
         """The raw Node as it is now; raises LabError when the fleet behind it is in trouble."""
         if self.fleet.problems:
-            raise LabError(f"the fleet is in trouble: {self.fleet.problems[-1]}")
+            raise LabError(f"the simulated fleet failed: {self.fleet.problems[-1]}")
         return await asyncio.to_thread(self.plane.node, node)
 
     async def cases(self) -> Sequence[Case]:

@@ -1,9 +1,9 @@
-"""`gpuheal demo`: one GPU fault, from the kernel log to a healed, proven, restored node, on real servers.
+"""Heal one simulated GPU fault end to end: from the kernel log line to a verified node back in service.
 
 Prometheus, Alertmanager, the generated rules and routes and the responder are real. With --cluster sim (the default)
-the cluster and its machines are simulated; with --cluster kube the cluster is a real control plane, only machines are
-not.
-Exit status: 0 the node is back exactly as it was, 1 it is not, 2 wrong arguments.
+the cluster and its machines are simulated; with --cluster kube the control plane is real and only the machines are
+simulated.
+Exit status: 0 if the node is back exactly as it was, 1 if not, 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"gpuheal demo: unknown fault {args.fault!r}; known: {', '.join(sorted(FAULTS))}", file=sys.stderr)
         return 2
     if not 2 <= args.nodes <= 200 or args.speed <= 0:
-        print("gpuheal demo: expected 2 to 200 nodes and a speed above 0", file=sys.stderr)
+        print("gpuheal demo: expected 2 to 200 nodes and a speed greater than 0", file=sys.stderr)
         return 2
     try:
         return asyncio.run(_run(args))
@@ -46,13 +46,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpuheal demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--once", action="store_true", help="end when the node is healed, do not keep the servers")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what happened, with latencies, to FILE")
-    parser.add_argument("--nodes", type=int, default=8, help="number of nodes with 8 GPUs each (default 8)")
-    parser.add_argument("--fault", default="gpu-fell-off-bus", help="fault to inject (default gpu-fell-off-bus)")
-    parser.add_argument("--cluster", choices=("sim", "kube"), default="sim", help="simulated or real control plane")
-    parser.add_argument("--speed", type=float, default=1.0, help="machines boot this many times as fast (default 1)")
-    parser.add_argument("--generation", choices=("current", "debian"), help="of the servers (default: the newest here)")
+    parser.add_argument(
+        "--once", action="store_true", help="exit once the node is healed, instead of keeping the servers running"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the timeline with latencies to FILE")
+    parser.add_argument("--nodes", type=int, default=8, help="number of nodes, with 8 GPUs each (default: 8)")
+    parser.add_argument("--fault", default="gpu-fell-off-bus", help="fault to inject (default: gpu-fell-off-bus)")
+    parser.add_argument(
+        "--cluster",
+        choices=("sim", "kube"),
+        default="sim",
+        help="simulated cluster, or real control plane (default: sim)",
+    )
+    parser.add_argument("--speed", type=float, default=1.0, help="speed-up factor for boot times (default: 1)")
+    parser.add_argument(
+        "--generation",
+        choices=("current", "debian"),
+        help="version of Prometheus and Alertmanager (default: the newest available)",
+    )
     parser.add_argument("--port", type=int, default=0, help="first of five ports to listen on (default: free ones)")
     return parser
 
@@ -101,7 +112,7 @@ async def _tour(args: argparse.Namespace, folder: Path) -> Result:
             args.json.write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
         if not args.once:
             say("")
-            say("Everything keeps running; Ctrl-C ends it. Break another GPU with:")
+            say("Everything keeps running; press Ctrl-C to stop. Break another GPU with:")
             say(f"  curl -X POST {result.urls['fleet'].removesuffix('/fleet')}/faults -d '{tour.EXAMPLE}'")
             with contextlib.suppress(asyncio.CancelledError):
                 await tour.watch(stage, say)

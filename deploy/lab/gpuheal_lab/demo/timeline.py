@@ -19,11 +19,11 @@ MEANING = {
     "taint": "taint gpu.health/unhealthy=true:NoSchedule and the undo record, in one PATCH",
     "cordon": "cordon, in the same PATCH",
     "condition": "condition GPUHealthy=False",
-    "drain": "pods leave by the Eviction API, budgets honoured",
-    "reboot": "the machine reboots",
-    "verify": "every GPU has to be proven well, by evaluations after the reboot",
-    "probation": "proven, and watched for a quiet time",
-    "restore": "exactly what was changed is undone",
+    "drain": "pods are evicted, respecting PodDisruptionBudgets",
+    "reboot": "the machine is rebooted",
+    "verify": "every GPU is verified healthy, by rule evaluations after the reboot",
+    "probation": "the verified node is on probation",
+    "restore": "exactly the changes made are reverted",
 }
 
 

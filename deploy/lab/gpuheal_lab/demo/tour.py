@@ -176,7 +176,7 @@ def generation_of(wanted: Generation | None, say: Say) -> Generation | None:
             for name in SERVERS:
                 find(name, generation)
             return generation
-    say("Prometheus or Alertmanager is not on this machine; fetching them once (up to some minutes)")
+    say("Prometheus or Alertmanager not found on this machine; downloading or building them once (can take minutes)")
     for name in SERVERS:
         ensure(name, wanted)
     return wanted
@@ -203,7 +203,7 @@ async def play(stage: Stage, say: Say, *, deadline_s: float) -> Result:
     exactly = not found and UNDO_ANNOTATION not in after["metadata"].get("annotations", {})
     return Result(
         ok=exactly and story.result is Ending.RESTORED,
-        ending=story.result.value if story.result is not None else story.escalated or "not over in time",
+        ending=story.result.value if story.result is not None else story.escalated or "timed out",
         restored_exactly=exactly,
         node=spec.name,
         gpu_uuid=gpu.uuid,
@@ -285,7 +285,11 @@ class Story:
             delivery = self.stage.proxy.first(self.node, since=self.since)
             if delivery is not None and self.alert_at is not None:
                 self.webhook_at = delivery.at
-                self.timeline.at_once("webhook", delivery.at, "Alertmanager woke the responder; that is all it does")
+                self.timeline.at_once(
+                    "webhook",
+                    delivery.at,
+                    "Alertmanager's webhook woke the responder; it then reads the current state itself",
+                )
             await asyncio.sleep(POLL_S)
 
     def _look_at(self, raw: Json) -> None:
@@ -322,9 +326,9 @@ def summary(result: Result) -> list[str]:
         value = result.stage_seconds[key]
         lines.append(f"  {text:<22}{'not seen' if value is None else f'{value:7.2f} s'}")
     if result.ok:
-        lines.append("  The node is exactly as it was before: labels, annotations, taints, cordon, conditions.")
+        lines.append("  The node is exactly as it was before: labels, annotations, taints, cordon and conditions.")
     else:
-        lines.append(f"  NOT as before; the case ended as: {result.ending}")
+        lines.append(f"  The node is NOT as it was before; the case ended as: {result.ending}")
         lines += [f"    {short(difference)}" for difference in result.differences]
     lines += ["", *(f"  {name:<13}{url}" for name, url in result.urls.items())]
     return lines

@@ -1,10 +1,10 @@
-"""`gpuheal sim`: a simulated GPU fleet over HTTP, for Prometheus to scrape and for people to break.
+"""Serve a simulated GPU fleet over HTTP: metrics for Prometheus to scrape, and an API to inject faults.
 
-GET  /fleet                                  what every machine, GPU and node is doing
-GET  /nodes/NODE/dcgm/metrics                dcgm-exporter's text; 503 while the node has none to give
-GET  /nodes/NODE/exporter/metrics            our exporter's text
-GET  /kube-state-metrics/metrics             kube-state-metrics' node series
-POST /nodes/NODE/kmsg                        a line of the kernel log, plain or as in /dev/kmsg (PRIO,SEQ,USEC,-;TEXT)
+GET  /fleet                                  state of every machine, GPU and node
+GET  /nodes/NODE/dcgm/metrics                dcgm-exporter's metrics; 503 while it is down
+GET  /nodes/NODE/exporter/metrics            the gpuheal exporter's metrics
+GET  /kube-state-metrics/metrics             kube-state-metrics' node metrics
+POST /nodes/NODE/kmsg                        write a kernel log line, plain or as in /dev/kmsg (PRIO,SEQ,USEC,-;TEXT)
 POST /nodes/NODE/reboot                      reboot the machine
 POST /faults                                 {"node": …, "gpu": 3, "fault": "gpu-fell-off-bus"}; see `parse_fault`
 """
@@ -163,7 +163,7 @@ def parse_fault(simulation: Simulation, text: str) -> Injection:
     if raw["fault"] not in FAULTS:
         raise BadRequest(f"fault: unknown {raw['fault']!r}; known: {', '.join(sorted(FAULTS))}")
     if raw["node"] not in simulation.specs:
-        raise BadRequest(f"node: there is no {raw['node']!r}")
+        raise BadRequest(f"node: no such node {raw['node']!r}")
     cured_by = raw.get("cured_by", ["reboot"])
     if not isinstance(cured_by, list) or not all(isinstance(repair, str) for repair in cured_by):
         raise BadRequest("cured_by: expected a list of repairs such as reboot, replace")
@@ -222,12 +222,12 @@ def _metrics(text: bytes | None) -> web.Response:
     from aiohttp import web
 
     if text is None:
-        return web.Response(status=503, text="nobody answers here now\n", headers={"Connection": "close"})
+        return web.Response(status=503, text="this target is down\n", headers={"Connection": "close"})
     return web.Response(body=text, headers={"Content-Type": PROMETHEUS_TEXT})
 
 
 def _missing() -> web.Response:
-    return _json({"error": "no such node; GET /fleet lists all"}, status=404)
+    return _json({"error": "no such node; GET /fleet lists all nodes"}, status=404)
 
 
 def _json(data: Any, status: int = 200) -> web.Response:
@@ -256,12 +256,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpuheal sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--nodes", type=int, default=8, help="number of nodes (default 8)")
-    parser.add_argument("--gpus", type=int, default=8, help="GPUs per node (default 8)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=9480, help="port to listen on, 0 for a free one (default 9480)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other UUIDs and serials")
-    parser.add_argument("--sd-dir", type=Path, help="write file service discovery for Prometheus into this folder")
+    parser.add_argument("--nodes", type=int, default=8, help="number of nodes (default: 8)")
+    parser.add_argument("--gpus", type=int, default=8, help="GPUs per node (default: 8)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=9480, help="port to listen on, 0 for any free port (default: 9480)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for UUIDs and serial numbers")
+    parser.add_argument("--sd-dir", type=Path, help="folder for Prometheus file service discovery")
     return parser
 
 
