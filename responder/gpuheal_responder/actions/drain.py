@@ -89,7 +89,7 @@ async def run(ctx: Context) -> Outcome:
             made += 1
         counts[_owner(pod)] = ctx.turns.count(_owner(pod))
         if answer.result is EvictionResult.BLOCKED:
-            blocked.append(f"{ref} blocked by {answer.blocker or 'a PodDisruptionBudget'}")
+            blocked.append(f"{ref} blocked: {answer.blocker or 'a PodDisruptionBudget'}")
     if blocked:
         return Outcome(state=AttemptState.RUNNING, reason=Reason.EVICTION_BLOCKED, detail=_names(blocked))
     reason = Reason.PODS_LEAVING if listed else Reason.EMPTY

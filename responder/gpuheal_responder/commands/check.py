@@ -19,6 +19,11 @@ def main(argv: Sequence[str]) -> int:
         description="Validate settings and policy files. On the first error, print it and exit with status 2.",
     )
     parser.add_argument("--config", type=Path, help="settings file; the files it refers to are checked as well")
+    parser.add_argument(
+        "--skip-secrets",
+        action="store_true",
+        help="do not open the token, password and certificate files, which may exist on the cluster only",
+    )
     parser.add_argument("policies", nargs="*", type=Path, metavar="POLICIES", help="policy files")
     args = parser.parse_args(argv)
     if args.config is None and not args.policies:
@@ -27,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
         from gpuheal_responder.config.settings import load
 
         settings = load(args.config)
-        _open(settings)
+        if not args.skip_secrets:
+            _open(settings)
         print(f"{args.config}: ok")
         print(_summary(settings))
         _show(settings.policies)
@@ -94,6 +100,7 @@ def _show(files: Sequence[Path]) -> None:
 
 
 def _line(policy: Policy) -> str:
-    where = f" on nodes with {len(policy.nodes)} label requirements" if policy.nodes else ""
+    labels = ", ".join(f"{r.key} {r.operator} {' '.join(r.values)}".rstrip() for r in policy.nodes)
+    where = f" on nodes with {labels}" if labels else ""
     steps = " -> ".join(step.key for step in policy.steps)
     return f"  {policy.name} ({policy.mode}): {', '.join(policy.faults)}{where}: {steps}"

@@ -69,6 +69,7 @@ def _explain(args: argparse.Namespace, policies: Sequence[Policy], known: frozen
     from gpuheal_responder.core.decide import decide
     from gpuheal_responder.core.life import settle
     from gpuheal_responder.core.opening import Ignore, opening
+    from gpuheal_responder.core.reason import Reason
     from gpuheal_responder.core.world import Need
     from gpuheal_responder.shell.record import load_case, load_world
 
@@ -91,6 +92,8 @@ def _explain(args: argparse.Namespace, policies: Sequence[Policy], known: frozen
         found = opening(world, policies)
         if isinstance(found, Ignore):
             yield f"verdict  none: {found.reason}: {found.message}"
+            if found.reason == Reason.NO_POLICY and world.faults:
+                yield from (f"policy   {p.name}: {_mismatch(p, world)}" for p in policies)
             return
         case, policy = found.case, found.policy
     if policy is not None:
@@ -98,6 +101,16 @@ def _explain(args: argparse.Namespace, policies: Sequence[Policy], known: frozen
         yield f"case     {case.name} under policy {policy.name} ({policy.mode})"
     case = settle(case, policy, world)
     yield from _said(decide(case, policy, world), case, policy, world)
+
+
+def _mismatch(policy: Policy, world: World) -> str:
+    """Return why the policy answers for none of the faults on the node."""
+    slugs = {f.slug for f in world.faults}
+    if not slugs & set(policy.faults):
+        return f"does not list {', '.join(sorted(slugs))} under match.faults"
+    labels = world.node.labels if world.node is not None else {}
+    unmet = [f"{r.key} {r.operator} {' '.join(r.values)}".rstrip() for r in policy.nodes if not r.matches(labels)]
+    return f"the node's labels do not match {'; '.join(unmet)}"
 
 
 def _said(verdict: Verdict, case: Case, policy: Policy | None, world: World) -> Iterator[str]:

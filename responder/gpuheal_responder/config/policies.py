@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from difflib import get_close_matches
 from enum import StrEnum
 
 from gpuheal_responder.config.reader import Reader
@@ -96,7 +97,9 @@ def _policy(
         raise reader.error(f"{path}.name", f"{entry.name[:80]!r} is not a lowercase DNS label")
     for index, slug in enumerate(entry.match.faults):
         if slug not in faults:
-            raise reader.error(f"{path}.match.faults[{index}]", f"unknown fault {slug[:80]!r}")
+            near = get_close_matches(slug, sorted(faults), n=1)
+            hint = f"did you mean {near[0]}?" if near else ""
+            raise reader.error(f"{path}.match.faults[{index}]", f"unknown fault {slug[:80]!r}", hint)
     return Policy(
         name=entry.name,
         mode=entry.mode,

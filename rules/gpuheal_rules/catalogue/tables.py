@@ -88,7 +88,7 @@ def tables() -> Mapping[str, str]:
         top = load_yaml(DATA / source)
         assert isinstance(top, dict)
         lines = ["\t".join(str(field) for field in row) for row in rows(top)]
-        head = f"# Made from the rule catalogue, {source}. Tab separated: {columns}.\n"
+        head = f"# Generated from the rule catalogue, {source}. Tab-separated: {columns}.\n"
         made[name] = head + "\n".join(lines) + "\n"
     return made
 

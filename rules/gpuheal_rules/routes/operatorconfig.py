@@ -65,23 +65,23 @@ STOCK_ROUTES: tuple[Mapping[str, Any], ...] = ({"receiver": NULL_RECEIVER, "matc
 VALUES_HEADER = f"""\
 {HEADER}#
 # Values for kube-prometheus-stack: helm upgrade … -f kube-prometheus-stack.values.yaml
-# Helm replaces lists: routes, receivers and inhibit_rules below hold the chart's own entries too; add yours to them.
-# The token the responder expects: kubectl create secret generic {TOKEN_SECRET} --from-literal={TOKEN_KEY}=…
+# Helm replaces lists: routes, receivers and inhibit_rules below include the chart's own entries; add yours to them.
+# Webhook token of the responder: kubectl create secret generic {TOKEN_SECRET} --from-literal={TOKEN_KEY}=…
 """
 
 INHIBITION_HEADER = f"""\
 {HEADER}#
-# To be used with the AlertmanagerConfig object on kube-prometheus-stack: the chart's inhibition, with gpuheal's alerts
-# taken out. Without it InfoInhibitor mutes the heartbeat while nothing is wrong.
+# For use with the AlertmanagerConfig object on kube-prometheus-stack: the chart's inhibition rules, with gpuheal's
+# alerts excluded. Without it, InfoInhibitor mutes the heartbeat while no other alert fires.
 """
 
 OBJECT_HEADER = f"""\
 {HEADER}#
-# For clusters whose Alertmanager is configured through objects. It must stand in the namespace that gpuheal's alerts
-# carry as their label, and be selected by the Alertmanager (alertmanagerConfigSelector).
-# People are told by the site's own routes: the operator lets alerts fall through to them. An alert that matched here
-# does not reach the receiver of the site's root route by itself; give gpuheal's alerts a route of their own there, and
-# before it one that sends {WATCHDOG_ALERT} nowhere.
+# For clusters whose Alertmanager is configured through objects. Create it in the namespace that gpuheal's alerts
+# have in their `namespace` label, and make sure that alertmanagerConfigSelector selects it.
+# Your own routes notify people: the operator sets `continue` on this one. An alert that matches here
+# does not also reach the receiver of your root route; add a route for gpuheal's alerts there, and
+# before it one that drops {WATCHDOG_ALERT}.
 # On kube-prometheus-stack also apply kube-prometheus-stack.inhibition.values.yaml.
 """
 

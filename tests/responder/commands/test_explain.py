@@ -131,6 +131,17 @@ def test_a_foreign_cluster_is_a_dead_letter(capsys: pytest.CaptureFixture[str]) 
     )
 
 
+def test_why_a_policy_does_not_match_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each policy says what it lacks: the fault, or labels of the node."""
+    policy = yaml.safe_load(POLICIES.read_text())["policies"][0]
+    other = {**policy, "name": "other", "match": {"faults": ["gpu-thermal"]}}
+    labelled = {**policy, "match": {**policy["match"], "nodes": {"matchLabels": {"pool": "h100"}}}}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"policies": [other, labelled]}))
+    printed = out(capsys, "explain", ALERT, WORLD, "--policies", tmp_path / "p.yaml")
+    assert "policy   other: does not list gpu-fell-off-bus under match.faults\n" in printed
+    assert f"policy   {policy['name']}: the node's labels do not match pool In h100\n" in printed
+
+
 def test_a_webhook_message_does_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What Alertmanager posts can be used as it is; resolved alerts in it say nothing."""
     (alert,) = json.loads(ALERT.read_text())
@@ -234,6 +245,14 @@ def test_check_misses_a_missing_secret(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "token").unlink()
     assert cli.main(["check", "--config", str(file)]) == 2
     assert f"{tmp_path / 'token'}: cannot be read" in capsys.readouterr().err
+
+
+def test_check_can_leave_secrets_closed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings can be checked where the cluster's secrets are not, as before a rollout."""
+    file = settings(tmp_path)
+    (tmp_path / "token").unlink()
+    assert cli.main(["check", "--skip-secrets", "--config", str(file)]) == 0
+    assert f"{file}: ok\n" in capsys.readouterr().out
 
 
 def test_check_wants_something_to_check(capsys: pytest.CaptureFixture[str]) -> None:

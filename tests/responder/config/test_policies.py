@@ -155,6 +155,12 @@ def test_requirements_match_as_in_kubernetes(
     assert Requirement(key="k", operator=operator, values=values).matches(labels) is expected
 
 
+def test_a_misspelt_fault_is_told_with_the_nearest_one() -> None:
+    """Slugs are long: the mistake names the one that was probably meant."""
+    with pytest.raises(ConfigError, match=r"unknown fault 'gpu-fell-of-bus' \(did you mean gpu-fell-off-bus\?\)"):
+        read(policy(match={"faults": ["gpu-fell-of-bus"]}))
+
+
 def test_expressions_are_read() -> None:
     """matchExpressions become requirements."""
     expressions = [{"key": "a", "operator": "In", "values": ["x"]}, {"key": "b", "operator": "DoesNotExist"}]

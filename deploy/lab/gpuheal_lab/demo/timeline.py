@@ -19,7 +19,7 @@ MEANING = {
     "taint": "taint gpu.health/unhealthy=true:NoSchedule and the undo record, in one PATCH",
     "cordon": "cordon, in the same PATCH",
     "condition": "condition GPUHealthy=False",
-    "drain": "pods are evicted, respecting PodDisruptionBudgets",
+    "drain": "pods are evicted through the Eviction API, respecting PodDisruptionBudgets",
     "reboot": "the machine is rebooted",
     "verify": "every GPU is verified healthy, by rule evaluations after the reboot",
     "probation": "the verified node is on probation",

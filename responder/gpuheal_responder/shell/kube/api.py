@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.errors import ConfigError, ObserveError, Permanent, Transient
 
 JSON = "application/json"
+NO_CLUSTER = "give --kubeconfig, set $KUBECONFIG, or run in a pod"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
@@ -201,6 +203,7 @@ async def connect(
     ConfigError when there is neither. Service account tokens are read anew as they are rotated.
     """
     settings = Configuration(connection_pool_maxsize=connections)
+    _must_exist(kubeconfig)
     try:
         if kubeconfig is None:
             kube_config.load_incluster_config(client_configuration=settings)
@@ -212,10 +215,14 @@ async def connect(
                 persist_config=False,
             )
     except (kube_config.ConfigException, yaml.YAMLError, OSError, ValueError) as problem:
-        raise ConfigError(
-            str(kubeconfig or "in-cluster configuration"), "", str(problem), "specify a kubeconfig, or run in a pod"
-        ) from problem
+        raise ConfigError(str(kubeconfig or "in-cluster configuration"), "", str(problem), NO_CLUSTER) from problem
     return Api(ApiClient(settings), deadline)
+
+
+def _must_exist(kubeconfig: Path | None) -> None:
+    """Raise ConfigError for a kubeconfig that is not there; $KUBECONFIG may list several."""
+    if kubeconfig is not None and os.pathsep not in str(kubeconfig) and not kubeconfig.is_file():
+        raise ConfigError(str(kubeconfig), "", "no such file", NO_CLUSTER)
 
 
 def _abort(response: aiohttp.ClientResponse) -> bool:
