@@ -177,8 +177,17 @@ def asked(found: Sequence[Scenario], misnamed: bool = False) -> dict[str, list[d
     }
 
 
-def promtool_test(rules: str, series: Sequence[Series], rows: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
+Rows = Mapping[str, Sequence[Mapping[str, str]]]
+"""By expression, the labels of every row of its answer."""
+
+
+def promtool_test(rules: str, series: Sequence[Series], rows: Rows) -> str:
     """A promtool test file of these series, with the rows that each expression gives at the end."""
+    return timed_test(rules, series, {STEPS: rows})
+
+
+def timed_test(rules: str, series: Sequence[Series], rows: Mapping[int, Rows]) -> str:
+    """The same with rows at several steps."""
 
     def braces(labels: Mapping[str, str]) -> str:
         return "{" + ", ".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
@@ -188,15 +197,16 @@ def promtool_test(rules: str, series: Sequence[Series], rows: Mapping[str, Seque
         # A series that comes twice is shown as it comes last.
         "input_series": [
             {"series": name, "values": shown}
-            for name, shown in {f"{s.metric}{braces(s.labels)}": values(s.at, STEPS) for s in series}.items()
+            for name, shown in {f"{s.metric}{braces(s.labels)}": values(s.at, max(rows)) for s in series}.items()
         ],
         "promql_expr_test": [
             {
                 "expr": expr,
-                "eval_time": f"{STEPS * STEP_SECONDS}s",
+                "eval_time": f"{step * STEP_SECONDS}s",
                 "exp_samples": [{"labels": braces(row), "value": 1} for row in expected],
             }
-            for expr, expected in rows.items()
+            for step, asked in rows.items()
+            for expr, expected in asked.items()
         ],
     }
     return to_yaml({"rule_files": [rules], "evaluation_interval": f"{STEP_SECONDS}s", "tests": [test]})
