@@ -48,7 +48,7 @@ def alerts_of(found: Sequence[Scenario]) -> Rows:
 def test_a_ruler_that_shows_results_late_tells_the_same_a_little_later(
     groups: tuple[Group, ...], promtool: str, tmp_path: Path
 ) -> None:
-    """In order an Xid fires at once, one evaluation late at every rule it takes seven; nothing false fires on the way."""
+    """In order an Xid fires at once; one evaluation late at every rule it takes seven, and nothing false fires."""
     main, slow = groups
     assert f"{LATE} evaluations more: 1m45s" in PAGE
     assert main.interval * LATE == timedelta(seconds=105)
