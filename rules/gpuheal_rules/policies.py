@@ -75,9 +75,15 @@ def files(catalogue: Catalogue, path: Path = CATALOG / "policies.yaml") -> dict[
     """Return the policy file of every profile by its name; raises like `profiles`."""
     return {
         f"{profile.name}.yaml": HEADER.format(name=profile.name, about=profile.about)
-        + to_yaml({"policies": list(profile.policies)})
+        + to_yaml({**_own(catalogue), "policies": list(profile.policies)})
         for profile in profiles(catalogue, path)
     }
+
+
+def _own(catalogue: Catalogue) -> dict[str, Any]:
+    """Return the entry that makes a site's own kinds known to the responder; nothing where there is none."""
+    own = catalogue.live(catalogue.own)
+    return {"own_faults": list(own)} if own else {}
 
 
 def steps_for(found: Sequence[Profile], slug: str) -> dict[tuple[str, ...], list[str]]:

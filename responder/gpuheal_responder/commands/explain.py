@@ -55,9 +55,9 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if (args.record is None) == (args.world is None):
         parser.error("give ALERT.json and WORLD.yaml, or --record")
-    from gpuheal_responder.shell.policies import fault_slugs, read_policies
+    from gpuheal_responder.shell.policies import known_faults, read_policies
 
-    known = fault_slugs()
+    known = known_faults(args.policies)
     policies = read_policies(args.policies, known)
     lines = _replay(args.record, policies) if args.record is not None else _explain(args, policies, known)
     print("\n".join(lines))

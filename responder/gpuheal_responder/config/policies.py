@@ -71,6 +71,8 @@ class _Policy:
 @dataclass(frozen=True, slots=True)
 class _File:
     policies: tuple[_Policy, ...]
+    own_faults: tuple[str, ...] = ()
+    """Fault kinds of the site's own rules, beside those of the catalogue."""
 
 
 def parse_policies(
@@ -81,6 +83,7 @@ def parse_policies(
     `faults` is the set of known fault slugs. Raises ConfigError naming `file` and the path of the first mistake.
     """
     reader = Reader(file)
+    faults |= parse_own_faults(raw, file=file)
     found: dict[str, Policy] = {}
     for index, entry in enumerate(reader.structure(raw, _File, "").policies):
         policy = _policy(reader, entry, f"policies[{index}]", actions, faults)
@@ -88,6 +91,16 @@ def parse_policies(
             raise reader.error(f"policies[{index}].name", f"{policy.name!r} is defined twice")
         found[policy.name] = policy
     return tuple(found.values())
+
+
+def parse_own_faults(raw: object, *, file: str) -> frozenset[str]:
+    """Return the fault kinds that `raw` declares as those of the site's own rules; ConfigError as above."""
+    reader = Reader(file)
+    found = reader.structure(raw, _File, "").own_faults
+    for index, slug in enumerate(found):
+        if not re.fullmatch(r"[a-z](-?[a-z0-9]){0,62}", slug):
+            raise reader.error(f"own_faults[{index}]", f"{slug[:80]!r} is not a fault name")
+    return frozenset(found)
 
 
 def _policy(

@@ -27,7 +27,7 @@ from gpuheal_responder.shell.kube.jobs import KubeJobs
 from gpuheal_responder.shell.kube.mirror import WatchSettings
 from gpuheal_responder.shell.kube.remediations import KubeRemediations
 from gpuheal_responder.shell.kube.review import KubePeople, KubeReviewer
-from gpuheal_responder.shell.policies import fault_slugs, watched_policies
+from gpuheal_responder.shell.policies import known_faults, watched_policies
 from gpuheal_responder.shell.process.interpreter import Interpreter
 from gpuheal_responder.shell.process.reload import Following
 from gpuheal_responder.shell.process.stall import StallMonitor
@@ -166,7 +166,7 @@ async def parts_of(settings: Settings, *, audit: TextIO | None = None) -> Parts:
             clock=clock,
         ),
         policies=policies.current,
-        faults=fault_slugs(),
+        faults=known_faults(settings.policies),
         people=KubePeople(reviewer=KubeReviewer(api), clock=clock),
         holds=KubeHolds(api),
         telemetry=telemetry,

@@ -189,6 +189,8 @@ class Catalogue:
     """Codes that only their line can judge; the number alone is weak."""
     recoveries: frozenset[int]
     """Recovery actions that concern the GPU itself."""
+    own: tuple[str, ...] = ()
+    """Fault kinds that a site added."""
     retired: Mapping[str, Fault] = field(default_factory=dict)
     """Fault kinds that a site switched off: they raise nothing, and their codes are no news."""
     silenced: frozenset[str] = frozenset()

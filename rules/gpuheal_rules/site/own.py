@@ -19,6 +19,7 @@ from gpuheal_rules.site.form import Form, nearest
 FILES = ("faults.yaml", "signals.yaml", "thresholds.yaml")
 MOST_FAULTS = 200
 """Own kinds a folder may hold, several times what the catalogue has."""
+LONGEST_NAME = 63
 SUITES = frozenset({"shared", "state", "quiet"})
 """Families whose names are those of test files about all faults."""
 
@@ -53,7 +54,7 @@ def with_own(catalogue: Catalogue, folder: Path) -> Catalogue:
     problems += _unusable(folder / "faults.yaml", faults, catalogue)
     if problems:
         raise ConfigErrors(problems)
-    return replace(known, faults={**catalogue.faults, **faults})
+    return replace(known, faults={**catalogue.faults, **faults}, own=tuple(faults))
 
 
 def _strangers(folder: Path) -> list[ConfigError]:
@@ -113,6 +114,10 @@ def _unusable(file: Path, own: Mapping[str, Fault], catalogue: Catalogue) -> lis
                 form.unknown(f"{slug}.evidence[{index}].special", "expression", evidence.special, SPECIALS)
         if fault.acted_on and (cures(fault), tuple(steps(fault, climbs) for climbs in CLIMBS)) not in ways:
             form.wrong(f"{slug}.ladder", "no generated policy takes such steps", "take the ladder of a shipped fault")
+        if len(slug) > LONGEST_NAME:
+            form.wrong(slug, f"is longer than {LONGEST_NAME} characters")
+        if fault.condition != catalogue.labels.own_conditions[0]:
+            form.wrong(f"{slug}.condition", f"own faults stand under {catalogue.labels.own_conditions[0]}")
         if fault.family in SUITES:
             form.wrong(f"{slug}.family", f"{fault.family} is the name of a file of cases", "take another name")
     return form.problems

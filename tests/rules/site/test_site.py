@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gpuheal_responder.errors import ConfigError as ResponderConfigError
+from gpuheal_responder.shell.policies import fault_slugs, known_faults, read_policies
 from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.cli import main
 from gpuheal_rules.lint.check import LintOptions, lint
@@ -136,3 +138,18 @@ def test_what_is_read_outside_stays_whatever_is_switched_off() -> None:
     assert made >= READ_OUTSIDE
     assert len(read & made) >= 3
     assert read & made <= left
+
+
+def test_the_responder_takes_the_policies_and_the_alerts_of_own_faults(tmp_path: Path) -> None:
+    """The generated policies declare the site's kinds, so that the responder knows them in policies and in alerts."""
+    assert main(["build", "--site", str(EXAMPLE), "--out", str(tmp_path)]) == 0
+    file = tmp_path / "generated" / "policies" / "conservative.yaml"
+    (policy,) = read_policies([file])
+    assert "site-coolant-leak" in policy.faults
+    assert known_faults([file]) - fault_slugs() == {"site-coolant-leak", "site-gpu-hot-spot"}
+    file.write_text(file.read_text().replace("- site-coolant-leak\n- site-gpu-hot-spot\n", "- Site/Leak\n", 1))
+    with pytest.raises(ResponderConfigError, match=r"own_faults\[0\]: 'Site/Leak' is not a fault name"):
+        read_policies([file])
+    file.write_text(file.read_text().replace("own_faults:\n- Site/Leak\n", ""))
+    with pytest.raises(ResponderConfigError, match="unknown fault 'site-coolant-leak'"):
+        read_policies([file])
