@@ -47,6 +47,10 @@ def artefacts(options: Options | None = None, catalogue: Catalogue | None = None
     found["generated/dcgm-metrics.configmap.yaml"] = counters.MADE + to_yaml(counters.config_map(catalogue))
     found |= {f"generated/policies/{name}": text for name, text in policies.files(catalogue).items()}
     found |= {f"runbooks/{name}": text for name, text in runbook.pages(catalogue, options).items()}
+    if catalogue is not shipped and makes_cases():
+        from gpuheal_rules.cases.site import site_files
+
+        found |= {f"{PROMTOOL}/{name}": text for name, text in site_files(catalogue, shipped).items()}
     if options != Options() or catalogue is not shipped:
         return found
     found["KNOBS.md"] = knobs.page(catalogue, options)

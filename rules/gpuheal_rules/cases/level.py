@@ -16,6 +16,8 @@ from gpuheal_rules.promql.rule import OPEN
 NODE_WIDE = ("sxid_degraded",)
 """Special evidence of a GPU fault that cannot name the GPU."""
 
+LONGEST = 120
+"""Steps after which a healthy node is not looked at any more, however long an alert of a site waits."""
 LAGGING = {"pcie_below_maximum": 9}
 """Steps some evidence may come and go later: it is recorded in the slow group."""
 PATIENT = {"fabric_stuck": 40, "dcgm_fabric_stuck": 40}
@@ -47,7 +49,8 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
             found += _weak(catalogue, fault, alert, evidence)
             continue
         found.append(_fires(catalogue, fault, alert, evidence))
-        found.append(_silent(catalogue, fault, alert, evidence))
+        if evidence.special or source in BRIDGED:
+            found.append(_silent(catalogue, fault, alert, evidence))
         if evidence.guarded:
             found.append(_guarded(catalogue, fault, alert, evidence))
         if evidence.leave:
@@ -81,7 +84,7 @@ def _nothing(catalogue: Catalogue, fault: Fault, alert: Alert) -> Case:
 def healthy(alerts: Sequence[Alert]) -> list[Case]:
     """Return the cases in which every alert must be silent: a node that is well, and no data at all."""
     nothing = f'count(ALERTS{{alertname!="GPUHealWatchdog", node=~"|{NODE}"}})'
-    end = EVENT + max(_wait(alert) for alert in alerts) + 5
+    end = EVENT + min(max(_wait(alert) for alert in alerts), LONGEST) + 5
     quiet = [Expectation(step=step, alertname=alert.name) for alert in alerts for step in (EVENT, end)]
     return [
         Case(

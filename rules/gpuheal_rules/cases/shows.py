@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from gpuheal_rules.cases.world import BUSES, HEALTHY_GPU, UUIDS, Series, Timeline, Value, World
 from gpuheal_rules.catalogue.model import Catalogue, Evidence, Signal
 
+_EQUALS = re.compile(r'(\w+)="([^"]*)"')
 Shown = Callable[[int], bool]
 Show = Callable[[World, Shown], list[Series]]
 
@@ -52,7 +54,8 @@ def good_value(catalogue: Catalogue, evidence: Evidence) -> float:
 
 def of_signal(world: World, signal: Signal, at: Timeline, gpu: int = 1, metric: str = "") -> list[Series]:
     """Return the signal's series for one GPU (or the node), under its first name unless another one is asked for."""
-    labels, metric = SAMPLE_LABELS.get(signal.name, {}), metric or signal.metrics[0]
+    # A site's own signal has the labels that it asks for.
+    labels, metric = SAMPLE_LABELS.get(signal.name, dict(_EQUALS.findall(signal.match))), metric or signal.metrics[0]
     if signal.source == "dcgm":
         return world.of_dcgm(metric, gpu, at, **labels)
     own = {"gpu_uuid": UUIDS[gpu]} if signal.scope == "gpu" else {}

@@ -99,7 +99,7 @@ def _codes(fault: Fault, first: int) -> list[Series]:
 
 def _foreign(catalogue: Catalogue, fault: Fault) -> int:
     other = "gpu-fell-off-bus" if fault.slug == "app-gpu-error" else "app-gpu-error"
-    return catalogue.faults[other].xids[-1]
+    return catalogue.fault(other).xids[-1]
 
 
 def _others_quiet(fault: Fault, step: int) -> Query:

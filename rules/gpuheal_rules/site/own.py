@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from gpuheal_rules.catalogue.document import load_document
 from gpuheal_rules.catalogue.load import read_faults, read_signals, read_thresholds
-from gpuheal_rules.catalogue.model import Catalogue, Fault
+from gpuheal_rules.catalogue.model import Catalogue, Fault, Signal
 from gpuheal_rules.errors import ConfigError, ConfigErrors
 from gpuheal_rules.groups.alerts import EXPRESSIONS
 from gpuheal_rules.groups.special import SPECIALS
@@ -39,6 +39,7 @@ def with_own(catalogue: Catalogue, folder: Path) -> Catalogue:
         ("signals.yaml", signals, catalogue.signals),
     ):
         problems += _shadows(folder / name, own, shipped)
+    problems += _sources(folder / "signals.yaml", signals)
     known = replace(
         catalogue,
         thresholds={**thresholds, **catalogue.thresholds},
@@ -91,6 +92,20 @@ def _part(
 def _shadows(file: Path, own: Iterable[str], shipped: Collection[str]) -> list[ConfigError]:
     hint = "take another name; the site file changes what is shipped"
     return [ConfigError(str(file), name, "is shipped already", hint) for name in own if name in shipped]
+
+
+def _sources(file: Path, own: Mapping[str, Signal]) -> list[ConfigError]:
+    """Return what is wrong with whose series the folder's signals read: ours, dcgm-exporter's, or anybody else's."""
+    form = Form(str(file))
+    for name, signal in own.items():
+        prefix = {"exporter": "gpuheal_", "dcgm": "DCGM_", "prometheus": ""}.get(signal.source)
+        if prefix is None:
+            form.wrong(f"{name}.source", f"expected exporter, dcgm or prometheus, got {signal.source!r}")
+        elif not all(metric.startswith(prefix) for metric in signal.metrics):
+            form.wrong(f"{name}.metrics", f"the source {signal.source} has metrics {prefix}…", "take source prometheus")
+        elif prefix == "" and any(metric.startswith(("gpuheal_", "DCGM_")) for metric in signal.metrics):
+            form.wrong(f"{name}.metrics", "gpuheal_* and DCGM_* have sources of their own")
+    return form.problems
 
 
 def _unusable(file: Path, own: Mapping[str, Fault], catalogue: Catalogue) -> list[ConfigError]:
