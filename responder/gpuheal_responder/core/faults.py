@@ -73,9 +73,11 @@ class Intake:
 def fold(peers: Sequence[Peer], *, cluster: str, known_faults: Collection[str], known_nodes: Collection[str]) -> Intake:
     """Return what all answering peers report, merged: earliest `since`, every suppression any peer knows of.
 
-    An alert whose `cluster` label differs from ours, or is missing while we were told ours, is a dead letter.
+    An alert whose `cluster` label differs from ours, or is missing while we were told ours, is a dead letter. Where we
+    were not told, alerts that name clusters are trusted as long as they all name the same one.
     """
-    folding = _Folding(cluster=cluster, known_faults=known_faults, known_nodes=known_nodes)
+    named = {alert.labels["cluster"] for peer in peers for alert in peer.alerts if alert.labels.get("cluster")}
+    folding = _Folding(cluster=cluster, several=len(named) > 1, known_faults=known_faults, known_nodes=known_nodes)
     for peer in peers:
         if peer.answered:
             folding.take(peer)
@@ -87,6 +89,7 @@ class _Folding:
     """What has been gathered so far."""
 
     cluster: str
+    several: bool
     known_faults: Collection[str]
     known_nodes: Collection[str]
     faults: dict[tuple[str, Target], Fault] = field(default_factory=dict)
@@ -144,13 +147,18 @@ class _Folding:
         """
         problem = self._foreign(alert.labels)
         if problem is not None:
-            if "cluster" not in alert.labels:
+            if "cluster" not in alert.labels or not self.cluster:
                 self._bury(alert, *problem)
         elif not peer.problem:
             self.watchdog_at = max(self.watchdog_at or alert.updated_at, alert.updated_at)
 
     def _foreign(self, labels: Mapping[str, str]) -> tuple[DeadLetterReason, str] | None:
-        if not self.cluster or labels.get("cluster") == self.cluster:
+        if not self.cluster:
+            if not self.several:
+                return None
+            detail = f"cluster is {_quoted(labels.get('cluster'))} among others, and the setting `cluster` is missing"
+            return DeadLetterReason.CLUSTER_MISMATCH, detail
+        if labels.get("cluster") == self.cluster:
             return None
         detail = f"cluster is {_quoted(labels.get('cluster'))}, expected {self.cluster!r}"
         return DeadLetterReason.CLUSTER_MISMATCH, detail

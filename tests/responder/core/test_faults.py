@@ -44,6 +44,22 @@ def peer(name: str, *alerts: Alert, **more: object) -> Peer:
     return Peer(name=name, answered=True, alerts=alerts, **more)  # type: ignore[arg-type]
 
 
+def test_s05_alerts_of_several_clusters_are_trusted_of_none_where_ours_is_not_named() -> None:
+    """Nodes of two clusters can have one name: without the setting, alerts of two clusters are all dead letters."""
+    other = replace(ALERT, fingerprint="f2", labels=LABELS | {"cluster": "d", "node": "n9"})
+    nameless = replace(ALERT, fingerprint="f3", labels={k: v for k, v in LABELS.items() if k != "cluster"})
+    assert folded(peer("a", ALERT), peer("b", ALERT), cluster="").faults.keys() == {"n1"}
+    intake = folded(peer("a", ALERT, nameless), peer("b", other), cluster="")
+    assert intake.faults == {}
+    assert [d.reason for d in intake.dead] == ["cluster-mismatch"] * 3
+    assert all("setting `cluster` is missing" in d.detail for d in intake.dead)
+    assert folded(peer("a", ALERT), peer("b", other), cluster="c").faults.keys() == {"n1"}
+    beats = [replace(BEAT, fingerprint=c, labels=BEAT.labels | {"cluster": c}) for c in ("c", "d")]
+    intake = folded(peer("a", *beats), cluster="")
+    assert intake.watchdog_at is None
+    assert {d.alertname for d in intake.dead} == {"GPUHealWatchdog"}
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
