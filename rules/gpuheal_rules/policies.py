@@ -12,7 +12,18 @@ from gpuheal_rules.catalogue.model import Catalogue, Fault
 from gpuheal_rules.catalogue.reader import Reader, load_yaml
 from gpuheal_rules.render import to_yaml
 
-ACTIONS = frozenset({"taint", "cordon", "condition", "drain", "reboot", "verify", "probation", "restore"})
+ACTIONS = frozenset(
+    {
+        "taint",
+        "cordon",
+        "condition",
+        "drain",
+        "reboot",
+        "verify",
+        "probation",
+        "restore",
+    }
+)
 """The steps a policy can name: the responder has one executor each, and a test holds this list against them."""
 
 SERVED: Mapping[str, str] = {"taint": "taint", "cordon": "taint", "drain": "drain", "reboot": "reboot"}

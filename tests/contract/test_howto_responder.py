@@ -16,7 +16,7 @@ from gpuheal_responder.shell.round.page import renewed
 ROOT = Path(__file__).resolve().parents[2]
 RESPONDER = ROOT / "responder"
 HOWTO = (RESPONDER / "HOWTO.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"<!-- (file|line|test): (\S+) -->\n```(?:python|diff)\n(.*?)\n```\n(?:\n|\Z)", re.DOTALL)
+BLOCK = re.compile(r"<!-- (file|line|rules|test): (\S+) -->\n```(?:python|diff)\n(.*?)\n```\n(?:\n|\Z)", re.DOTALL)
 SECTIONS: dict[str, str] = dict(re.findall(r"\n## (An? \w+)\n(.*?)(?=\n## |\Z)", HOWTO, re.DOTALL))
 
 
@@ -37,13 +37,15 @@ def changed(text: str, diff: str) -> str:
 def test_a_how_to_followed_to_the_letter_works(section: str, tmp_path: Path) -> None:
     """Its files and lines, put into a copy of the package, make its own test pass."""
     found = blocks(section)
-    assert {kind for kind, _, _ in found} == {"file", "line", "test"}
-    package = tmp_path / "gpuheal_responder"
-    shutil.copytree(RESPONDER / "gpuheal_responder", package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert {"file", "line", "test"} <= {kind for kind, _, _ in found}
+    package, rules = tmp_path / "gpuheal_responder", tmp_path / "gpuheal_rules"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(RESPONDER / "gpuheal_responder", package, ignore=ignored)
+    shutil.copytree(ROOT / "rules" / "gpuheal_rules", rules, ignore=ignored)
     tests = []
     for kind, name, text in found:
-        if kind == "line":
-            file = package / name
+        if kind in {"line", "rules"}:
+            file = (package if kind == "line" else rules) / name
             file.write_text(changed(file.read_text(encoding="utf-8"), text), encoding="utf-8")
         else:
             file = (package if kind == "file" else tmp_path) / name
@@ -54,6 +56,8 @@ def test_a_how_to_followed_to_the_letter_works(section: str, tmp_path: Path) -> 
     paths = [tmp_path, ROOT, ROOT / "deploy" / "lab", ROOT / "rules", ROOT / "exporters"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)]
+    known = "from gpuheal_rules.policies import ACTIONS; from gpuheal_responder.actions import SPECS"
+    subprocess.run([sys.executable, "-c", f"{known}; assert set(SPECS) == ACTIONS"], env=env, check=True, timeout=60)
     ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert re.search(r"\b1 passed", ran.stdout), ran.stdout
@@ -61,8 +65,24 @@ def test_a_how_to_followed_to_the_letter_works(section: str, tmp_path: Path) -> 
 
 def test_no_block_of_a_how_to_goes_unread() -> None:
     """Every block of code on the page is one that the test above follows, or an example inside of one."""
-    marks = re.findall(r"<!-- (?:file|line|test): ", HOWTO)
-    assert len(marks) == sum(len(blocks(section)) for section in SECTIONS) == 13
+    marks = re.findall(r"<!-- (?:file|line|rules|test): ", HOWTO)
+    assert len(marks) == sum(len(blocks(section)) for section in SECTIONS) == 14
+
+
+def test_the_readme_counts_the_files_of_each_how_to() -> None:
+    """The table of what an addition takes says what the how-tos, which tests follow, really touch."""
+    rules = re.findall(r"<!-- test: (?:append|into \w+) (\S+) -->", (ROOT / "rules" / "README.md").read_text())
+    collector = re.findall(r"^`([\w/.]+)`:\n\n```", (ROOT / "exporters" / "COLLECTORS.md").read_text(), re.MULTILINE)
+    measured = {
+        section.split()[-1]: len({(kind == "rules", name) for kind, name, _ in blocks(section)}) for section in SECTIONS
+    }
+    measured |= {
+        "fault of a plain signal": len(rules[:1]),
+        "fault with special evidence": len(set(rules[1:])),
+        "collector": len(set(collector)),
+    }
+    rows = re.findall(r"^\| ([a-z ]+) \| (\d+) \| ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {name: int(count) for name, count in rows} == measured
 
 
 def test_the_table_of_guards_is_current() -> None:

@@ -159,6 +159,8 @@ def test_evidence_is_settled_until_the_proof_and_not_until_the_object_was_closed
     """`settled_at` of the case counts where it has one."""
     assert absorb(NOTHING, replace(DONE, settled_at=NOW - HOUR), NOW).settled_at == NOW - HOUR
     assert absorb(NOTHING, replace(DONE, closed_at=None), NOW).settled_at is None
+    before = History(settled_at=NOW, taken_at=NOW)
+    assert absorb(before, replace(DONE, closed_at=None, result=Result.TAKEN_OVER), NOW) == before
 
 
 @pytest.mark.parametrize(("known", "found"), [(NOW - HOUR, NOW), (NOW, NOW), (NOW + HOUR, NOW + HOUR)])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gpuheal_responder.core.duration import format_duration as written
+from gpuheal_responder.core.duration import parse_duration as read
 from gpuheal_rules.catalogue.load import CATALOG, load_catalogue
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.catalogue.reader import format_duration, parse_duration
@@ -121,3 +126,11 @@ def test_other_texts_are_no_durations(text: str) -> None:
     """Numbers without a unit, blanks, signs and fractions are refused."""
     with pytest.raises(ValueError, match="expected a duration"):
         parse_duration(text)
+
+
+@given(st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=4000)))
+def test_the_responder_writes_spans_as_the_rules_do(span: timedelta) -> None:
+    """Each part has its own few lines, for neither may load the other's room; what one writes the other reads alike."""
+    text = format_duration(span)
+    assert text == written(span)
+    assert parse_duration(text) == read(text)

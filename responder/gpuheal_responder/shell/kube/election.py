@@ -22,7 +22,7 @@ from gpuheal_responder.ports import Clock
 from gpuheal_responder.rights import Right
 from gpuheal_responder.shell.kube.api import Api, ApiError
 from gpuheal_responder.shell.kube.lease import NOBODY, Lease, Leases
-from gpuheal_responder.shell.process.supervisor import end
+from gpuheal_responder.shell.process.supervisor import LongTask
 
 log = logging.getLogger(__name__)
 RELEASED = timedelta(seconds=1)
@@ -91,7 +91,7 @@ class Election:
         self._valid_until_wall = datetime.min.replace(tzinfo=UTC)
         self._seen: tuple[str, float] = ("", float("-inf"))
         self._announced = False
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask(self._run, f"election {name}")
         self.holder = ""
         """Who held the Lease when it was last read or written."""
         self.term = 0
@@ -108,15 +108,11 @@ class Election:
 
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Begin to take part; return the task that does."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"election {self._name}")
-        return (self._task,)
+        return self._task.start()
 
     async def stop(self) -> None:
         """Stop believing at once, and give the Lease back so that another need not wait; repeatable."""
-        task, self._task = self._task, None
-        if task is not None:
-            await end(task)
+        await self._task.stop()
         led, self._valid_until = self.holder == self._identity, float("-inf")
         self._announce()
         if led:

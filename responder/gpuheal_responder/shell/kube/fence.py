@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gpuheal_responder.shell.kube.api import ApiError
-from gpuheal_responder.shell.process.supervisor import end
+from gpuheal_responder.shell.process.supervisor import LongTask
 
 RETRY_S = 1.0
 NEVER = -1
@@ -50,7 +50,7 @@ class Fence:
         self._followers: Sequence[Follower] = ()
         self._caught_up = NEVER
         self._moved = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask(self._run, "fence")
 
     def guard(self, election: Leads, followers: Sequence[Follower]) -> None:
         """Take part in this election with these caches."""
@@ -67,15 +67,11 @@ class Fence:
 
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Begin to watch the election; return the task that does."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="fence")
-        return (self._task,)
+        return self._task.start()
 
     async def stop(self) -> None:
         """Let nothing through any more; repeatable."""
-        task, self._task = self._task, None
-        if task is not None:
-            await end(task)
+        await self._task.stop()
         self._caught_up = NEVER
 
     async def _run(self) -> None:

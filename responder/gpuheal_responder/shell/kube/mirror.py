@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.shell.kube.api import Api, ApiError
-from gpuheal_responder.shell.process.supervisor import end
+from gpuheal_responder.shell.process.supervisor import LongTask
 
 T = TypeVar("T")
 GONE = 410
@@ -90,7 +90,7 @@ class Mirror(Generic[T]):
         self._broken_since: float | None = None
         self._problem = "not listed yet"
         self._synced = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask(self._run, f"follow {path}")
         self.lists = 0
         """How often the whole resource was listed."""
 
@@ -106,7 +106,7 @@ class Mirror(Generic[T]):
 
     def problem(self) -> str:
         """Return why the cache must not be believed, or an empty text."""
-        if self._task is not None and self._task.done():
+        if self._task.over:
             return "its watch has ended"
         if not self.synced:
             return self._problem
@@ -170,15 +170,11 @@ class Mirror(Generic[T]):
 
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Begin to follow; return the task that does, which ends only by `stop` or by a bug."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"follow {self._path}")
-        return (self._task,)
+        return self._task.start()
 
     async def stop(self) -> None:
         """End following and wait until it has ended; repeatable."""
-        task, self._task = self._task, None
-        if task is not None:
-            await end(task)
+        await self._task.stop()
 
     async def wait_synced(self, deadline: timedelta) -> None:
         """Return when the resource has been listed; ObserveError with the last problem after `deadline`."""

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuheal_responder.shell.process.supervisor import end
+from gpuheal_responder.shell.process.supervisor import LongTask
 
 COLLECT_EVERY_S = 60.0
 NEVER = 2**31 - 1
@@ -34,25 +34,22 @@ class Interpreter:
     """The settings are in force from `start` to `stop`."""
 
     def __init__(self) -> None:
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask(self._run, "garbage collector")
         self._before: _Before | None = None
 
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Set them; return the task that collects garbage."""
-        if self._task is None:
+        if self._before is None:
             self._before = _Before(gc.get_threshold(), sys.getswitchinterval())
             gc.collect()
             gc.freeze()
             gc.set_threshold(*self._before.thresholds[:2], NEVER)
             sys.setswitchinterval(SWITCH_S)
-            self._task = asyncio.create_task(self._run(), name="garbage collector")
-        return (self._task,)
+        return self._task.start()
 
     async def stop(self) -> None:
         """Set what was set before; repeatable."""
-        task, self._task = self._task, None
-        if task is not None:
-            await end(task)
+        await self._task.stop()
         if self._before is not None:
             gc.set_threshold(*self._before.thresholds)
             gc.unfreeze()

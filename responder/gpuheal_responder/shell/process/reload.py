@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gpuheal_responder.errors import ConfigError
-from gpuheal_responder.shell.process.supervisor import end
+from gpuheal_responder.shell.process.supervisor import LongTask
 
 LONGEST_SECRET = 64 * 1024
 FOLLOW_S = 2.0
@@ -24,7 +24,7 @@ _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class Watched(Generic[T]):
-    """A value made from files, made anew when one of them changes; a change that can't be used keeps the old value."""
+    """A value made from files, rebuilt when one of them changes; a change that can't be used keeps the old value."""
 
     def __init__(self, files: Sequence[Path], make: Callable[[], T], on_problem: Callable[[ConfigError], None]) -> None:
         """Make the value for the first time; ConfigError when that fails. Later problems go to `on_problem`, once."""
@@ -52,15 +52,14 @@ class Watched(Generic[T]):
 
 
 class Following(Generic[T]):
-    """A watched value that a thread makes anew: reading twenty policies holds the event loop for too long."""
+    """A watched value that a thread rebuilds: reading twenty policies holds the event loop for too long."""
 
     def __init__(self, watched: Watched[T], name: str, every_s: float = FOLLOW_S) -> None:
         """Look every so many seconds from `start` on, in a task of this name."""
         self._watched = watched
-        self._name = name
         self._every_s = every_s
         self._value = watched.current()
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask(self._run, name)
 
     def current(self) -> T:
         """Return the value of the last look; never waits."""
@@ -68,15 +67,11 @@ class Following(Generic[T]):
 
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Begin to look; return the task that does."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self._name)
-        return (self._task,)
+        return self._task.start()
 
     async def stop(self) -> None:
         """End; repeatable."""
-        task, self._task = self._task, None
-        if task is not None:
-            await end(task)
+        await self._task.stop()
 
     async def _run(self) -> None:
         while True:

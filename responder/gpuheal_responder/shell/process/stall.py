@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from gpuheal_responder.shell.process.supervisor import end
+from gpuheal_responder.shell.process.supervisor import LongTask
 
 PERIOD_S = 0.01
 """How exact a stall is measured; this many timers cost about 0.3 % of a core."""
@@ -22,19 +22,15 @@ class StallMonitor:
     def __init__(self, told: Callable[[float, float], None]) -> None:
         """Tell every delay in seconds to `told`, and how much of it was CPU time of this process."""
         self._told = told
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask(self._run, "stall monitor")
 
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Begin to measure; return the task that does."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="stall monitor")
-        return (self._task,)
+        return self._task.start()
 
     async def stop(self) -> None:
         """End; repeatable."""
-        task, self._task = self._task, None
-        if task is not None:
-            await end(task)
+        await self._task.stop()
 
     async def _run(self) -> None:
         now = asyncio.get_running_loop().time

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,32 @@ class Supervisor:
         if not (self._released or self.failure):
             self.failure = f"{task.get_name()}: {why}"
             self.failed()
+
+
+class LongTask:
+    """One task that runs from `start` to `stop`; calling either again changes nothing."""
+
+    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        self._run = run
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def over(self) -> bool:
+        """True when the task has ended by itself."""
+        return self._task is not None and self._task.done()
+
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin; return the task for the supervisor."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=self._name)
+        return (self._task,)
+
+    async def stop(self) -> None:
+        """End the task and wait until it has ended."""
+        task, self._task = self._task, None
+        if task is not None:
+            await end(task)
 
 
 async def end(task: asyncio.Task[None]) -> None:

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from gpuheal_responder.shell.process.supervisor import Supervisor, end
+from gpuheal_responder.shell.process.supervisor import LongTask, Supervisor, end
 
 
 class Watched:
@@ -100,4 +100,41 @@ async def test_end_outlives_the_error_of_what_it_ends() -> None:
     task = asyncio.create_task(fails())
     await asyncio.wait((task,))
     await end(task)
+    assert isinstance(task.exception(), ValueError)
+
+
+async def test_a_long_task_is_begun_once_and_ended_for_good() -> None:
+    """Starting again gives the same task, stopping again changes nothing, and after that it may be begun anew."""
+    begun: list[str] = []
+
+    async def run() -> None:
+        begun.append("run")
+        await asyncio.Event().wait()
+
+    long = LongTask(run, "long")
+    await long.stop()
+    (task,) = long.start()
+    assert long.start() == (task,)
+    await asyncio.sleep(0)
+    assert (begun, task.get_name(), long.over) == (["run"], "long", False)
+    await long.stop()
+    await long.stop()
+    assert task.cancelled()
+    (again,) = long.start()
+    assert again is not task
+    await long.stop()
+
+
+async def test_a_long_task_that_ends_by_itself_is_over() -> None:
+    """Whoever it works for must not believe what it last brought."""
+
+    async def fails() -> None:
+        raise ValueError
+
+    long = LongTask(fails, "long")
+    (task,) = long.start()
+    await asyncio.wait((task,))
+    over = [long.over]
+    await long.stop()
+    assert [*over, long.over] == [True, False]
     assert isinstance(task.exception(), ValueError)
