@@ -161,21 +161,38 @@ def _replay(file: Path, policies: Sequence[Policy]) -> Iterator[str]:
     from gpuheal_responder.shell.record import dump_verdict, replay
 
     record = load_yaml(file)
-    if not isinstance(record, dict) or "verdict" not in record:
+    if not isinstance(record, dict) or not isinstance(record.get("verdict"), dict):
         raise ConfigError(str(file), "", "not a decision record: expected the keys at, policy, verdict, case and world")
-    policy = next((p for p in policies if p.name == record.get("policy")), None)
-    if policy is None:
-        raise ConfigError(str(file), "policy", f"no policy named {record.get('policy')!r} in --policies")
-    if record.get("policyDigest") not in {None, "", digest(policy)}:
-        yield f"note     policy {policy.name} has changed since this decision"
-    if record.get("version") not in {None, __version__}:
-        yield f"note     decided by gpuheal {record['version']}; this is {__version__}"
+    name, then, version = (_text(record, key, str(file)) for key in ("policy", "policyDigest", "version"))
+    policy = next((p for p in policies if p.name == name), None)
+    decided_without = then == ""  # the digest of a decision whose policy was missing
+    if policy is None and not decided_without:
+        raise ConfigError(str(file), "policy", f"no policy named {name!r} in --policies")
+    notes = []
+    if policy is not None and decided_without:
+        notes.append(f"policy {policy.name} did not exist when this was decided")
+    elif policy is not None and then not in (None, digest(policy)):
+        notes.append(f"policy {policy.name} has changed since this decision")
+    if version not in (None, __version__):
+        notes.append(f"decided by gpuheal {version}; this is {__version__}")
     now = dump_verdict(replay(record, policy, str(file)))
+    yield from (f"note     {note}" for note in notes)
     yield f"recorded {_brief(record['verdict'])}"
     yield f"replayed {_brief(now)}"
-    yield (
-        "same verdict" if now == record["verdict"] else "DIFFERENT VERDICT: the policy or gpuheal's version has changed"
-    )
+    if now == record["verdict"]:
+        yield "same verdict"
+    elif notes:
+        yield "DIFFERENT VERDICT: the policy or gpuheal's version has changed"
+    else:
+        yield "DIFFERENT VERDICT, although neither the policy nor gpuheal's version has changed"
+
+
+def _text(record: Mapping[str, Any], key: str, file: str) -> str | None:
+    """Return the text that a record has under the key, None where records are older than it."""
+    value = record.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(file, key, "expected a string")
+    return value
 
 
 def _brief(said: Mapping[str, Any]) -> str:

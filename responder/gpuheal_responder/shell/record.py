@@ -170,7 +170,7 @@ def unpacked(record: Mapping[str, Any], file: str) -> Mapping[str, Any]:
         raise ConfigError(file, "packed", f"not a valid case and world: {problem}") from None
 
 
-def replay(record: Mapping[str, Any], policy: Policy, file: str = "decision") -> Verdict:
+def replay(record: Mapping[str, Any], policy: Policy | None, file: str = "decision") -> Verdict:
     """Return the verdict that the recorded case and world lead to under `policy`.
 
     ConfigError when the record does not hold what the decision looked at.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpuheal_responder import cli
+from gpuheal_responder import __version__, cli
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.life import stamp
 from gpuheal_responder.core.world import Need
@@ -152,25 +152,95 @@ def test_a_webhook_message_does_as_well(tmp_path: Path, capsys: pytest.CaptureFi
     assert "verdict  act: taint" in printed
 
 
+def recorded(folder: Path, policy: str = "training") -> dict[str, Any]:
+    """Return the record of a decision about a contained node, under the policy of that name if there is one."""
+    world_file, case_file = contained(folder)
+    world, case = load_world(yaml.safe_load(world_file.read_text())), load_case(yaml.safe_load(case_file.read_text()))
+    by = next((p for p in read_policies([POLICIES]) if p.name == policy), None)
+    world, case = replace(world, seen=frozenset(Need)), replace(case, policy=policy)
+    return decision(world.now, decide(case, by, world), world, case, by)
+
+
 def test_s24_a_recorded_decision_replays_to_the_same_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A record holds all that was looked at; under a changed policy the difference is told."""
-    world_file, case_file = contained(tmp_path)
-    world, case = load_world(yaml.safe_load(world_file.read_text())), load_case(yaml.safe_load(case_file.read_text()))
-    policy = read_policies([POLICIES])[0]
-    world = replace(world, seen=frozenset(Need))
-    record = decision(world.now, decide(case, policy, world), world, case, policy)
-    (tmp_path / "record.json").write_text(json.dumps(record))
+    (tmp_path / "record.json").write_text(json.dumps(recorded(tmp_path)))
     printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", POLICIES)
-    recorded, replayed, verdict = printed.splitlines()
-    assert recorded.removeprefix("recorded") == replayed.removeprefix("replayed")
+    then, replayed, verdict = printed.splitlines()
+    assert then.removeprefix("recorded") == replayed.removeprefix("replayed")
     assert verdict == "same verdict"
     policies = yaml.safe_load(POLICIES.read_text())["policies"]
     observing = changed(tmp_path, POLICIES, {"policies": [{**policies[0], "mode": "observe"}]})
     printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", observing)
     assert "note     policy training has changed since this decision\n" in printed
     assert "DIFFERENT" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        ({}, ["same verdict"]),
+        ({"version": "0.0.9"}, [f"note     decided by gpuheal 0.0.9; this is {__version__}", "same verdict"]),
+        ({"version": None, "policyDigest": None}, ["same verdict"]),
+        ({"policyDigest": "123"}, ["note     policy training has changed since this decision", "same verdict"]),
+        ({"policyDigest": ""}, ["note     policy training did not exist when this was decided", "same verdict"]),
+        (
+            {"verdict": {"verdict": "hold", "reason": "paused"}},
+            ["DIFFERENT VERDICT, although neither the policy nor gpuheal's version has changed"],
+        ),
+        (
+            {"verdict": {"verdict": "hold", "reason": "paused"}, "version": "0.0.9"},
+            [
+                f"note     decided by gpuheal 0.0.9; this is {__version__}",
+                "DIFFERENT VERDICT: the policy or gpuheal's version has changed",
+            ],
+        ),
+    ],
+)
+def test_s24_a_replay_says_by_which_rules_it_was_decided(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], lines: list[str]
+) -> None:
+    """Another policy, or another version of ours, is told whether or not the verdict differs; the same ones are too."""
+    (tmp_path / "record.json").write_text(json.dumps(recorded(tmp_path) | change))
+    printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", POLICIES)
+    assert [line for line in printed.splitlines() if not line.startswith(("recorded", "replayed"))] == lines
+
+
+def test_s24_a_decision_without_its_policy_replays_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hold for a policy that was renamed or deleted is replayed as long as it is not there again."""
+    record = recorded(tmp_path, policy="gone")
+    assert record["policyDigest"] == ""
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", POLICIES)
+    assert printed.splitlines()[-1] == "same verdict"
+    assert "policy-missing" in printed
+    (tmp_path / "record.json").write_text(json.dumps(record | {"policyDigest": "123"}))
+    printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", POLICIES, status=2)
+    assert "record.json: policy: no policy named 'gone' in --policies" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"verdict": "act"}, "record.json: not a decision record"),
+        ({"verdict": None}, "record.json: not a decision record"),
+        ({"policy": ["training"]}, "record.json: policy: expected a string"),
+        ({"policyDigest": {}}, "record.json: policyDigest: expected a string"),
+        ({"version": [1]}, "record.json: version: expected a string"),
+        ({"case": None}, "record.json: case: expected a mapping"),
+    ],
+)
+def test_a_record_that_is_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], problem: str
+) -> None:
+    """Exit status 2, one line with file and path."""
+    (tmp_path / "record.json").write_text(json.dumps(recorded(tmp_path) | change))
+    printed = out(capsys, "explain", "--record", tmp_path / "record.json", "--policies", POLICIES, status=2)
+    assert problem in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize(
