@@ -126,7 +126,7 @@ def _unasked(due: Due, attempt: Attempt, world: World) -> Hold | None:
 
 
 def _missing(case: Case) -> Hold:
-    return _hold(Reason.POLICY_MISSING, f"policy {case.policy} does not exist any more; no action is taken")
+    return _hold(Reason.POLICY_MISSING, f"policy {case.policy} no longer exists; no action is taken")
 
 
 def _hold(reason: Reason, message: str) -> Hold:

@@ -113,7 +113,7 @@ class Reason(Told):
         "a disruptive step needs the driver's own recovery verdict or two classes of evidence sources",
     )
     IDENTITY_UNPROVEN = "identity-unproven", "fewer than two sources report the GPU on this node"
-    PROOF_MISSING = "proof-missing", "the node is not verified healthy at this moment"
+    PROOF_MISSING = "proof-missing", "the node is currently not verified healthy"
     MARK_BUDGET = "mark-budget", "the limit on newly tainted nodes in the pool is reached"
     POOL_BUDGET = "pool-budget", "the limit on nodes out of service in the pool is reached"
     RACK_BUDGET = "rack-budget", "the limit on nodes out of service in the rack is reached"

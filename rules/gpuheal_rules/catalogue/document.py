@@ -36,7 +36,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value[:80]!r} stands twice", key.start_mark
+                        None, None, f"duplicate key {key.value[:80]!r}", key.start_mark
                     )
                 seen.add(key.value)
         found: dict[Hashable, Any] = super().construct_mapping(node, deep)
@@ -66,7 +66,7 @@ def _text(path: Path) -> str:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(name, "", "is no file")
+            raise ConfigError(name, "", "no such file")
         if found.st_size > LARGEST_FILE:
             raise ConfigError(name, "", f"is larger than {LARGEST_FILE} bytes")
         raw = path.read_bytes()

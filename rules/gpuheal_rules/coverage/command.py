@@ -20,26 +20,36 @@ from gpuheal_rules.options import PROFILES, Options, from_arguments
 from gpuheal_rules.render import build_groups
 from gpuheal_rules.site.read import Site, read_site
 
-EPILOG = "Exit status: 0 every alert can fire, 1 some cannot, 2 wrong input or no answer from Prometheus."
+EPILOG = "Exit status: 0 if every alert can fire, 1 if some cannot, 2 for wrong input or if Prometheus does not answer."
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     made = argparse.ArgumentParser(
         prog="gpuheal rules coverage",
-        description="List the alerts that can never fire with what a Prometheus has, and what is missing.",
+        description="List the alerts that can never fire with the series that Prometheus has, and what is missing.",
         epilog=EPILOG,
     )
     where = made.add_mutually_exclusive_group(required=True)
-    where.add_argument("--prometheus", metavar="URL", help="the Prometheus that evaluates the rules")
+    where.add_argument("--prometheus", metavar="URL", help="URL of the Prometheus that evaluates the rules")
     where.add_argument(
-        "--from", dest="file", type=Path, metavar="FILE", help="series instead: one a line, or the API's list of names"
+        "--from",
+        dest="file",
+        type=Path,
+        metavar="FILE",
+        help="file with series, instead of --prometheus: one per line, or the API's list of names",
     )
     made.add_argument("--token-file", type=Path, help="file with a bearer token for Prometheus")
     made.add_argument("--ca-file", type=Path, help="CA certificate for Prometheus' server certificate")
     made.add_argument("--site", type=Path, metavar="FILE", help="site file that the rules are built with")
-    made.add_argument("--label-profile", choices=tuple(PROFILES), help="where node names are")
-    made.add_argument("--job", action="append", default=[], metavar="SOURCE=REGEX", help="job label of a source")
+    made.add_argument("--label-profile", choices=tuple(PROFILES), help="label that holds the node name in your metrics")
+    made.add_argument(
+        "--job",
+        action="append",
+        default=[],
+        metavar="SOURCE=REGEX",
+        help="regular expression for a source's `job` label",
+    )
     made.add_argument("--json", action="store_true", help="print JSON")
     return made
 
@@ -94,7 +104,7 @@ def text(found: Sequence[Covered], sources: Mapping[str, Sequence[Need]], seen: 
         lines.append(f"  {source}: {'ok' if not needs else 'missing'}")
         lines += [f"    {need.what}" + (f" ({need.hint})" if need.hint else "") for need in needs]
     if not seen.labelled:
-        lines.append("  Labels are not known: jobs, and the labels that name nodes and GPUs, were not judged.")
+        lines.append("  Labels are not known: jobs, and the labels that name nodes and GPUs, were not checked.")
     node = options.labels.node
     if "DCGM_FI_DEV_GPU_TEMP" in seen.lacking.get(node, frozenset()) & seen.having.get(node, frozenset()):
         lines.append(f"  Some series of dcgm-exporter lack the label {node}.")

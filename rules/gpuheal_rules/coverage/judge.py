@@ -303,7 +303,7 @@ class _Judge:
             return
         reader = next((one for one, pattern in READERS.items() if pattern.fullmatch(name)), "")
         if reader in self._seen.zero:
-            yield Need(source=source, kind="reader", what=f"{reader} == 0", hint="it reads nothing on any node")
+            yield Need(source=source, kind="reader", what=f"{reader} == 0", hint="it matches no series on any node")
         if source in LABELLED and not any(sign == "=" and not value for _label, sign, value in pairs):
             yield from self._labels(source)
 
@@ -351,8 +351,8 @@ PARTS = {
     "prometheus": "Prometheus' own metrics",
 }
 HINTS = {
-    "dcgm": "not in the exporter's counters CSV, or no GPU here has it",
-    "ksm": "kube-state-metrics was told not to export it",
+    "dcgm": "not in dcgm-exporter's counters CSV, or not supported by any GPU",
+    "ksm": "excluded from kube-state-metrics' configuration",
     "node": "relabel __meta_kubernetes_pod_node_name to node, or build with --label-profile",
     "gpu_uuid": "dcgm-exporter's own label; build with another --label-profile",
 }

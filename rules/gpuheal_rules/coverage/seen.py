@@ -60,14 +60,14 @@ def from_file(path: Path, labels: frozenset[str]) -> Seen:
             continue
         match = SERIES.fullmatch(line)
         if match is None:
-            raise ConfigError(str(path), f"line {number}", "is no name of a series", "give one series a line")
+            raise ConfigError(str(path), f"line {number}", "is not a series name", "one series per line")
         found = dict(PAIR.findall(match[2] or ""))
         labelled = labelled or "job" in found
         jobs.setdefault(match[1], set()).add(found.get("job", ""))
         for label in labels:
             (having if found.get(label) else lacking)[label].add(match[1])
     if not jobs:
-        raise ConfigError(str(path), "", "lists no series")
+        raise ConfigError(str(path), "", "contains no series")
     return Seen(
         jobs={name: frozenset(of) for name, of in jobs.items()},
         labelled=labelled,
@@ -81,8 +81,8 @@ def _names(path: Path, text: str) -> list[str]:
     try:
         data = json.loads(text)
     except ValueError as problem:
-        raise ConfigError(str(path), "", f"is no JSON: {problem}") from None
+        raise ConfigError(str(path), "", f"is not JSON: {problem}") from None
     names = data.get("data") if isinstance(data, dict) else data
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(str(path), "data", "is no list of names", "as /api/v1/label/__name__/values gives it")
+        raise ConfigError(str(path), "data", "is not a list of names", "as /api/v1/label/__name__/values gives it")
     return names

@@ -100,7 +100,7 @@ def sticky(it: Subject) -> Iterator[Finding]:
     for node, side, op, limit in comparisons(it.rule.tree):
         counted = _of_range(side, SAMPLES)
         if counted is not None and op in {">", ">=", "!="} and named(counted, LIFETIME):
-            problem = f"{text(node)} counts samples, not errors: it holds as long as the series is there"
+            problem = f"{text(node)} counts samples, not errors: it is true as long as the series exists"
             yield found(it.rule, "sticky", problem, "growth over a window")
         selector = _of_range(side, HELD) or plain(side)
         if selector is None or op not in {">", ">=", "==", "!="} or (op == "==" and limit == 0):
@@ -273,13 +273,13 @@ def noise(it: Subject) -> Iterator[Finding]:
                 yield found(it.rule, "noise", problem, "floor(x / 2^k) % 2 == 1 for bits 3, 5, 6 and 7")
             name = named(selector, NOISY)
             if name and _busy(name, op, limit):
-                yield found(it.rule, "noise", f"{text(node)}: {name} at {limit:g} is use, not a fault")
+                yield found(it.rule, "noise", f"{text(node)}: {name} at {limit:g} is normal load, not a fault")
             if named(selector, TEMPERATURE) and op in {">", ">="}:
                 problem = f"{text(node)}: an absolute temperature fits one model only"
                 yield found(it.rule, "noise", problem, "compare with the device's own slowdown limit")
         names = _memory_shares(side)
         if names and _busy(names[0], op, limit):
-            yield found(it.rule, "noise", f"{text(node)}: full memory is how training looks")
+            yield found(it.rule, "noise", f"{text(node)}: full memory is normal for training")
     for bit, name in _bits(it.rule.tree):
         if bit in HARMLESS_BITS:
             yield found(it.rule, "noise", f"bit {bit:#x} of {name} is set in normal operation")

@@ -159,10 +159,12 @@ def _reached(document: Document, alert: Sent, hits: Sequence[Hit]) -> Iterator[F
     ours = [hit for hit in hits if hit.receiver in {RESPONDER_RECEIVER, WATCHDOG_RECEIVER}]
     where = alert.name
     if any(not hit.sure for hit in hits):
-        yield _finding(document, where, "route", "its way hangs on a label that may be anything")
+        yield _finding(document, where, "route", "its route depends on a label with arbitrary values")
     if alert.name in PEOPLE_ONLY_ALERTS:
         if ours:
-            yield _finding(document, where, "route", "tells people about the responder, and wakes the responder")
+            yield _finding(
+                document, where, "route", "notifies on-call about the responder, but also wakes the responder"
+            )
         return
     if len(ours) != 1:
         times = "never" if not ours else f"{len(ours)} times"
@@ -174,25 +176,32 @@ def _reached(document: Document, alert: Sent, hits: Sequence[Hit]) -> Iterator[F
         return
     grouped = set(map(str, listed(keys.get("group_by"))))
     if "node" in alert.open and not grouped & {"node", "..."}:
-        yield _finding(document, where, "route", "is not grouped by node: one storm is one huge message", "group_by")
+        yield _finding(
+            document, where, "route", "is not grouped by node: an alert storm becomes one huge message", "group_by"
+        )
     if alert.labels.get("severity") == "critical" and _seconds(keys["group_wait"]) > 0:
         yield _finding(document, where, "route", f"is critical and waits {keys['group_wait']}", "group_wait: 0s")
     people = [hit for hit in hits if hit.receiver not in {RESPONDER_RECEIVER, "null"}]
     if not people and document.kind == "alertmanager" and alert.labels.get("severity") != "info":
-        yield _finding(document, where, "route", "reaches no person")
+        yield _finding(document, where, "route", "reaches no receiver for on-call")
 
 
 def _heartbeat(document: Document, keys: Mapping[str, Any], hits: Sequence[Hit]) -> Iterator[Finding]:
     if _seconds(keys["repeat_interval"]) >= _seconds(keys["group_interval"]):
-        problem = (
-            f"repeat {keys['repeat_interval']} is not below group interval {keys['group_interval']}: beats fall out"
-        )
+        problem = f"repeat {keys['repeat_interval']} is not below group interval {keys['group_interval']}"
+        problem += ": heartbeats drop out"
         yield _finding(document, WATCHDOG_ALERT, "route", problem)
     if _seconds(keys["group_wait"]) > 0:
         yield _finding(document, WATCHDOG_ALERT, "route", "group_wait delays the first beat", "group_wait: 0s")
     others = {hit.receiver for hit in hits} - {WATCHDOG_RECEIVER, RESPONDER_RECEIVER}
     for name in sorted(name for name in others if not name.startswith("gpuheal-") and name != "null"):
-        yield _finding(document, WATCHDOG_ALERT, "route", f"goes to {name} too, all day", "end the search at its route")
+        yield _finding(
+            document,
+            WATCHDOG_ALERT,
+            "route",
+            f"also goes to {name}, all the time",
+            "stop at its route (continue: false)",
+        )
 
 
 def _seconds(text: Any) -> float:
@@ -206,7 +215,7 @@ def _muted(document: Document, alert: Sent, inhibit_rules: Sequence[Mapping[str,
     """No inhibition can have the alert as its target."""
     for index, rule in enumerate(inhibit_rules):
         if matches(rule, alert, "target_matchers") is not False:
-            problem = f"inhibit_rules[{index}] can mute it, for the responder too"
+            problem = f"inhibit_rules[{index}] can mute it, also for the responder"
             yield _finding(document, alert.name, "inhibit", problem, 'add fault = "" to its target_matchers')
 
 
@@ -230,11 +239,13 @@ def _receivers(document: Document, receivers: Sequence[Mapping[str, Any]]) -> It
         kinds = [key for key in receiver if str(key).endswith("_configs")]
         hooks = [mapped(hook) for hook in listed(receiver.get("webhook_configs"))]
         if kinds != ["webhook_configs"] or len(hooks) != 1:
-            yield _finding(document, name, "route", "shares its receiver: one that fails holds back the other")
+            yield _finding(document, name, "route", "shares its receiver: a failing one delays the other")
         for hook in hooks:
             if hook.get("max_alerts", 0):
-                yield _finding(document, name, "route", "max_alerts: what is cut off counts as told and never comes")
+                yield _finding(
+                    document, name, "route", "max_alerts: truncated alerts count as delivered and are never sent"
+                )
             if hook.get("send_resolved", True) is False and name == RESPONDER_RECEIVER:
                 yield _finding(document, name, "route", "send_resolved is off")
             if mapped(hook.get("http_config")).get("follow_redirects", True):
-                yield _finding(document, name, "route", "follows redirects, token in hand", "follow_redirects: false")
+                yield _finding(document, name, "route", "follows redirects with the token", "follow_redirects: false")

@@ -187,7 +187,9 @@ def origin(subject: Subject) -> Iterator[Finding]:
     for selector in selectors(subject.rule.tree):
         names = [name for name in metric_names(selector) if RAW.match(name)]
         if names and "job" not in {label for label, _sign, _value in matchers(selector)}:
-            yield found(subject.rule, "origin", f"reads {names[0]} from anybody who shows it", "add a matcher on job")
+            yield found(
+                subject.rule, "origin", f"reads {names[0]} from any target that exposes it", "add a matcher on job"
+            )
 
 
 CHECKS = (origin, labels, texts, own_words, record_flow, severity, names, dependencies)
@@ -197,7 +199,7 @@ def groups(sources: Sources) -> Iterator[Finding]:
     """Groups use no `limit` and only keys that Prometheus 2.42 knows."""
     for group in sources.groups:
         if group.keys.get("limit"):
-            problem = "limit: exceeding it clears every alert of the rule, which Alertmanager takes for resolved"
+            problem = "limit: exceeding it clears every alert of the rule, which Alertmanager treats as resolved"
             yield Finding(check="limit", file=group.file, where=group.name, problem=problem)
         for key, since in GROUP_KEYS.items():
             if key in group.keys:
@@ -263,7 +265,7 @@ def keep_last(data: Any, file: str, path: str = "") -> Iterator[Finding]:
     if isinstance(data, Mapping):
         for key, value in data.items():
             if key in {"noDataState", "execErrState"} and value in KEPT_STATES:
-                problem = f"{key}: {value} keeps a GPU green that is gone"
+                problem = f"{key}: {value} keeps a missing GPU healthy"
                 yield Finding(check="keep-last", file=file, where=path.lstrip("."), problem=problem)
             else:
                 yield from keep_last(value, file, f"{path}.{key}")

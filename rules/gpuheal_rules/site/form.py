@@ -49,7 +49,7 @@ class Form:
         for key, item in value.items():
             where = f"{path}.{key}" if path else str(key)
             if not isinstance(key, str):
-                self.wrong(where, f"expected a text as key, got {said(key)}")
+                self.wrong(where, f"expected a string as key, got {said(key)}")
             elif known is not None and key not in known:
                 self.unknown(where, what, key, known)
             else:
@@ -67,7 +67,7 @@ class Form:
         for index, item in enumerate(value):
             text = self.text(item, f"{path}[{index}]")
             if text in found:
-                self.wrong(f"{path}[{index}]", f"{text!r} stands twice")
+                self.wrong(f"{path}[{index}]", f"duplicate {text!r}")
             elif text is not None:
                 found.append(text)
         return found
@@ -76,7 +76,7 @@ class Form:
         """Return a text that is not empty."""
         if isinstance(value, str) and value.strip():
             return value.strip()
-        self.wrong(path, f"expected a text, got {said(value)}")
+        self.wrong(path, f"expected a string, got {said(value)}")
         return None
 
     def choice(self, value: object, path: str, known: Collection[str]) -> str | None:
@@ -99,7 +99,11 @@ class Form:
         try:
             found = parse_duration(value if isinstance(value, str) else "")
         except (ValueError, OverflowError):
-            hint = "a number needs a unit" if isinstance(value, int | float) and not isinstance(value, bool) else ""
+            hint = (
+                "expected a number with a unit"
+                if isinstance(value, int | float) and not isinstance(value, bool)
+                else ""
+            )
             self.wrong(path, f"expected a duration such as 15s, 5m or 1h30m, got {said(value)}", hint)
             return None
         if not least <= found <= most:

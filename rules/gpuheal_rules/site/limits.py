@@ -10,9 +10,9 @@ from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.site.form import Form
 
 NEEDED = {
-    "watchdog": "the responder starts nothing disruptive without this heartbeat",
-    "gpu-fell-off-bus": "the state of every GPU rests on it",
-    "gpu-recovery-required": "the driver's own verdict confirms every other fault",
+    "watchdog": "the responder starts no disruptive step without this heartbeat",
+    "gpu-fell-off-bus": "the state of every GPU depends on it",
+    "gpu-recovery-required": "the driver's own recovery action confirms every other fault",
 }
 """Kinds that cannot be switched off, and why."""
 
@@ -50,13 +50,13 @@ def warnings(shipped: Catalogue, changed: Catalogue) -> Iterator[str]:
         yield from _of_alert(fault, alert, before.get(alert.name), believed)
     for slug, fault in changed.retired.items():
         if fault.state == "faulty" or fault.hardware:
-            yield f"disabled: a GPU or node with {slug} counts as healthy, also where the responder proves health"
+            yield f"disabled: a GPU or node with {slug} counts as healthy, also when the responder verifies health"
     for slug, fault in changed.retired.items():
         if fault.family == "pipeline":
-            yield f"disabled: nobody is told any more: {fault.title} ({slug})"
+            yield f"disabled: no longer alerted on: {fault.title} ({slug})"
     for fault, alert in shipped.alerts():
         if fault.family == "pipeline" and fault.slug in changed.faults and alert.name in changed.silenced:
-            yield f"disabled: nobody is told any more: {alert.name}"
+            yield f"disabled: no longer alerted on: {alert.name}"
     for name, own in RESPONDERS_OWN.items():
         if changed.thresholds[name].value != shipped.thresholds[name].value:
             yield f"thresholds.{name}: this changes the alert; the responder keeps {own}"
@@ -65,10 +65,10 @@ def warnings(shipped: Catalogue, changed: Catalogue) -> Iterator[str]:
 def _of_alert(fault: Fault, alert: Alert, before: Alert | None, believed: timedelta) -> Iterator[str]:
     if alert.wait >= believed and alert.wait != (before.wait if before else None):
         yield (
-            f"alerts.{alert.name}.for: a silent source is believed for {format_duration(believed)}, "
-            "so a fault that it showed ends before its alert fires"
+            f"alerts.{alert.name}.for: evidence of a silent source is kept for {format_duration(believed)}, "
+            "so its faults end before the alert fires"
         )
     if fault.acted_on and before is not None and alert.wait > before.wait + timedelta(minutes=10):
-        yield f"alerts.{alert.name}.for: the responder does not contain the node before that time has passed"
+        yield f"alerts.{alert.name}.for: the responder contains the node only after that time"
     if fault.acted_on and alert.keep:
-        yield f"alerts.{alert.name}.keep_firing_for: the responder takes the fault for present until then, cured or not"
+        yield f"alerts.{alert.name}.keep_firing_for: the responder considers the fault present until then"

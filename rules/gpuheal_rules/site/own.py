@@ -68,7 +68,7 @@ def _strangers(folder: Path) -> list[ConfigError]:
         if name not in FILES:
             near = nearest(name, FILES)
             hint = f"did you mean {near}?" if near else f"known: {', '.join(FILES)}"
-            found.append(ConfigError(str(folder / name), "", "is no file of a catalogue", hint))
+            found.append(ConfigError(str(folder / name), "", "is not a catalogue file", hint))
     return found
 
 
@@ -90,8 +90,8 @@ def _part(
 
 
 def _shadows(file: Path, own: Iterable[str], shipped: Collection[str]) -> list[ConfigError]:
-    hint = "take another name; the site file changes what is shipped"
-    return [ConfigError(str(file), name, "is shipped already", hint) for name in own if name in shipped]
+    hint = "use another name; to change a shipped entry, use the site file"
+    return [ConfigError(str(file), name, "already exists", hint) for name in own if name in shipped]
 
 
 def _sources(file: Path, own: Mapping[str, Signal]) -> list[ConfigError]:
@@ -119,20 +119,20 @@ def _unusable(file: Path, own: Mapping[str, Fault], catalogue: Catalogue) -> lis
         for index, alert in enumerate(fault.alerts):
             where = f"{slug}.alerts[{index}]"
             if alert.name in shipped:
-                form.wrong(f"{where}.name", f"alert {alert.name} is shipped already", "take another name")
+                form.wrong(f"{where}.name", f"alert {alert.name} already exists", "use another name")
             if alert.expr and alert.expr not in EXPRESSIONS:
                 form.unknown(f"{where}.expr", "expression", alert.expr, EXPRESSIONS)
             if not alert.expr and not fault.evidence:
-                form.wrong(f"{slug}.evidence", "a fault without evidence raises nothing")
+                form.wrong(f"{slug}.evidence", "a fault without evidence raises no alert")
         for index, evidence in enumerate(fault.evidence):
             if evidence.special and evidence.special not in SPECIALS:
                 form.unknown(f"{slug}.evidence[{index}].special", "expression", evidence.special, SPECIALS)
         if fault.acted_on and (cures(fault), tuple(steps(fault, climbs) for climbs in CLIMBS)) not in ways:
-            form.wrong(f"{slug}.ladder", "no generated policy takes such steps", "take the ladder of a shipped fault")
+            form.wrong(f"{slug}.ladder", "no generated policy has these steps", "use the ladder of an existing fault")
         if len(slug) > LONGEST_NAME:
             form.wrong(slug, f"is longer than {LONGEST_NAME} characters")
         if fault.condition != catalogue.labels.own_conditions[0]:
-            form.wrong(f"{slug}.condition", f"own faults stand under {catalogue.labels.own_conditions[0]}")
+            form.wrong(f"{slug}.condition", f"own faults must use {catalogue.labels.own_conditions[0]}")
         if fault.family in SUITES:
-            form.wrong(f"{slug}.family", f"{fault.family} is the name of a file of cases", "take another name")
+            form.wrong(f"{slug}.family", f"{fault.family} is the name of a file of cases", "use another name")
     return form.problems

@@ -191,12 +191,12 @@ def test_a_file_is_read_in_each_of_its_forms(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "lists no series"),
-        ("# nothing\n", "lists no series"),
-        ("up\n1up\n", "line 2: is no name"),
-        ("{", "is no JSON"),
-        ('{"data": {}}', "data: is no list of names"),
-        ('{"data": [1]}', "data: is no list of names"),
+        ("", "contains no series"),
+        ("# nothing\n", "contains no series"),
+        ("up\n1up\n", "line 2: is not a series name"),
+        ("{", "is not JSON"),
+        ('{"data": {}}', "data: is not a list of names"),
+        ('{"data": [1]}', "data: is not a list of names"),
         (None, "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
     ],

@@ -77,14 +77,18 @@ def last(config: dict[str, Any], receiver: str) -> None:
 
 MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
     "no route to the responder": (lambda c: without(c, "gpuheal-responder"), "route", "never"),
-    "no route for the heartbeat": (lambda c: without(c, "gpuheal-watchdog"), "route", "never|all day|fall out"),
+    "no route for the heartbeat": (lambda c: without(c, "gpuheal-watchdog"), "route", "never|all the time|drop out"),
     "people first, without continue": (lambda c: last(c, "gpuheal-responder"), "route", "never"),
     "the responder twice": (
         lambda c: c["route"]["routes"].insert(0, {**route(c, "gpuheal-responder")}),
         "route",
         "2 times",
     ),
-    "no continue to people": (lambda c: route(c, "gpuheal-responder").pop("continue"), "route", "no person"),
+    "no continue to people": (
+        lambda c: route(c, "gpuheal-responder").pop("continue"),
+        "route",
+        "no receiver for on-call",
+    ),
     "one group for all nodes": (
         lambda c: route(c, "gpuheal-responder").update(group_by=["cluster"]),
         "route",
@@ -99,7 +103,7 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
     "repeat equals group for the heartbeat": (
         lambda c: route(c, "gpuheal-watchdog").update(repeat_interval="30s"),
         "route",
-        "beats fall out",
+        "heartbeats drop out",
     ),
     "the heartbeat waits": (
         lambda c: route(c, "gpuheal-watchdog").update(group_wait="30s"),
@@ -119,7 +123,7 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
     "a route that hangs on a node": (
         lambda c: route(c, "gpuheal-responder")["matchers"].append('node=~"gpu-.*"'),
         "route",
-        "may be anything",
+        "with arbitrary values",
     ),
     "another namespace": (
         lambda c: route(c, "gpuheal-responder").update(matchers=['namespace="monitoring"']),

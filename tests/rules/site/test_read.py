@@ -62,7 +62,7 @@ def problems(folder: Path, text: str | bytes) -> list[str]:
         ("thresholds: [1]", "site.yaml: thresholds: expected a mapping, got a list"),
         ("alerts: {GPUthermal: {for: 5m}}", "alerts.GPUthermal: unknown alert 'GPUthermal' (did you mean GPUThermal?)"),
         ("alerts: {GPUThermal: {four: 5m}}", "alerts.GPUThermal.four: unknown key (did you mean for?)"),
-        ("alerts: {GPUThermal: {for: 5}}", "got 5 (a number needs a unit)"),
+        ("alerts: {GPUThermal: {for: 5}}", "got 5 (expected a number with a unit)"),
         ("alerts: {GPUThermal: {for: 300d}}", "alerts.GPUThermal.for: expected a duration from 0s to 7d, got '300d'"),
         ("alerts: {GPUThermal: {for: 99999999999999999999d}}", "expected a duration such as"),
         ("alerts: {GPUThermal: {severity: page}}", "expected one of critical, warning, info, got 'page'"),
@@ -75,8 +75,8 @@ def problems(folder: Path, text: str | bytes) -> list[str]:
         ("disabled: [watchdog]", "disabled[0]: watchdog cannot be switched off"),
         ("disabled: [GPUFellOffBus]", "disabled[0]: GPUFellOffBus cannot be switched off"),
         ("disabled: gpu-thermal", "disabled: expected a list, got 'gpu-thermal'"),
-        ("disabled: [gpu-thermal, gpu-thermal]", "disabled[1]: 'gpu-thermal' stands twice"),
-        ("disabled: [1]", "disabled[0]: expected a text, got 1"),
+        ("disabled: [gpu-thermal, gpu-thermal]", "disabled[1]: duplicate 'gpu-thermal'"),
+        ("disabled: [1]", "disabled[0]: expected a string, got 1"),
         ("disabled: [GPUThermal]\nalerts: {GPUThermal: {for: 1m}}", "changed here and switched off under `disabled`"),
         ("disabled: [gpu-thermal]\nalerts: {GPUThermal: {for: 1m}}", "changed here and switched off under `disabled`"),
         ("interval: 2m", "interval: must be at most 1m, else all evidence is stale to the responder"),
@@ -95,10 +95,10 @@ def problems(folder: Path, text: str | bytes) -> list[str]:
         ("jobs: {exporter: 'a\"b'}", "is empty or has a quote or a line break"),
         ("faults: nowhere", "faults: 'nowhere' is no folder beside this file"),
         ("faults: \"a\\0b\"", "is no folder beside this file"),
-        ("faults: [x]", "faults: expected a text, got a list"),
+        ("faults: [x]", "faults: expected a string, got a list"),
         ("- a", "expected a mapping, got a list"),
-        ("1: 2", "site.yaml: 1: expected a text as key, got 1"),
-        ("a: 1\na: 2", "site.yaml: line 2: not YAML: key 'a' stands twice"),
+        ("1: 2", "site.yaml: 1: expected a string as key, got 1"),
+        ("a: 1\na: 2", "site.yaml: line 2: not YAML: duplicate key 'a'"),
         ("a: &x 1\nb: *x", "site.yaml: line 2: the alias *x is not read here (write the value out)"),
         ("a: !!python/name:os.system", "the tag tag:yaml.org,2002:python/name:os.system is not read here"),
         ("a: 1\n---\nb: 1", "site.yaml: line 2: a second document begins here"),
@@ -155,12 +155,12 @@ def own(folder: Path, **changed: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"slug": "gpu-thermal"}, "mine/faults.yaml: gpu-thermal: is shipped already (take another name"),
-        ({"alert": "GPUThermal"}, "my-fault.alerts[0].name: alert GPUThermal is shipped already"),
+        ({"slug": "gpu-thermal"}, "mine/faults.yaml: gpu-thermal: already exists (use another name"),
+        ({"alert": "GPUThermal"}, "my-fault.alerts[0].name: alert GPUThermal already exists"),
         ({"signal": "dcgm_powr"}, "mine/faults.yaml: my-fault.evidence[0].signal: unknown signal 'dcgm_powr'"),
         ({"family": "shared"}, "my-fault.family: shared is the name of a file of cases"),
         ({"family": "../x"}, "my-fault.family: family names are lowercase words"),
-        ({"ladder": "[drain, reboot]"}, "my-fault.ladder: no generated policy takes such steps"),
+        ({"ladder": "[drain, reboot]"}, "my-fault.ladder: no generated policy has these steps"),
         ({"slug": "My_Fault"}, "mine/faults.yaml: My_Fault: fault names are lowercase words separated by dashes"),
     ],
 )
@@ -182,9 +182,9 @@ def test_signals_and_thresholds_of_the_folder_are_new_too(tmp_path: Path) -> Non
     (tmp_path / "mine" / "thresholds.yaml").write_text(shadow)
     (tmp_path / "mine" / "fault.yaml").write_text("a: 1\n")
     (tmp_path / "mine" / ".hidden").write_text("not read")
-    shipped = "is shipped already (take another name; the site file changes what is shipped)"
+    shipped = "already exists (use another name; to change a shipped entry, use the site file)"
     assert problems(tmp_path, "faults: mine") == [
-        "mine/fault.yaml: is no file of a catalogue (did you mean faults.yaml?)",
+        "mine/fault.yaml: is not a catalogue file (did you mean faults.yaml?)",
         f"mine/thresholds.yaml: hold_seconds: {shipped}",
         f"mine/signals.yaml: dcgm_power: {shipped}",
     ]
@@ -203,11 +203,11 @@ def test_an_own_fault_is_a_fault_like_any_other(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("disabled: [gpu-row-remap-failed]", "a GPU or node with gpu-row-remap-failed counts as healthy"),
-        ("disabled: [telemetry-missing]", "nobody is told any more: Telemetry of a node missing"),
-        ("disabled: [GPUHealExporterDown]", "nobody is told any more: GPUHealExporterDown"),
-        ("alerts: {GPUThermal: {for: 1h}}", "a silent source is believed for 1h"),
-        ("alerts: {GPUFellOffBus: {for: 30m}}", "the responder does not contain the node before that time has passed"),
-        ("alerts: {GPUFellOffBus: {keep_firing_for: 5m}}", "the responder takes the fault for present until then"),
+        ("disabled: [telemetry-missing]", "no longer alerted on: Telemetry of a node missing"),
+        ("disabled: [GPUHealExporterDown]", "no longer alerted on: GPUHealExporterDown"),
+        ("alerts: {GPUThermal: {for: 1h}}", "evidence of a silent source is kept for 1h"),
+        ("alerts: {GPUFellOffBus: {for: 30m}}", "the responder contains the node only after that time"),
+        ("alerts: {GPUFellOffBus: {keep_firing_for: 5m}}", "the responder considers the fault present until then"),
         ("thresholds: {correlation_nodes: 5}", "the responder keeps its count of nodes with one cause (3)"),
         ("thresholds: {fleet_anomaly_ratio: 0.4}", "the responder keeps its share of a pool (20 %)"),
     ],

@@ -95,12 +95,12 @@ class Nobody:
     async def admit(self, token: str, permission: Permission, name: str = "") -> Person | Denial:
         """A refusal."""
         del token, name
-        return Denial(status=403, message=f"no one may {permission.verb} here: the simulated cluster has no users")
+        return Denial(status=403, message=f"permission denied to {permission.verb}: the simulated cluster has no users")
 
     async def put(self, node: str, text: str | None) -> None:
         """An error: holds are put by people."""
         del text
-        raise ObserveError("kubernetes", f"{node}: the simulated cluster takes no holds")
+        raise ObserveError("kubernetes", f"{node}: the simulated cluster does not support holds")
 
 
 @dataclass(frozen=True, slots=True)

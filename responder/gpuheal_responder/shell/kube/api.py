@@ -184,7 +184,7 @@ class Api:
                 finally:
                     ended = _abort(response)
         except TimeoutError:
-            raise ApiError(0, "Timeout", f"{method} {path}: no answer in time") from None
+            raise ApiError(0, "Timeout", f"{method} {path}: timed out") from None
         except (aiohttp.ClientError, OSError) as problem:
             raise ApiError(0, type(problem).__name__, f"{method} {path}: {problem}") from problem
         except kube_config.ConfigException as problem:

@@ -58,7 +58,7 @@ async def _resume(ports: Ports, work: Work, may_act: Callable[[], bool]) -> None
     if isinstance(work.verdict, Done) or any(_going_on(a, work) for a in work.case.attempts):
         return
     if not may_act():
-        raise Transient(Reason.NOT_LEADER, "another replica leads now")
+        raise Transient(Reason.NOT_LEADER, "another replica is the leader now")
     fresh = await ports.cluster.node(node.name)
     if fresh is None or fresh.uid != node.uid or fresh.record is None or not contained(work.case, fresh):
         raise Transient(Reason.NODE_CHANGED, f"{node.name} changed while its operands were being resumed")
@@ -85,7 +85,7 @@ async def _withdraw_given_up(ports: Ports, work: Work, may_act: Callable[[], boo
     for attempt in work.case.attempts:
         if attempt.state is AttemptState.FAILED and attempt.operation in before:
             if not may_act():
-                raise Transient(Reason.NOT_LEADER, "another replica leads now")
+                raise Transient(Reason.NOT_LEADER, "another replica is the leader now")
             await _withdraw(ports, work.case, attempt, work.policy, work.world.node)
 
 

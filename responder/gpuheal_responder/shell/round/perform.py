@@ -174,7 +174,7 @@ class Performer:
         if marks is None:
             return node
         if not self.may_act():
-            raise Transient(Reason.NOT_LEADER, "another replica leads now")
+            raise Transient(Reason.NOT_LEADER, "another replica is the leader now")
         return await self.ports.cluster.mark(node, marks)
 
     async def _run(self, case: Case, order: Order, attempt: Attempt, world: World) -> Outcome:
