@@ -102,7 +102,7 @@ def _sources(file: Path, own: Mapping[str, Signal]) -> list[ConfigError]:
         if prefix is None:
             form.wrong(f"{name}.source", f"expected exporter, dcgm or prometheus, got {signal.source!r}")
         elif not all(metric.startswith(prefix) for metric in signal.metrics):
-            form.wrong(f"{name}.metrics", f"the source {signal.source} has metrics {prefix}…", "take source prometheus")
+            form.wrong(f"{name}.metrics", f"the source {signal.source} has metrics {prefix}…", "use source prometheus")
         elif prefix == "" and any(metric.startswith(("gpuheal_", "DCGM_")) for metric in signal.metrics):
             form.wrong(f"{name}.metrics", "gpuheal_* and DCGM_* have sources of their own")
     return form.problems
