@@ -23,10 +23,10 @@ from gpuheal_lab.servers.stack import Prometheus, prometheus_config, wait_for
 from gpuheal_rules.cases.world import Series
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.lint.flow import children
-from gpuheal_rules.options import PROFILES
+from gpuheal_rules.options import PROFILES, Options
 from gpuheal_rules.promql.promtool import run_tests
 from gpuheal_rules.promql.rule import Group
-from gpuheal_rules.render import rule_file
+from gpuheal_rules.render import build_groups, rule_file
 
 PAGE = (Path(__file__).resolve().parents[2] / "rules" / "TOPOLOGIES.md").read_text()
 LATE = 7
@@ -170,6 +170,56 @@ def test_every_series_of_a_node_is_on_one_shard(tmp_path: Path) -> None:
     assert {len(of_node) for of_node in shards.values()} == {1}
     assert set().union(*shards.values()) == {"0", "1"}
     assert len(others) == 2  # what speaks of no node is on every shard
+
+
+class Beating(Target):
+    """An exporter whose heartbeat moves with every scrape."""
+
+    @property
+    def text(self) -> str:
+        self._beat = getattr(self, "_beat", 0) + 1
+        return f"gpuheal_exporter_heartbeat_timestamp_seconds {self._beat}\n{self._page}"
+
+    @text.setter
+    def text(self, page: str) -> None:
+        self._page = page
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_a_query_offset_moves_everything_by_itself(catalogue: Catalogue, tmp_path: Path) -> None:
+    """A Prometheus with an offset of 5 s records as of 5 s ago, and a lost GPU raises its alert and no other."""
+    second = timedelta(seconds=1)
+    groups = build_groups(catalogue, Options(interval=second, scrape_interval=second))
+    gpu = 'gpu_uuid="GPU-1",pci_bus_id="0000:1b:00"'
+    page = f"""\
+gpuheal_kmsg_up 1
+gpuheal_nvml_up 1
+gpuheal_gpu_info{{{gpu}}} 1
+gpuheal_gpu_present{{{gpu}}} """
+    with Beating(page + "1\n") as target:
+        labels = {"node": "n1"}
+        scrape = {"job_name": "gpuheal-exporter", "static_configs": [{"targets": [target.address], "labels": labels}]}
+        config = yaml.safe_load(prometheus_config(scrape=[scrape]))
+        config["global"]["rule_query_offset"] = "5s"
+        server = Prometheus(
+            ensure("prometheus", Generation.CURRENT),
+            tmp_path / "prometheus",
+            config=yaml.safe_dump(config),
+            rules={"gpuheal.yml": rule_file(groups)},
+        )
+        server.start()
+        try:
+            wait_for(lambda: server.query("gpuheal:gpu_state == 0") or None, "a GPU that is well", 60)
+            age = server.query('time() - timestamp(gpuheal:threshold{name="hold_seconds"})')
+            target.text = page + "0\n"
+            firing = 'ALERTS{alertstate="firing", alertname!="GPUHealWatchdog"}'
+            wait_for(lambda: server.query(firing) or None, "the alert", 60)
+            rows = server.query(firing)
+        finally:
+            server.stop()
+    assert age[0][1] >= 5
+    assert [(labels["alertname"], labels["gpu_uuid"]) for labels, _value in rows] == [("GPUFellOffBus", "GPU-1")]
 
 
 @pytest.mark.parametrize("generation", ["debian", pytest.param("current", marks=pytest.mark.cluster)])
