@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from gpuheal_rules.site.read import Site
 
 DELEGATED = {
-    "coverage": ("gpuheal_rules.coverage.command", "list the alerts that can never fire with what a Prometheus has"),
+    "coverage": (
+        "gpuheal_rules.coverage.command",
+        "list the alerts that can never fire, and what is missing",
+    ),
     "lint": ("gpuheal_rules.lint.check", "lint rule files and Alertmanager configurations"),
     "mutate": (
         "gpuheal_rules.mutation.mutate",
