@@ -58,7 +58,7 @@ def _with_shared_numbers(catalogue: Catalogue, shipped: Catalogue) -> Catalogue:
         slug: replace(fault, hold=shipped.faults[slug].hold) if slug in shipped.faults else fault
         for slug, fault in catalogue.faults.items()
     }
-    return replace(catalogue, thresholds=thresholds, faults=faults)
+    return replace(catalogue, thresholds=thresholds, numbers=shipped.numbers, faults=faults)
 
 
 def _numbers(fault: Fault) -> set[str]:

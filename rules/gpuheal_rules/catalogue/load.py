@@ -22,17 +22,17 @@ from gpuheal_rules.catalogue.model import (
     Signal,
     Threshold,
 )
+from gpuheal_rules.catalogue.numbers import DATA, read_numbers, read_thresholds, reader_of
 from gpuheal_rules.catalogue.reader import Reader, load_yaml
 from gpuheal_rules.errors import ConfigError
 
-CATALOG = Path(__file__).parent / "data"
+CATALOG = DATA
 _SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _ALERT = re.compile(r"(GPU|NVLink)[A-Za-z0-9]+")
 _EVIDENCE_KEYS = ("name", "class", "strength", "signal", "op", "value", "threshold", "leave", "growth", "special",
     "guarded", "timed", "overruled")  # fmt: skip
-_THRESHOLD_KEYS = ("value", "least", "most", "whole", "below", "unit", "reason", "source")
 _FAULT_KEYS = (
     "title", "family", "scope", "state", "hardware", "witness", "downgrade", "upgrade", "hold", "condition",
     "evidence", "alerts", "ladder", "runbook",
@@ -54,6 +54,7 @@ def load_catalogue(directory: Path = CATALOG) -> Catalogue:
     return Catalogue(
         labels=labels,
         thresholds=thresholds,
+        numbers=read_numbers(directory / "numbers.yaml"),
         signals=signals,
         conditions=conditions,
         faults=faults,
@@ -73,51 +74,9 @@ def _labels(path: Path) -> Labels:
     return Labels(**{key: reader.texts(raw.get(key), key) for key in keys})
 
 
-def _reader(path: Path) -> Reader:
-    # A file of a site needs its folder to be told from ours.
-    return Reader(path.name if path.parent == CATALOG else str(path))
-
-
-def read_thresholds(path: Path, shipped: Mapping[str, Threshold] | None = None) -> Mapping[str, Threshold]:
-    """Return the thresholds of a file; they may name those that are `shipped`."""
-    reader = _reader(path)
-    found: dict[str, Threshold] = {}
-    for name, entry in reader.mapping(load_yaml(path), "").items():
-        if not _NAME.fullmatch(name):
-            raise reader.error(name, "threshold names are lower_snake_case")
-        raw = reader.mapping(entry, name, _THRESHOLD_KEYS)
-        found[name] = Threshold(
-            name=name,
-            value=reader.number(raw.get("value"), f"{name}.value"),
-            least=reader.number(raw.get("least"), f"{name}.least"),
-            most=reader.number(raw.get("most"), f"{name}.most"),
-            whole=reader.flag(raw.get("whole"), f"{name}.whole"),
-            below=raw.get("below", ""),
-            unit=reader.text(raw.get("unit"), f"{name}.unit"),
-            reason=reader.text(raw.get("reason"), f"{name}.reason"),
-            source=reader.text(raw.get("source"), f"{name}.source"),
-        )
-    for name, item in found.items():
-        if item.below and item.below not in {**found, **(shipped or {})}:
-            raise reader.error(f"{name}.below", f"unknown threshold {item.below!r}")
-        wrong = outside(item, item.value)
-        if wrong:
-            raise reader.error(f"{name}.value", wrong)
-    return found
-
-
-def outside(item: Threshold, value: float) -> str:
-    """Return why a threshold cannot have this value, empty when it can."""
-    if not item.least <= value <= item.most:
-        return f"expected {item.unit} from {item.least:.12g} to {item.most:.12g}, got {value:.12g}"
-    if item.whole and value != int(value):
-        return f"expected a whole number of {item.unit}, got {value:.12g}"
-    return ""
-
-
 def read_signals(path: Path) -> Mapping[str, Signal]:
     """Return the signals of a file."""
-    reader = _reader(path)
+    reader = reader_of(path)
     found: dict[str, Signal] = {}
     for name, entry in reader.mapping(load_yaml(path), "").items():
         if not _NAME.fullmatch(name):
@@ -184,7 +143,7 @@ def read_faults(
     codes: Mapping[int, str],
 ) -> Mapping[str, Fault]:
     """Return the fault kinds of a file, each with its `codes`."""
-    reader = _reader(path)
+    reader = reader_of(path)
     found: dict[str, Fault] = {}
     alerts: set[str] = set()
     for slug, entry in reader.mapping(load_yaml(path), "").items():

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from gpuheal_rules.catalogue.reader import format_duration
+
 SCOPES = ("gpu", "node", "fabric", "domain", "fleet")
 SEVERITIES = ("critical", "warning", "info")
 CLASSES = ("kernel", "nvml", "dcgm", "kubernetes", "driver")
@@ -53,6 +55,20 @@ class Threshold:
     most: float
     whole: bool = False
     below: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Number(Threshold):
+    """One number that stands in the expressions of a few rules; that of a duration is in seconds.
+
+    `changes` names the rules: alerts by name, series with the labels that tell them.
+    """
+
+    changes: tuple[str, ...]
+    duration: bool = False
+
+    def __str__(self) -> str:
+        return format_duration(timedelta(seconds=self.value)) if self.duration else f"{self.value:.12g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +195,7 @@ class Catalogue:
 
     labels: Labels
     thresholds: Mapping[str, Threshold]
+    numbers: Mapping[str, Number]
     signals: Mapping[str, Signal]
     conditions: tuple[ForeignCondition, ...]
     faults: Mapping[str, Fault]
@@ -195,6 +212,14 @@ class Catalogue:
     """Fault kinds that a site switched off: they raise nothing, and their codes are no news."""
     silenced: frozenset[str] = frozenset()
     """Alerts that a site switched off, alone or with their fault."""
+
+    def number(self, name: str) -> str:
+        """Return a number as an expression compares with it, durations in seconds."""
+        return f"{self.numbers[name].value:.12g}"
+
+    def window(self, name: str) -> str:
+        """Return a duration as PromQL has it after `offset` and in brackets."""
+        return str(self.numbers[name])
 
     def every_fault(self) -> tuple[Fault, ...]:
         """Return all fault kinds, those that are switched off last."""

@@ -13,10 +13,8 @@ from gpuheal_rules.groups.witness import ACTIVE
 from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import GUARD, TARGET_NODE, AlertRule, promql, threshold
 
-ROUND_SECONDS = 180
-"""Six of the responder's longest rounds (30 s) without a good one."""
-REFUSED, REFUSALS = "forbidden|rejected|crd-outdated|conflict", 10
-"""Outcomes of steps that the API server did not take, and how many of them are no accident."""
+REFUSED = "forbidden|rejected|crd-outdated|conflict"
+"""Outcomes of steps that the API server did not take."""
 Expression = Callable[[Catalogue, Options], str]
 
 
@@ -38,7 +36,8 @@ def _plain(expr: str) -> Expression:
 def _correlated(domain: str) -> Expression:
     count = f"gpuheal:{domain}:new_bad_nodes"
     all_nodes = f'count by ({domain}, zone) (gpuheal:node_topology:info{{{domain}!=""}})'
-    return _plain(f"{count} >= {threshold('correlation_nodes')} and {count} / {all_nodes} > 0.25")
+    many = f"{count} >= {threshold('correlation_nodes')} and {count} / {all_nodes}"
+    return lambda catalogue, _options: f"{many} > {catalogue.number('correlation_share')}"
 
 
 def _own_increase(metric: str, options: Options, match: str = "") -> str:
@@ -56,10 +55,17 @@ def _notifications_dropped(_catalogue: Catalogue, options: Options) -> str:
     return _own_increase("prometheus_notifications_dropped_total", options)
 
 
-def _writes_refused(_catalogue: Catalogue, options: Options) -> str:
+def _writes_refused(catalogue: Catalogue, options: Options) -> str:
     window = options.window(timedelta(minutes=15))
     refused = f'gpuheal_step_duration_seconds_count{{outcome=~"{REFUSED}"}}'
-    return f"sum(increase({refused}[{window}])) > {REFUSALS}"
+    return f"sum(increase({refused}[{window}])) > {catalogue.number('writes_refused')}"
+
+
+def _rounds_fail(catalogue: Catalogue, _options: Options) -> str:
+    return promql(f"""
+        time() - max(gpuheal_last_good_round_timestamp_seconds > 0) > {catalogue.number("round_lateness")}
+          or max(gpuheal_leader == 1 unless on (job, instance) gpuheal_last_good_round_timestamp_seconds > 0)
+        """)
 
 
 def _node_label_missing(_catalogue: Catalogue, options: Options) -> str:
@@ -106,12 +112,7 @@ EXPRESSIONS: Mapping[str, Expression] = {
         """
     ),
     "no_leader": _plain("max(gpuheal_leader) == 0"),
-    "rounds_fail": _plain(
-        f"""
-        time() - max(gpuheal_last_good_round_timestamp_seconds > 0) > {ROUND_SECONDS}
-          or max(gpuheal_leader == 1 unless on (job, instance) gpuheal_last_good_round_timestamp_seconds > 0)
-        """
-    ),
+    "rounds_fail": _rounds_fail,
     "incident": _plain("sum(gpuheal_incident_nodes) > 0"),
     "unreadable_case": _plain("max(gpuheal_unreadable_cases) > 0"),
     "unreadable_undo": _plain("count(gpuheal_unreadable_undo == 1) > 0"),

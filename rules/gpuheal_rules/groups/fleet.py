@@ -20,8 +20,6 @@ HARMLESS = ("app-gpu-error", "gpu-suspect-repeat", "gpu-other-xid", "gpu-ecc-tre
 
 
 STATES = ("pending", "held", "escalated", "stale")
-DAYS_SECONDS = 2 * 86400
-"""As medik8s' NodeHealthCheck: a remediation older than this stands still (NodeHealthCheckOldRemediationCR alert)."""
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
@@ -67,7 +65,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     )
     # What no alert tells of is not recorded.
     told = {name.replace("_", "-") for name in catalogue.expressions()}
-    problems = (*_problems(options), *_problems_of_cases())
+    problems = (*_problems(options), *_problems_of_cases(catalogue))
     yield from (problem for problem in problems if problem.labels["problem"] in told)
     yield Record(
         name=ACTIVE_PROBLEM,
@@ -79,13 +77,12 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     yield Record(name="gpuheal:gpu_nodes:count", expr=f"count({GPU_NODE})")
 
 
-def _problems_of_cases() -> Iterator[Record]:
+def _problems_of_cases(catalogue: Catalogue) -> Iterator[Record]:
     of_case = {f"case-{state}": f'gpuheal_case_state{{state="{state}"}} == 1' for state in STATES}
     of_case["policy-missing"] = 'gpuheal_case_state{state="held", reason="policy-missing"} == 1'
     escalated = 'gpuheal_case_state{state="escalated"} == 1'
-    of_case["case-escalated-for-days"] = (
-        f"time() - gpuheal_case_opened_timestamp_seconds > {DAYS_SECONDS} and on (target_node) ({escalated})"
-    )
+    age = f"time() - gpuheal_case_opened_timestamp_seconds > {catalogue.number('case_waits')}"
+    of_case["case-escalated-for-days"] = f"{age} and on (target_node) ({escalated})"
     for problem, expr in of_case.items():
         yield Record(
             name=PROBLEM,

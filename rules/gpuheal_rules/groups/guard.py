@@ -20,14 +20,11 @@ LEAVING = (
 """Taints of a node that is about to go: cluster autoscaler, Karpenter (v1 and v1beta1), AWS's node termination handler
 (pkg/node/node.go), GKE (graceful node shutdown), cloud node lifecycle controller."""
 
-AWAY_SECONDS = 1200
-"""How long a GPU operator's operands may be away while it replaces the driver; one that is compiled takes its time."""
-
 UPGRADE_DONE = "|upgrade-done|upgrade-failed|upgrade-required|unknown"
 """Driver upgrade states of the GPU operator in which it does not touch the node (k8s-operator-libs pkg/upgrade)."""
 
 
-def rules(_catalogue: Catalogue, options: Options) -> Iterator[Record]:
+def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     """Yield the GPU nodes and the guards by reason."""
     # Only what is there counts: a live source speaks for it, or Kubernetes lists it.
     yield Record(
@@ -43,7 +40,7 @@ def rules(_catalogue: Catalogue, options: Options) -> Iterator[Record]:
         "driver-upgrade": f'kube_node_labels{{label_nvidia_com_gpu_driver_upgrade_state!~"{UPGRADE_DONE}"}}',
         # kube-state-metrics shows no node labels unless told to; a dcgm-exporter that was taken away tells as much.
         "operands-away": promql(f"""
-            ({SOURCE_SEEN}{{source="dcgm"}} > time() - {AWAY_SECONDS})
+            ({SOURCE_SEEN}{{source="dcgm"}} > time() - {catalogue.number("operands_away")})
               unless on (node) {targets(options, ["dcgm"])}
             """),
         "leaving": f'kube_node_spec_taint{{key=~"{LEAVING}"}}',

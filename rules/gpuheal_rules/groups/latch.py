@@ -116,7 +116,7 @@ def _owners(catalogue: Catalogue) -> Record:
                 "owner", "$1", "pod", "{APPENDED}"
               )
             ) * time()
-              or {before(OWNER)} > time() - 86400
+              or {before(OWNER)} > time() - {catalogue.number("owners_remembered")}
             """),
     )
 

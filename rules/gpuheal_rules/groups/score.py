@@ -69,10 +69,11 @@ def rules(catalogue: Catalogue, _options: Options) -> Iterator[Record]:
     )
     steady = "gpuheal:node_score:min15m"
     yield Record(name=steady, expr=f"min_over_time({NODE_SCORE}[15m])")
+    high, low = catalogue.number("tier_training"), catalogue.number("tier_inference")
     tiers = {
-        "critical-training": f"{steady} > 0.9",
-        "inference": f"{steady} >= 0.7 <= 0.9",
-        "preemptible": f"{steady} < 0.7",
+        "critical-training": f"{steady} > {high}",
+        "inference": f"{steady} >= {low} <= {high}",
+        "preemptible": f"{steady} < {low}",
     }
     for tier, condition in tiers.items():
         expr = f"group by (node) ({condition}) and on (node) {NODE_SCORE}"

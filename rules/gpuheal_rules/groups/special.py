@@ -72,9 +72,23 @@ def _dcgm_fabric_manager(catalogue: Catalogue, options: Options) -> tuple[str, s
     return f"max by (node) ({node_labels(options, failed)})", "dcgm"
 
 
+def _fabric_stuck(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
+    ago = catalogue.window("fabric_join")
+    return (
+        promql(f"""
+            (
+              max by ({GPU}) (gpuheal_gpu_fabric_state == 2)
+                and on ({GPU}) max by ({GPU}) (gpuheal_gpu_fabric_state offset {ago} == 2)
+            )
+            or (max by ({GPU}) (gpuheal_gpu_fabric_state == 3) and on ({GPU}) gpuheal_gpu_fabric_status > 0)
+            """),
+        "exporter",
+    )
+
+
 def _dcgm_fabric_stuck(catalogue: Catalogue, options: Options) -> tuple[str, str]:
     status = catalogue.signals["dcgm_fabric_manager_status"]
-    now, before = (gpu_labels(options, readings(status, "== 2", ago)) for ago in ("", FABRIC_WAIT))
+    now, before = (gpu_labels(options, readings(status, "== 2", ago)) for ago in ("", catalogue.window("fabric_join")))
     return f"max by ({GPU}) ({now})\n  and on ({GPU}) max by ({GPU}) ({before})", "dcgm"
 
 
@@ -145,8 +159,6 @@ _CAPACITY = f'max by (node, resource) (kube_node_status_capacity{{resource=~"{AC
 _ALLOCATABLE = f'max by (node, resource) (kube_node_status_allocatable{{resource=~"{ACCELERATORS}"}})'
 _WHOLE = 'kube_node_status_capacity{resource="nvidia_com_gpu"}'
 _SLICED = 'kube_node_status_capacity{resource=~"nvidia_com_mig_.+"} > 0'
-FABRIC_WAIT = "10m"
-"""How long a GPU may take to join its fabric; a rack's NVLink domain needs minutes to train."""
 IMEX_DOMAIN = 5
 """Recovery action for the memory-export domain of a multi-node NVLink system (nvml.h, 595)."""
 
@@ -170,16 +182,7 @@ SPECIALS: Mapping[str, Special] = {
     "future_kernel": _recovery("kernel_recovery_action", _of_future),
     "future_dcgm": _recovery("dcgm_recovery_action", _of_future),
     # Long on its way into the fabric, or there with an error.
-    "fabric_stuck": _plain(
-        f"""
-        (
-          max by ({GPU}) (gpuheal_gpu_fabric_state == 2)
-            and on ({GPU}) max by ({GPU}) (gpuheal_gpu_fabric_state offset {FABRIC_WAIT} == 2)
-        )
-        or (max by ({GPU}) (gpuheal_gpu_fabric_state == 3) and on ({GPU}) gpuheal_gpu_fabric_status > 0)
-        """,
-        "exporter",
-    ),
+    "fabric_stuck": _fabric_stuck,
     "dcgm_fabric_stuck": _dcgm_fabric_stuck,
     "pcie_below_maximum": _plain(SLOW_LINK, "exporter"),
     "allocatable_below_capacity": _plain(f"{_ALLOCATABLE} < {_CAPACITY}", "ksm"),

@@ -21,7 +21,6 @@ BEST_LINK = "gpuheal:pcie_best:max"
 LINKS = {"generation": "gpuheal_gpu_pcie_link_generation_under_load", "width": "gpuheal_gpu_pcie_link_width"}
 BEFORE = {"1h": "55m", "24h": "1435m"}
 """Windows of growth, and how long ago the window that holds their beginning ends."""
-PORT_SEEN_SECONDS = 7 * 86400
 
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
@@ -44,7 +43,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         name=PORT_SEEN,
         expr=promql(f"""
             max by (node, device, port) (gpuheal_rdma_port_state == 4) * 0 + time()
-              or last_over_time({PORT_SEEN}[{MEMORY}]) > time() - {PORT_SEEN_SECONDS}
+              or last_over_time({PORT_SEEN}[{MEMORY}]) > time() - {catalogue.number("port_remembered")}
             """),
     )
 

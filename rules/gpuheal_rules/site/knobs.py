@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
-from gpuheal_rules.catalogue.model import SEVERITIES, Catalogue, Threshold
+from gpuheal_rules.catalogue.model import SEVERITIES, Catalogue, Number, Threshold
 from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.options import LONGEST_INTERVAL, PROFILES, Options
 from gpuheal_rules.site.limits import NEEDED
@@ -31,6 +32,22 @@ _OWN = """\
 
 `faults` names a folder with fault kinds of your own (README, "A site adapts without a fork").
 """
+FIXED: Mapping[str, str] = {
+    "gpuheal:gpu_score:term": "weights of the health score",
+    "gpuheal:fault_confidence:ratio": "the responder computes the same confidence from the same numbers",
+    "gpuheal:gpu_state": "codes of the states",
+    "gpuheal:fault_evidence:last_seen_seconds": "codes: recovery actions, states of the fabric, clock event bits",
+    "gpuheal:dcgm_clocks_event:mask": "clock event bits that are normal",
+    "gpuheal:rdma_port_(down:info|active:last_seconds)": "the state of an active port; the memory over an outage",
+    "gpuheal:node_topology:info": "a rank among targets",
+    "gpuheal:(node_bad:new30m|fault_nodes:growth10m|node_score:min15m|gpu_counter:growth.+)": "the name has the window",
+    "gpuheal:(fault_cleared:timestamp_seconds|pcie_best:max|recovered_.+)": "the memory over an outage",
+    "gpuheal:app_xid_owner:last_seconds": "who held a GPU around an event",
+    "gpuheal:exporter_frozen:info": "four scrapes, also of a target that is scraped once a minute",
+    "GPUHeal(KernelLogLost|WritesRefused|RuleFailures|NotificationsDropped|TelemetryAnomaly)": "windows of counters",
+}
+"""Rules with numbers that are no knobs, by their names, and why (a test finds any other number)."""
+
 _INTERVALS = f"1s to {format_duration(LONGEST_INTERVAL)}"
 
 
@@ -56,6 +73,7 @@ def sections(catalogue: Catalogue, options: Options) -> Mapping[str, Sequence[Kn
         "The site": tuple(_settings(options)),
         "Jobs": tuple(_jobs(options)),
         "Thresholds": tuple(_threshold(item) for item in catalogue.thresholds.values()),
+        "Numbers of single rules": tuple(_number(item) for item in catalogue.numbers.values()),
         "How long a fault lasts after its last event": tuple(_holds(catalogue)),
         ALERTS: tuple(_alerts(catalogue)),
         SWITCHES: tuple(_switches(catalogue)),
@@ -76,6 +94,8 @@ def page(catalogue: Catalogue, options: Options) -> str:
     for fault, alert in catalogue.alerts():
         cells = (alert.severity, format_duration(alert.wait), f"`{fault.slug}`", fault.title)
         lines.append(_row(alert.name, "", *cells).replace(" |  | ", " | ", 1))
+    lines += ["", "## What is no knob\n", "| series or alert | its numbers |", "|---|---|"]
+    lines += [_row(name, "", why).replace(" |  | ", " | ", 1) for name, why in FIXED.items()]
     kept = ", ".join(f"`{slug}` ({why})" for slug, why in NEEDED.items())
     lines += ["", f"Not to be switched off: {kept}. The heartbeat's alert cannot be changed either.", ""]
     return "\n".join([*lines, _OWN])
@@ -166,6 +186,20 @@ def _threshold(item: Threshold) -> Knob:
         unit=f"{whole}{item.unit}, {item.least:.12g} to {item.most:.12g}{below}",
         meaning=item.reason,
         changes=f'the number of `gpuheal:threshold{{name="{item.name}"}}`',
+    )
+
+
+def _number(item: Number) -> Knob:
+    bounds = (timedelta(seconds=item.least), timedelta(seconds=item.most))
+    least, most = (format_duration(b) if item.duration else f"{b.total_seconds():.12g}" for b in bounds)
+    whole = "whole number of " if item.whole else ""
+    below = f", less than `{item.below}`" if item.below else ""
+    return Knob(
+        path=f"thresholds.{item.name}",
+        default=str(item),
+        unit=f"{whole}{item.unit}, {least} to {most}{below}",
+        meaning=item.reason,
+        changes="the number in " + ", ".join(f"`{rule}`" for rule in item.changes),
     )
 
 

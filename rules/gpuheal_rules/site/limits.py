@@ -25,10 +25,11 @@ RESPONDERS_OWN = {
 
 def order(form: Form, catalogue: Catalogue) -> None:
     """Note thresholds that stand in the wrong order."""
-    for name, item in catalogue.thresholds.items():
-        if item.below and item.value >= catalogue.thresholds[item.below].value:
+    known = {**catalogue.thresholds, **catalogue.numbers}
+    for name, item in known.items():
+        if item.below and item.value >= known[item.below].value:
             problem = f"must be less than {item.below}, {item.value:.12g} is not"
-            form.wrong(f"thresholds.{name}", f"{problem} less than {catalogue.thresholds[item.below].value:.12g}")
+            form.wrong(f"thresholds.{name}", f"{problem} less than {known[item.below].value:.12g}")
 
 
 def waits(form: Form, catalogue: Catalogue) -> None:

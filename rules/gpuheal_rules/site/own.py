@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpuheal_rules.catalogue.document import load_document
-from gpuheal_rules.catalogue.load import read_faults, read_signals, read_thresholds
+from gpuheal_rules.catalogue.load import read_faults, read_signals
 from gpuheal_rules.catalogue.model import Catalogue, Fault, Signal
+from gpuheal_rules.catalogue.numbers import read_thresholds
 from gpuheal_rules.errors import ConfigError, ConfigErrors
 from gpuheal_rules.groups.alerts import EXPRESSIONS
 from gpuheal_rules.groups.special import SPECIALS
@@ -35,7 +36,7 @@ def with_own(catalogue: Catalogue, folder: Path) -> Catalogue:
     thresholds = _part(folder / "thresholds.yaml", lambda file: read_thresholds(file, catalogue.thresholds), problems)
     signals = _part(folder / "signals.yaml", read_signals, problems)
     for name, own, shipped in (
-        ("thresholds.yaml", thresholds, catalogue.thresholds),
+        ("thresholds.yaml", thresholds, {**catalogue.thresholds, **catalogue.numbers}),
         ("signals.yaml", signals, catalogue.signals),
     ):
         problems += _shadows(folder / name, own, shipped)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gpuheal_rules.catalogue.document import load_document
-from gpuheal_rules.catalogue.load import load_catalogue, outside
-from gpuheal_rules.catalogue.model import SEVERITIES, Alert, Catalogue, Fault
+from gpuheal_rules.catalogue.load import load_catalogue
+from gpuheal_rules.catalogue.model import SEVERITIES, Alert, Catalogue, Fault, Number
+from gpuheal_rules.catalogue.numbers import outside
 from gpuheal_rules.errors import ConfigErrors
 from gpuheal_rules.options import INTERVALS, PROFILES, Options, wrong, wrong_pattern
 from gpuheal_rules.site import limits
@@ -125,18 +126,24 @@ def _own(form: Form, folder: Path, top: Mapping[str, Any], catalogue: Catalogue)
 
 
 def _thresholds(form: Form, value: object, catalogue: Catalogue) -> Catalogue:
-    known = dict(catalogue.thresholds)
-    for name, entry in form.mapping(value, "thresholds", known, "threshold").items():
-        where, item = f"thresholds.{name}", known[name]
-        number = form.number(entry, where, item.unit)
+    thresholds, numbers = dict(catalogue.thresholds), dict(catalogue.numbers)
+    for name, entry in form.mapping(value, "thresholds", (*thresholds, *numbers), "threshold").items():
+        where, item = f"thresholds.{name}", numbers.get(name) or thresholds[name]
+        if isinstance(item, Number) and item.duration:
+            span = form.span(entry, where, timedelta(seconds=item.least), timedelta(seconds=item.most))
+            number = None if span is None else span.total_seconds()
+        else:
+            number = form.number(entry, where, item.unit)
         if number is None:
             continue
         problem = outside(item, number)
         if problem:
             form.wrong(where, problem)
+        elif isinstance(item, Number):
+            numbers[name] = replace(item, value=number)
         else:
-            known[name] = replace(item, value=number)
-    return replace(catalogue, thresholds=known)
+            thresholds[name] = replace(item, value=number)
+    return replace(catalogue, thresholds=thresholds, numbers=numbers)
 
 
 def _holds(form: Form, value: object, catalogue: Catalogue) -> Catalogue:

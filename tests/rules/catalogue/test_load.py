@@ -46,6 +46,7 @@ def test_every_alert_has_one_severity_and_belongs_to_one_fault(catalogue: Catalo
 def test_every_number_names_where_it_comes_from(catalogue: Catalogue) -> None:
     """Thresholds carry a reason and a source; faults carry sources."""
     assert all(t.reason and t.source and t.unit for t in catalogue.thresholds.values())
+    assert all(n.reason and n.source and n.changes for n in catalogue.numbers.values())
     assert all(fault.sources for fault in catalogue.faults.values())
 
 

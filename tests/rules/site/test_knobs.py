@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pytest
 import yaml
 
 from gpuheal_rules.catalogue.load import load_catalogue
-from gpuheal_rules.catalogue.model import SEVERITIES
+from gpuheal_rules.catalogue.model import SEVERITIES, Number
 from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.errors import ConfigErrors
 from gpuheal_rules.options import Options
 from gpuheal_rules.promql.reach import needed, selectors
-from gpuheal_rules.promql.rule import EVIDENCE, AlertRule, Group, Record
+from gpuheal_rules.promql.rule import BLANK, EVIDENCE, AlertRule, Group, Record
 from gpuheal_rules.render import READ_OUTSIDE, build_groups, group_data, rule_data
-from gpuheal_rules.site.knobs import Knob, knobs
+from gpuheal_rules.site.knobs import FIXED, Knob, knobs
 from gpuheal_rules.site.read import Site, read_site
 
 KNOBS = knobs(load_catalogue(), Options())
@@ -85,6 +86,36 @@ def of_threshold(folder: Path, name: str) -> None:
     assert change == (key, "expr", f"vector({load_catalogue().thresholds[name].value:.12g})", f"vector({number:.12g})")
 
 
+def other_value(item: Number) -> float | str:
+    """Return a value that the number of single rules may have and does not have, as the site's file has it."""
+    value = {"tier_training": 0.95, "tier_inference": 0.5}.get(item.name, item.most)
+    return format_duration(timedelta(seconds=value)) if item.duration else value
+
+
+def rule_of(key: Key, said: str) -> bool:
+    """Return whether a rule is the one that `changes` names: an alert, or a series with some of its labels."""
+    name, _, labels = said.partition("{")
+    wanted = re.findall(r'(\w+)="([^"]*)"', labels)
+    return key[1] == name and all(f"({label!r}, {value!r})" in key[2] for label, value in wanted)
+
+
+def of_number(folder: Path, name: str) -> None:
+    """A number of single rules changes exactly the rules that it names, and in them nothing but that number."""
+    item = load_catalogue().numbers[name]
+    found = changes(site_of(folder, {"thresholds": {name: other_value(item)}}))
+    named = {key for key in BEFORE for said in item.changes if rule_of(key, said)}
+    assert {key for key, *_ in found} == named
+    for key, part, old, new in found:
+        assert part == "expr", key
+        assert without_numbers(new) == without_numbers(old), key
+        assert len(set(NUMBERS.findall(new)) - set(NUMBERS.findall(old))) == 1, key
+
+
+def of_any_threshold(folder: Path, name: str) -> None:
+    """A threshold is a constant series; others stand in the rules that they name."""
+    (of_number if name in load_catalogue().numbers else of_threshold)(folder, name)
+
+
 def of_hold(folder: Path, slug: str) -> None:
     """A hold is the seconds in the evidence of the fault's own Xids."""
     hold = load_catalogue().faults[slug].hold
@@ -123,9 +154,17 @@ def of_text(folder: Path, name: str) -> None:
         assert new[key_of] == (f"{value}/{key[1]}" if name == "runbook_base" else value)
 
 
+NUMBERS = re.compile(r"(?<![\w.])[0-9][0-9.]*(?:ms|s|m|h|d)?(?:[0-9]+(?:ms|s|m|h|d))*\b")
+
+
 def without_numbers(expr: str) -> str:
     """Return the expression without its numbers and durations."""
-    return re.sub(r"\b[0-9][0-9.]*(ms|s|m|h|d)?([0-9]+(ms|s|m|h|d))*\b", "N", expr)
+    return NUMBERS.sub("N", expr)
+
+
+def numbers_of(expr: str) -> set[str]:
+    """Return the numbers and durations of an expression that mean more than none, one and DCGM's blank."""
+    return set(NUMBERS.findall(re.sub(r'"[^"]*"', '""', expr))) - {"0", "1", BLANK}
 
 
 def of_interval(folder: Path, name: str) -> None:
@@ -226,7 +265,7 @@ def check_of(knob: Knob) -> Callable[[Path], None]:
         return lambda folder: of_alert(folder, alert, part)
     if knob.path in ("label_profile", "cluster_label"):
         return {"label_profile": of_profile, "cluster_label": of_cluster}[knob.path]
-    by_section = {"thresholds": of_threshold, "holds": of_hold, "jobs": of_job}
+    by_section = {"thresholds": of_any_threshold, "holds": of_hold, "jobs": of_job}
     if section in by_section:
         return lambda folder: by_section[section](folder, name)
     return lambda folder: (of_interval if "interval" in knob.path else of_text)(folder, knob.path)
@@ -238,11 +277,32 @@ def test_a_knob_changes_exactly_what_it_says(knob: Knob, tmp_path: Path) -> None
     check_of(knob)(tmp_path)
 
 
+def test_every_number_of_the_rules_is_a_knob_or_said_to_be_none(tmp_path: Path) -> None:
+    """What no knob moves stands in a rule that is listed with the reason; a listed rule has such a number."""
+    catalogue = load_catalogue()
+    settings: list[dict[str, Any]] = [{name: "45s"} for name in ("scrape_interval", "interval", "slow_interval")]
+    settings += [{"holds": {slug: "7h"}} for slug, fault in catalogue.faults.items() if fault.hold]
+    settings += [{"thresholds": {name: other_value(item)}} for name, item in catalogue.numbers.items()]
+    moved: dict[Key, set[str]] = {}
+    for setting in settings:
+        for key, part, old, new in changes(site_of(tmp_path, setting)):
+            if part == "expr":
+                moved.setdefault(key, set()).update(numbers_of(old) - numbers_of(new))
+    used = set()
+    for key, rule in BEFORE.items():
+        left = numbers_of(rule.get("expr", "")) - moved.get(key, set())
+        if left and key[1] != "gpuheal:threshold":
+            listed = [name for name in FIXED if re.fullmatch(name, key[1])]
+            assert listed, f"{key}: {left}"
+            used.update(listed)
+    assert used == set(FIXED)
+
+
 def test_every_alert_threshold_and_fault_has_its_knobs() -> None:
     """What is in the catalogue can be set: nothing is left out of the list but the heartbeat."""
     catalogue, paths = load_catalogue(), {knob.path for knob in KNOBS}
     assert len(paths) == len(KNOBS)
-    assert {f"thresholds.{name}" for name in catalogue.thresholds} <= paths
+    assert {f"thresholds.{name}" for name in (*catalogue.thresholds, *catalogue.numbers)} <= paths
     for fault, alert in catalogue.alerts():
         for part in ("for", "keep_firing_for", "severity"):
             assert (f"alerts.{alert.name}.{part}" in paths) is (fault.slug != "watchdog")

@@ -176,7 +176,7 @@ def test_own_faults_replace_nothing_and_are_read_as_strictly(
 def test_signals_and_thresholds_of_the_folder_are_new_too(tmp_path: Path) -> None:
     """All files of the folder are read before the first complaint; a file that is none of them is named."""
     own(tmp_path)
-    signal = "{source: dcgm, metrics: [a], unit: u, meaning: m}"
+    signal = "{source: dcgm, metrics: [DCGM_FI_DEV_X], unit: u, meaning: m}"
     (tmp_path / "mine" / "signals.yaml").write_text(f"dcgm_power: {signal}\n")
     shadow = "hold_seconds: {value: 1, least: 0, most: 2, unit: u, reason: r, source: s}\n"
     (tmp_path / "mine" / "thresholds.yaml").write_text(shadow)
@@ -188,6 +188,23 @@ def test_signals_and_thresholds_of_the_folder_are_new_too(tmp_path: Path) -> Non
         f"mine/thresholds.yaml: hold_seconds: {shipped}",
         f"mine/signals.yaml: dcgm_power: {shipped}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "metric", "said"),
+    [
+        ("dcgm", "my_metric", "mine/signals.yaml: mine.metrics: the source dcgm has metrics DCGM_…"),
+        ("exporter", "my_metric", "mine.metrics: the source exporter has metrics gpuheal_…"),
+        ("prometheus", "gpuheal_gpu_present", "mine.metrics: gpuheal_* and DCGM_* have sources of their own"),
+        ("ksm", "kube_x", "mine.source: expected exporter, dcgm or prometheus, got 'ksm'"),
+    ],
+)  # fmt: skip
+def test_an_own_signal_says_whose_series_it_is(source: str, metric: str, said: str, tmp_path: Path) -> None:
+    """Ours and dcgm-exporter's series are read from their jobs, so no other metric may stand under those sources."""
+    own(tmp_path)
+    signal = f"mine: {{source: {source}, metrics: [{metric}], unit: u, meaning: m}}\n"
+    (tmp_path / "mine" / "signals.yaml").write_text(signal)
+    assert any(said in line for line in problems(tmp_path, "faults: mine"))
 
 
 def test_an_own_fault_is_a_fault_like_any_other(tmp_path: Path) -> None:
