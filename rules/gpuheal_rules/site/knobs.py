@@ -16,16 +16,18 @@ _PAGE = """\
 # Knobs
 
 What `gpuheal rules build --site FILE` reads from a site's file. Every knob is optional and changes what its last column
-says, and nothing else: a test sets each of them and compares all rules. `site.example.yaml` shows the file.
+says, and nothing else: a test sets each of them and compares all rules. Descriptions that name a number follow it.
+`site.example.yaml` shows the file.
 """
 ALERTS, SWITCHES = "Alerts", "Off switches"
 _ALERTS = """\
 ## Alerts and off switches
 
 `alerts.NAME.for` (0s to 7d), `alerts.NAME.keep_firing_for` (0s to 1d, 0s without a file) and `alerts.NAME.severity`
-(critical, warning or info) change exactly that of the one alert. `disabled: [NAME]` leaves out an alert and its
-runbook; evidence and state stay. `disabled: [FAULT]` leaves out the whole kind: its alerts, its evidence, what is
-recorded for it alone, its part in the state of GPUs, its policies and its runbooks.
+(critical, warning or info) change exactly that of the one alert, and its description where that names the number.
+`disabled: [NAME]` leaves out an alert and its runbook; evidence and state stay. `disabled: [FAULT]` leaves out the
+whole kind: its alerts, its evidence, what is recorded for it alone, its part in the state of GPUs, its policies and its
+runbooks.
 """
 _OWN = """\
 ## Own faults
