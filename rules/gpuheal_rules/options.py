@@ -69,7 +69,7 @@ class Options:
         default_factory=lambda: {
             "exporter": ".*gpuheal-exporter.*",
             "dcgm": ".*dcgm-exporter.*",
-            "ksm": ".*kube-state-metrics.*",
+            "ksm": ".*kube-state-metrics.*|ksm",
             "node": ".*node-exporter.*",
             "responder": ".*gpuheal-responder.*",
         }

@@ -122,6 +122,8 @@ class PlayedEvidence:
     sources: tuple[str, ...] = ("exporter", "dcgm")
     sample_age: timedelta = timedelta(seconds=1)
     blind: bool = False
+    more: dict[str, tuple[Witness, ...]] = field(default_factory=dict)
+    """By node what else is seen, at every look anew."""
 
     async def read(self, nodes: Collection[str]) -> Mapping[str, Evidence]:
         """Return what the machines' telemetry says."""
@@ -149,7 +151,7 @@ class PlayedEvidence:
         return Evidence(
             at=now,
             booted_at=machine.booted_at,
-            witnesses=tuple(witnesses),
+            witnesses=(*witnesses, *(replace(w, last_seen_at=now) for w in self.more.get(name, ()))),
             identities=tuple(Identity(gpu_uuid=g.uuid, source=s) for g in machine.spec.gpus for s in self.sources),
             health=tuple(
                 GpuHealth(gpu_uuid=g.uuid, samples=tuple(self.stage.samples.get((name, g.uuid), ())))
@@ -278,6 +280,19 @@ class Stage:
         """Break a GPU of the n-th node; return the node's name."""
         name = self.names[node]
         self.sim.break_gpu(name, gpu, fault or fell_off_bus())
+        return name
+
+    def ail(self, fault: str, node: int = 0, gpu: int | None = None) -> str:
+        """Let two classes of witnesses and an alert tell of another fault of the n-th node, or of a GPU of it."""
+        name = self.names[node]
+        uuid = None if gpu is None else self.sim.fleet[name].spec.gpus[gpu].uuid
+        now = self.sim.now()
+        labels = {"alertname": fault, "fault": fault, "severity": "critical", "node": name, "cluster": CLUSTER}
+        labels |= {"gpu_uuid": uuid} if uuid else {}
+        self.alerts.extra += (Alert(fingerprint=f"{name}-{fault}", labels=labels, starts_at=now, updated_at=now),)
+        kinds = (WitnessClass.KERNEL, WitnessClass.NVML)
+        seen = [Witness(fault=fault, gpu_uuid=uuid, witness_class=kind, last_seen_at=now) for kind in kinds]
+        self.evidence.more[name] = (*self.evidence.more.get(name, ()), *seen)
         return name
 
     def advance(self, seconds: float = 1) -> None:

@@ -38,12 +38,17 @@ def test_every_metric_is_exported_by_the_part_whose_job_it_names(groups: tuple[G
     [
         ("gpuheal_nvml_up == 1", 'gpuheal_nvml_up{job=~"J"} == 1'),
         ('gpuheal_leader{a="b"}', 'gpuheal_leader{job=~"R", a="b"}'),
-        ('label_replace(gpuheal:gpu_state, "a", "gpuheal_x", "b", "DCGM_y")', None),
+        (
+            'label_replace(gpuheal:gpu_state, "a", "gpuheal_x", "b", "DCGM_y")',
+            'label_replace(gpuheal:gpu_state{job=""}, "a", "gpuheal_x", "b", "DCGM_y")',
+        ),
+        ('kube_node_labels{a="b"} * gpuheal:x{c="d"}', 'kube_node_labels{job=~"K", a="b"} * gpuheal:x{job="", c="d"}'),
+        ("up + time()", None),
     ],
 )
-def test_only_raw_selectors_are_named(expr: str, said: str | None) -> None:
-    """Recorded series and texts stay as they are."""
-    jobs = {**Options().jobs, "exporter": "J", "responder": "R"}
+def test_selectors_name_their_job_and_texts_stay(expr: str, said: str | None) -> None:
+    """Raw series are read from their source, recorded ones from nobody's page; texts stay as they are."""
+    jobs = {**Options().jobs, "exporter": "J", "responder": "R", "ksm": "K"}
     assert named(expr, Options(jobs=jobs)) == (said or expr)
 
 

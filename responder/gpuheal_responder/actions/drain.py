@@ -12,6 +12,7 @@ steps:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +29,9 @@ from gpuheal_responder.ports import EvictionResult
 NAMED = 8
 AT_ONCE = 50
 """Evictions in one pass; then the world is looked at again before the next."""
+
+PASS = timedelta(seconds=5)
+"""A pass takes no longer, but for the eviction under way: what people do meanwhile is heard at the next look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +74,10 @@ async def run(ctx: Context) -> Outcome:
     """Make one pass of evictions; whether a pod may go is asked right before its own eviction."""
     listed, counts = await _list(ctx)
     blocked, made = [], 0
+    loop = asyncio.get_running_loop()
+    until = loop.time() + PASS.total_seconds()
     for ref in list(listed):
-        if made >= AT_ONCE or not ctx.may_act():
+        if made >= AT_ONCE or not ctx.may_act() or (made and loop.time() >= until):
             break
         pod = listed.get(ref)
         if pod is None or pod.terminating:

@@ -43,7 +43,7 @@ def progress(due: Due, case: Case, world: World) -> Progress:
         return Progress(state=ProgressState.TODO, reason=Reason.PROBATION_DUE)
     if not attempt.open:
         return ended(attempt)
-    again = ev.relapses(world, proof_since(case, due.step.key))
+    again = ev.relapses(case, world, proof_since(case, due.step.key))
     if again:
         return Progress(
             state=ProgressState.FAILED, reason=Reason.FAULT_AGAIN, detail=ev.said(again), blamed=ev.gpus_of(again)

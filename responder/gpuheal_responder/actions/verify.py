@@ -23,16 +23,19 @@ from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.step import ActionSpec, Due, Progress, ProgressState
 from gpuheal_responder.core.world import World
 
+MOST_EVALUATIONS = 20
+"""The responder reads the last ten minutes (setting health_window), which hold so many evaluations every 30 s."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    """`evaluations` is how many rule evaluations in a row must call every GPU ok; at least 2."""
+    """`evaluations` is how many rule evaluations in a row must call every GPU ok, from 2 to 20."""
 
     evaluations: int = 4
 
     def __post_init__(self) -> None:
-        if not 2 <= self.evaluations <= 100:
-            raise ValueError(f"evaluations must be from 2 to 100, got {self.evaluations}")
+        if not 2 <= self.evaluations <= MOST_EVALUATIONS:
+            raise ValueError(f"evaluations must be from 2 to {MOST_EVALUATIONS}, got {self.evaluations}")
 
 
 def progress(due: Due, case: Case, world: World) -> Progress:
@@ -43,7 +46,7 @@ def progress(due: Due, case: Case, world: World) -> Progress:
     if not attempt.open:
         return ended(attempt)
     since = proof_since(case, due.step.key)
-    again = ev.relapses(world, since)
+    again = ev.relapses(case, world, since)
     if again:
         return Progress(
             state=ProgressState.FAILED, reason=Reason.FAULT_AGAIN, detail=ev.said(again), blamed=ev.gpus_of(again)

@@ -27,6 +27,17 @@ LARGEST_NUMBER = 1_000_000_000
 T = TypeVar("T")
 
 
+LONGEST = timedelta(days=3650)
+"""Ten years are as good as never, and any date that is near today plus so much can still be told."""
+
+
+def _span(raw: object) -> timedelta:
+    span = parse_duration(raw)
+    if span > LONGEST:
+        raise ValueError(f"expected a duration of at most {LONGEST.days} days, got {raw!r}")
+    return span
+
+
 def load_yaml(path: Path) -> object:
     """Return the parsed YAML document of a file; raise ConfigError when it can't be read or is not YAML."""
     try:
@@ -101,7 +112,7 @@ def _converter(folder: Path) -> cattrs.Converter:
     made.register_structure_hook(str, lambda raw, _: _text(raw))
     made.register_structure_hook(bool, lambda raw, _: _exactly(raw, bool, "true or false"))
     made.register_structure_hook(int, lambda raw, _: _whole(raw))
-    made.register_structure_hook(timedelta, lambda raw, _: parse_duration(raw))
+    made.register_structure_hook(timedelta, lambda raw, _: _span(raw))
     made.register_structure_hook(Path, lambda raw, _: folder / _text(raw))
     made.register_structure_hook_func(lambda kind: kind is object, lambda raw, _: raw)
     made.register_structure_hook(StrEnum, _word)
@@ -127,7 +138,7 @@ def _is_mapping(kind: Any) -> bool:
 
 
 def _optional(made: cattrs.Converter, kind: Any) -> Callable[[object, Any], object]:
-    """Return a hook that demands a value: None stands for a key that is absent."""
+    """A key that is there has a value: None is what it has when it is absent."""
     (inner,) = (one for one in get_args(kind) if one is not type(None))
     hook: Callable[[object, Any], object] = made.get_structure_hook(inner)
     return lambda raw, _: hook(raw, inner)
@@ -178,7 +189,7 @@ def _gathered(kind: Any) -> Mapping[str, Mapping[str, type]]:
 
 
 def _keys(kind: Any) -> list[str]:
-    """Return the keys that a dataclass has in a file."""
+    """The keys that a dataclass has in a file."""
     sections = [key for parts in _gathered(kind).values() for key in parts]
     return [f.name for f in fields(kind) if SECTIONS not in f.metadata] + sections
 

@@ -7,6 +7,7 @@ were all waiting nodes to count against each other, two faults in a small pool w
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -38,7 +39,7 @@ class Standing:
     """How one GPU node counts in budgets.
 
     `disrupting` nodes may be rebooting at this moment. `queued_at` is when a node was contained that waits for its
-    first disruptive step; it is not `unavailable` then.
+    first disruptive step; it is not `unavailable` then. A `schedulable` node takes the pods that tolerate its `taints`.
     """
 
     node: str
@@ -47,6 +48,7 @@ class Standing:
     disrupting: bool = False
     marked_recently: bool = False
     schedulable: bool = True
+    taints: frozenset[str] = frozenset()
     queued_at: datetime | None = None
 
 
@@ -56,7 +58,7 @@ class _Count:
     unavailable: int = 0
     disrupting: int = 0
     marked_recently: int = 0
-    schedulable: int = 0
+    schedulable: Counter[frozenset[str]] = field(default_factory=Counter)
     queue: list[tuple[datetime, str]] = field(default_factory=list)
 
 
@@ -105,14 +107,13 @@ class Ledger:
         return found.domains if found is not None else {}
 
     def _add(self, standing: Standing, sign: int) -> None:
-        pool = standing.domains.get(POOL, UNKNOWN)
         for dimension, value in standing.domains.items():
-            count = self._counts.setdefault((pool, dimension, value), _Count())
+            count = self._counts.setdefault(_key(standing, dimension, value), _Count())
             count.nodes += sign
             count.unavailable += sign * standing.unavailable
             count.disrupting += sign * standing.disrupting
             count.marked_recently += sign * standing.marked_recently
-            count.schedulable += sign * standing.schedulable
+            count.schedulable[standing.taints] += sign * standing.schedulable
             if standing.queued_at is not None:
                 place = (standing.queued_at, standing.node)
                 if sign > 0:
@@ -123,15 +124,15 @@ class Ledger:
     def domains(self, node: str) -> tuple[DomainCount, ...]:
         """Return the counts of the node's domains, the node itself left out of every use but the total.
 
-        Of the waiting nodes only those contained before this one are unavailable to it.
+        Of the waiting nodes only those contained before this one are unavailable to it. Schedulable are those that take
+        its pods: a taint that this node does not carry keeps them off.
         """
         me = self._standing.get(node)
         if me is None:
             return ()
-        pool = me.domains.get(POOL, UNKNOWN)
         found = []
         for dimension, value in sorted(me.domains.items()):
-            count = self._counts[(pool, dimension, value)]
+            count = self._counts[_key(me, dimension, value)]
             before = bisect_left(count.queue, (me.queued_at, node)) if me.queued_at else len(count.queue)
             found.append(
                 DomainCount(
@@ -141,10 +142,16 @@ class Ledger:
                     unavailable=count.unavailable - me.unavailable + before,
                     disrupting=count.disrupting - me.disrupting,
                     marked_recently=count.marked_recently - me.marked_recently,
-                    schedulable=count.schedulable - me.schedulable,
+                    schedulable=sum(n for t, n in count.schedulable.items() if t <= me.taints) - me.schedulable,
                 )
             )
         return tuple(found)
+
+
+def _key(standing: Standing, dimension: str, value: str) -> tuple[str, str, str]:
+    """Return what is counted together: shares are of a pool, an NVLink domain of no pool."""
+    pool = "" if dimension == FABRIC else standing.domains.get(POOL, UNKNOWN)
+    return pool, dimension, value
 
 
 def allowance(percent: int, nodes: int) -> int:

@@ -108,6 +108,7 @@ class Result(StrEnum):
     GONE = "gone"
     TAKEN_OVER = "taken-over"
     REVERTED = "reverted"
+    SUPERSEDED = "superseded"
 
 
 SETTLING = frozenset({Result.RESTORED, Result.TAKEN_OVER, Result.REVERTED})

@@ -85,7 +85,7 @@ def _next(case: Case, policy: Policy, world: World, stage: Next) -> Verdict:
     repeats = due.spec.effect and due.spec.repeat is Repeat.SAFE
     if progress.state is ProgressState.RUNNING and not repeats:
         return Wait(due=due, until=world.now + LOOK_AGAIN, reason=progress.reason, message=progress.detail)
-    spent = next((r for r in refusals if r.reason == Reason.ATTEMPTS_SPENT), None)
+    spent = next((r for r in refusals if r.reason in {Reason.ATTEMPTS_SPENT, Reason.FLAPPING}), None)
     if spent is not None:
         return Escalate(reason=spent.reason, message=spent.message)
     if due.spec.phase is Phase.EMPTY:
@@ -146,7 +146,7 @@ def _over(case: Case, policy: Policy | None, world: World) -> Verdict | None:
         )
     marked = any(a.phase is Phase.CONTAIN and a.state is AttemptState.SUCCEEDED for a in case.attempts)
     if marked and node.undo is None:
-        if any(a.phase is Phase.RETURN for a in case.attempts):
+        if _giving_back(case):
             return Done(result=Result.RESTORED, reason=Reason.RESTORED)
         return Done(
             result=Result.REVERTED, reason=Reason.REVERTED, message="gpuheal's changes to the node were reverted"
@@ -157,6 +157,17 @@ def _over(case: Case, policy: Policy | None, world: World) -> Verdict | None:
             result=Result.CLEARED, reason=Reason.CLEARED, message="the fault cleared before any action was taken"
         )
     return None
+
+
+def _giving_back(case: Case) -> bool:
+    """Return whether marks that are gone may have been taken off by our own restore, whose answer we never got.
+
+    One that was refused, or that anything of ours came after, is not what took them off: a person did.
+    """
+    ours = [a for a in case.attempts if not a.foreign]
+    if not ours or case.escalated:
+        return False
+    return ours[-1].phase is Phase.RETURN and ours[-1].state is not AttemptState.FAILED
 
 
 def _absent(case: Case, policy: Policy | None, world: World) -> Verdict:

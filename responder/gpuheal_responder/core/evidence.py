@@ -79,15 +79,17 @@ def news(faults: Iterable[Fault], evidence: Evidence | None, history: History) -
     return False
 
 
-def relapses(world: World, since: datetime) -> tuple[Witness, ...]:
-    """Return the witnesses that saw a still-alerting fault of this node after `since`, newest first.
+def relapses(case: Case, world: World, since: datetime) -> tuple[Witness, ...]:
+    """Return the witnesses that saw a fault of this case or an alerting one after `since`, newest first.
 
-    While the pipeline is frozen nothing counts: a Prometheus that has just started evaluates samples of before the
-    cure.
+    What the case is about counts whether or not an alert hangs on it now: an Alertmanager that lost its state, a policy
+    that changed or a label that went are no all-clear. While the pipeline is frozen nothing counts: a Prometheus that
+    has just started evaluates samples of before the cure.
     """
     if world.controls.frozen:
         return ()
-    seen = {w: None for f in world.faults for w in witnesses_of(f, world.evidence) if w.last_seen_at > since}
+    faults = (*world.faults, *case.faults)
+    seen = {w: None for f in faults for w in witnesses_of(f, world.evidence) if w.last_seen_at > since}
     return tuple(sorted(seen, key=lambda w: w.last_seen_at, reverse=True))
 
 
@@ -123,12 +125,16 @@ def unwitnessed(case: Case, world: World) -> bool:
 
 
 def exchanged(case: Case, evidence: Evidence | None) -> frozenset[str]:
-    """Return the GPUs whose slot holds another one now: that one has fresh states, and they have none any more."""
+    """Return the GPUs whose slot holds another one now: that one has fresh states, and they have none any more.
+
+    A GPU that the case knew in another slot has moved and replaces nobody: when a card does not come back from a
+    reboot, the firmware may number the buses anew and its neighbours move up.
+    """
     if evidence is None:
         return frozenset()
     fresh = {h.gpu_uuid for h in evidence.health if h.samples and evidence.at - h.samples[-1].at <= FRESH}
     slots = {**case.gpu_slots, **{i.gpu_uuid: i.slot for i in evidence.identities if i.slot}}
-    filled = {slot for gpu, slot in slots.items() if gpu in fresh}
+    filled = {slot for gpu, slot in slots.items() if gpu in fresh and case.gpu_slots.get(gpu, slot) == slot}
     return frozenset(gpu for gpu, slot in slots.items() if gpu not in fresh and slot in filled)
 
 

@@ -8,11 +8,12 @@ Tainting never waits for this: it has a budget of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from gpuheal_responder.core.alert import Fault, Incident, Scope, Severity
+from gpuheal_responder.core.alert import Fault, Incident, Scope, Severity, Target
 from gpuheal_responder.core.budget import FABRIC, POOL, RACK, UNKNOWN, ZONE
 from gpuheal_responder.core.world import GroupIncident
 
@@ -70,15 +71,18 @@ def incidents_of(
     domains: Mapping[str, Mapping[str, str]],
     size: Callable[[str], int],
     released: Sequence[str] = (),
+    released_at: datetime | None = None,
 ) -> Incidents:
     """Return what the faulty nodes are part of.
 
     `domains` gives every faulty node's domains, `size` the nodes of a pool, `released` the domains (`rack/r1`) that a
-    person has looked at.
+    person has looked at; one that names several (a rack and its zone) is released by any of them. What began after
+    `released_at` nobody has looked at yet.
     """
     found: dict[str, list[GroupIncident]] = {}
     for members, incident in [*_counted(faults, domains, size), *_told(wide, domains)]:
-        if incident.where in released:
+        looked_at = released_at is None or incident.since <= released_at
+        if looked_at and not set(incident.where.split(", ")).isdisjoint(released):
             continue
         for node in members:
             found.setdefault(node, []).append(incident)
@@ -89,26 +93,26 @@ def _counted(
     faults: Mapping[str, Sequence[Fault]], domains: Mapping[str, Mapping[str, str]], size: Callable[[str], int]
 ) -> Iterable[tuple[Sequence[str], GroupIncident]]:
     """Yield (nodes, incident) for what we count ourselves."""
-    since: dict[str, dict[str, datetime]] = {}
+    since: dict[str, dict[str, dict[Target, datetime]]] = {}
     for node, many in faults.items():
         for fault in many:
             if fault.severity is Severity.CRITICAL and node in domains:
-                first = since.setdefault(fault.slug, {})
-                first[node] = min(fault.since, first.get(node, fault.since))
+                first = since.setdefault(fault.slug, {}).setdefault(node, {})
+                first[fault.target] = min(fault.since, first.get(fault.target, fault.since))
     for slug, by_node in since.items():
-        groups: dict[tuple[str, str], dict[str, datetime]] = {}
-        for node, at in by_node.items():
+        groups: dict[tuple[str, str], dict[str, Collection[datetime]]] = {}
+        for node, beginnings in by_node.items():
             for dimension, value in domains[node].items():
                 if value != UNKNOWN or dimension == POOL:
-                    groups.setdefault((dimension, value), {})[node] = at
+                    groups.setdefault((dimension, value), {})[node] = beginnings.values()
         for (dimension, value), members in groups.items():
             least = _least(dimension, value, len(members), len(by_node), size)
-            burst = _burst(members, least) if least else ()
+            burst = _burst(members, least) if least else {}
             if burst:
                 kind = ANOMALY if dimension == POOL else CORRELATION
-                began = min(members[n] for n in burst)
                 where = f"{dimension}/{value}"
-                yield burst, GroupIncident(kind=kind, where=where, what=slug, since=began, nodes=len(burst))
+                incident = GroupIncident(kind=kind, where=where, what=slug, since=min(burst.values()), nodes=len(burst))
+                yield tuple(burst), incident
 
 
 def _least(dimension: str, value: str, members: int, all_nodes: int, size: Callable[[str], int]) -> int:
@@ -120,17 +124,25 @@ def _least(dimension: str, value: str, members: int, all_nodes: int, size: Calla
     return CORRELATED
 
 
-def _burst(members: Mapping[str, datetime], least: int) -> tuple[str, ...]:
-    """Return the nodes whose faults began within one window with enough others."""
-    ordered = sorted(members.items(), key=lambda item: (item[1], item[0]))
-    found: dict[str, None] = {}
+def _burst(members: Mapping[str, Collection[datetime]], least: int) -> Mapping[str, datetime]:
+    """Return the nodes with a fault that began within one window with those of enough others, and when it did.
+
+    Each beginning of a node counts: an old fault of one GPU does not hide the new one of another.
+    """
+    ordered = sorted((at, node) for node, beginnings in members.items() for at in beginnings)
+    found: dict[str, datetime] = {}
+    inside: Counter[str] = Counter()
     low = 0
-    for high, (_, at) in enumerate(ordered):
-        while at - ordered[low][1] > WINDOW:
+    for high, (at, node) in enumerate(ordered):
+        inside[node] += 1
+        while at - ordered[low][0] > WINDOW:
+            inside[ordered[low][1]] -= 1
+            inside += Counter()  # drops what has no beginning inside any more
             low += 1
-        if high - low + 1 >= least:
-            found.update(dict.fromkeys(node for node, _ in ordered[low : high + 1]))
-    return tuple(found)
+        if len(inside) >= least:
+            for began, member in ordered[low : high + 1]:
+                found.setdefault(member, began)
+    return found
 
 
 def _told(

@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from gpuheal_responder.core.case import SETTLING, TAKEN, Case
+from gpuheal_responder.core.case import SETTLING, TAKEN, AttemptState, Case
 from gpuheal_responder.core.phase import Phase
 
 KEPT_FOR = timedelta(days=7)
 """Longer than any window that is counted; as long as the rules remember a settlement."""
+AHEAD = timedelta(minutes=10)
+ONE_MARK = timedelta(seconds=10)
 MOST_CURES = 32
 MOST_MARKS = 32
 MOST_FAULTS = 64
@@ -68,6 +70,8 @@ class History:
     taken_at: datetime | None = None
     taken: tuple[TakenFault, ...] = ()
     escalated: Escalation | None = None
+    unreadable: str = ""
+    """What of the stored history this version cannot read; it never stands in the store."""
 
 
 NOTHING = History()
@@ -99,7 +103,7 @@ def absorb(history: History, case: Case, now: datetime) -> History:
     found = replace(
         history,
         cures=_newest((c for c in cures.values() if now - c.last_at < KEPT_FOR), MOST_CURES),
-        marks=tuple(sorted(m for m in {*history.marks, *_marks(case)} if now - m < KEPT_FOR)[-MOST_MARKS:]),
+        marks=tuple(sorted(m for m in marks_of(history, case) if now - m < KEPT_FOR)[-MOST_MARKS:]),
         escalated=_escalation(history, case),
     )
     ended = case.settled_at or case.closed_at
@@ -114,13 +118,38 @@ def absorb(history: History, case: Case, now: datetime) -> History:
     return found
 
 
+def marks_of(history: History, case: Case) -> frozenset[datetime]:
+    """Return when the machine was contained, by this case and by those before it.
+
+    A case that had to be read from its undo record tells of its mark a moment later than the one who made it did.
+    """
+    ours = (m for m in _marks(case) if not any(abs(m - known) < ONE_MARK for known in history.marks))
+    return frozenset({*history.marks, *ours})
+
+
 def _newest(cures: Iterable[PastAttempt], most: int) -> tuple[PastAttempt, ...]:
     return tuple(sorted(cures, key=lambda c: (c.last_at, c.operation))[-most:])
 
 
 def _marks(case: Case) -> Iterable[datetime]:
-    first = next((a for a in case.attempts if a.phase is Phase.CONTAIN and not a.open), None)
+    made = (a for a in case.attempts if a.phase is Phase.CONTAIN and a.state is AttemptState.SUCCEEDED)
+    first = next(made, None)  # tries that were refused have marked nothing
     return () if first is None else (first.started_at,)
+
+
+def believable(history: History, now: datetime) -> History:
+    """Return the history without moments that lie ahead: a clock that once was wrong must not block a fleet for years.
+
+    What is ahead by less than the window of marks counts: clocks of two replicas differ a little.
+    """
+    latest = now + AHEAD
+    return replace(
+        history,
+        cures=tuple(c for c in history.cures if c.last_at <= latest),
+        marks=tuple(m for m in history.marks if m <= latest),
+        settled_at=history.settled_at if history.settled_at is None or history.settled_at <= latest else None,
+        taken_at=history.taken_at if history.taken_at is None or history.taken_at <= latest else None,
+    )
 
 
 def _escalation(history: History, case: Case) -> Escalation | None:

@@ -173,7 +173,10 @@ def _rebooted_by_others(case: Case, world: World) -> Case:
     case = replace(case, boot_id=node.boot_id)
     if before == node.boot_id:
         return case
-    ours = any(a.cure and not a.foreign and not a.target and a.boot_id == before for a in case.attempts)
+    ours = any(
+        a.cure and not a.foreign and not a.target and a.boot_id == before and a.state is not AttemptState.FAILED
+        for a in case.attempts
+    )
     if not before or ours or node.record is None or node.record.case != case.name:
         return case
     attempt = Attempt(
@@ -204,7 +207,7 @@ def _joined(case: Case, world: World) -> Case:
     for identity in world.evidence.identities if world.evidence is not None else ():
         gpus.add(identity.gpu_uuid)
         if identity.slot:
-            slots[identity.gpu_uuid] = identity.slot
+            slots.setdefault(identity.gpu_uuid, identity.slot)  # the first known place: cards that move replace nobody
     gangs |= {p.gang for p in world.pods or () if p.gang}
     return replace(
         case,

@@ -5,21 +5,21 @@ The engine and `gpuheal explain` ask the same function, so what is ignored can b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.alert import Fault, Severity, Target
 from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.history import KEPT_FOR
 from gpuheal_responder.core.life import stamp
 from gpuheal_responder.core.node import Node, UndoRecord, Unreadable
-from gpuheal_responder.core.policy import Policy
+from gpuheal_responder.core.policy import Policy, answering
 from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.undo import case_prefix
+from gpuheal_responder.core.verdict import Act
 from gpuheal_responder.core.world import World
-
-LONGEST_NODE = 240
-"""Of a node's name so much goes into a case's name, which may have 253 characters (RFC 1123 subdomain)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,34 +40,50 @@ class Ignore:
     faults: tuple[Fault, ...] = ()
 
 
-def opening(world: World, policies: Sequence[Policy], domains: Mapping[str, str] | None = None) -> Open | Ignore:
-    """Return what becomes of the faults of a node that has no case."""
+def opening(
+    world: World,
+    policies: Sequence[Policy],
+    domains: Mapping[str, str] | None = None,
+    world_under: Callable[[Policy], World] | None = None,
+) -> Open | Ignore:
+    """Return what becomes of the faults of a node that has no case.
+
+    For each fault the first policy, in file order, answers. Of those the first that would act now opens the case, else
+    the first that opens one: a fault that is only observed, silenced or not confirmed yet keeps no other one from its
+    policy. `world_under` gives the world as one policy sees it.
+    """
     node = world.node
     if node is None:
         return _ignore(world, Reason.UNKNOWN_NODE, "the node does not exist")
     if isinstance(node.undo, Unreadable):
         return _ignore(world, Reason.UNDO_UNREADABLE, f"its undo record cannot be read: {node.undo.problem}")
-    policy = answering(world, node, policies)
-    if isinstance(policy, Ignore):
-        return policy
-    faults = tuple(f for f in world.faults if policy.matches(f, node))
-    case = open_case(node, faults, policy, replace(world, faults=faults), domains or {})
-    return Open(case=case, policy=policy)
+    own = answering(policies, world.faults, node)
+    if not own:
+        return _ignore(world, Reason.NO_POLICY, "no policy matches these faults on this node")
+    found: dict[str, Open | Ignore] = {}
+    for policy in (p for p in policies if p.name in own):
+        seen = world_under(policy) if world_under is not None and len(own) > 1 else world
+        one = _under(seen, node, policy, world.faults, domains or {})
+        if len(own) == 1 or (isinstance(one, Open) and _acts(one, replace(seen, faults=own[policy.name]))):
+            found = {policy.name: one}
+            break
+        found[policy.name] = one
+    chosen = next((one for one in found.values() if isinstance(one, Open)), next(iter(found.values())))
+    return chosen if isinstance(chosen, Open) else replace(chosen, faults=world.faults)
 
 
-def answering(world: World, node: Node, policies: Sequence[Policy]) -> Policy | Ignore:
-    """Return the first policy whose faults on this node are still to be dealt with, else why nothing is.
+def _acts(found: Open, world: World) -> bool:
+    """Return whether the case's policy would do something at once, on the strength of this world's faults alone."""
+    return bool(found.policy.steps) and isinstance(decide(found.case, found.policy, world), Act)
 
-    A fault that is settled, or that a person has taken the node back with, does not keep another one from its policy.
-    """
-    past: Ignore | None = None
-    for policy in policies:
-        faults = [f for f in world.faults if policy.matches(f, node)]
-        why = _past(faults, world) if faults else None
-        if faults and why is None:
-            return policy
-        past = past or why
-    return past or _ignore(world, Reason.NO_POLICY, "no policy matches these faults on this node")
+
+def _under(
+    world: World, node: Node, policy: Policy, faults: Sequence[Fault], domains: Mapping[str, str]
+) -> Open | Ignore:
+    """Return what becomes of those of the faults that the policy answers for."""
+    world = replace(world, faults=tuple(f for f in faults if policy.matches(f, node)))
+    case = open_case(node, world.faults, policy, world, domains)
+    return _past(world.faults, world) or Open(case=case, policy=policy)
 
 
 def _past(faults: Sequence[Fault], world: World) -> Ignore | None:
@@ -101,7 +117,7 @@ def open_case(node: Node, faults: Sequence[Fault], policy: Policy, world: World,
     identities = world.evidence.identities if world.evidence is not None else ()
     alerting = {f.target.gpu_uuid for f in faults if f.target.gpu_uuid}
     return Case(
-        name=f"{node.name[:LONGEST_NODE].rstrip('-.')}-{stamp(world.now)}",
+        name=f"{case_prefix(node.name)}-{stamp(world.now)}",
         node=node.name,
         opened_at=world.now,
         policy=policy.name,

@@ -303,7 +303,7 @@ def _prove(case: Case, policy: Policy, world: World, since: datetime | None) -> 
             return Spent(reason=progress.reason, message=progress.detail, blamed=progress.blamed)
         if progress.state is not ProgressState.DONE:
             return Next(due=due, progress=progress)
-    again = ev.relapses(world, proof_since(case, first[0].key)) if first else ()
+    again = ev.relapses(case, world, proof_since(case, first[0].key)) if first else ()
     if again:
         return Spent(reason=Reason.FAULT_AGAIN, message=ev.said(again), blamed=ev.gpus_of(again))
     for step in policy.of(Phase.RETURN):
@@ -328,18 +328,21 @@ def _gone_by_itself(case: Case, policy: Policy, world: World) -> bool:
     a proof of later date is needed.
     """
     prove = policy.of(Phase.PROVE)
-    if not prove or world.faults or world.node is None or any(a.cure and not a.foreign for a in case.attempts):
+    cured = any(a.cure and not a.foreign and a.state is not AttemptState.FAILED for a in case.attempts)
+    if not prove or world.faults or world.node is None or cured:
         return False
     since = _proof_before(case, policy)
     attempt = case.latest(prove[0].key)
     if attempt is not None and (since is None or attempt.started_at >= since):
         return True
+    if world.peers_answering < 1 or any(ev.witnesses_of(f, world.evidence) for f in case.faults):
+        return False
     return not ev.unproven(case, world, since=since or case.opened_at, evaluations=2)
 
 
 def _proof_before(case: Case, policy: Policy) -> datetime | None:
-    """Return when a proof last failed or others last rebooted the node: what was proven before is of no use."""
+    """Return when a proof or a cure last failed or others last rebooted the node: a proof of before is of no use."""
     keys = {s.key for s in policy.of(Phase.PROVE, Phase.WATCH)}
-    failed = (a.ended_at for a in case.attempts if a.step in keys and a.state is AttemptState.FAILED)
+    failed = (a.ended_at for a in case.attempts if (a.step in keys or a.cure) and a.state is AttemptState.FAILED)
     ends = [end for end in (*failed, _foreign_end(case)) if end is not None]
     return max(ends, default=None)

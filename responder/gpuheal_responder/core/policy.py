@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -74,3 +74,13 @@ def digest(policy: Policy) -> str:
     steps = [(s.key, s.spec.name, repr(s.params), s.deadline) for s in policy.steps]
     said = (policy.name, policy.mode.value, policy.faults, policy.nodes, steps, policy.limits)
     return hashlib.sha256(repr(said).encode()).hexdigest()[:12]
+
+
+def answering(policies: Sequence[Policy], faults: Sequence[Fault], node: Node) -> Mapping[str, tuple[Fault, ...]]:
+    """Return which policy answers for which of the faults on this node: for each fault the first, in file order."""
+    found: dict[str, list[Fault]] = {}
+    for fault in faults:
+        first = next((p.name for p in policies if p.matches(fault, node)), None)
+        if first is not None:
+            found.setdefault(first, []).append(fault)
+    return {p.name: tuple(found[p.name]) for p in policies if p.name in found}

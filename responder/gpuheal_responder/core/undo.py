@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from gpuheal_responder.core.node import Change, Condition, Node, Taint, UndoRecord, Unreadable
 
 UNDO_ANNOTATION = "gpu.health/undo"
 HOLD_ANNOTATION = "gpu.health/hold"
+LONGEST_NODE = 240
+"""Of a node's name so much goes into a case's name, which may have 253 characters (RFC 1123 subdomain)."""
 TAINT_KEY = "gpu.health/unhealthy"
 VERSION = 2
+YEARS = range(2000, 2200)
 TAINT, CORDON, CONDITION, LABEL = "taint", "cordon", "condition", "label"
 LONGEST_KEPT = 512
 """Of a record that cannot be read, so many characters are kept to show people."""
@@ -94,7 +97,11 @@ def _taint(change: Change) -> Taint:
 
 def _untaint(node: Node, change: Change, into: Reversal) -> None:
     del node
-    into.taints = tuple(t for t in into.taints if not same_taint(t, _taint(change)))
+    ours = _taint(change)
+    if any(same_taint(t, ours) for t in into.taints):
+        into.taints = tuple(t for t in into.taints if not same_taint(t, ours))
+    else:  # somebody gave it another effect
+        into.taints = tuple(t for t in into.taints if t.key != ours.key)
 
 
 def _uncordon(node: Node, change: Change, into: Reversal) -> None:
@@ -176,7 +183,7 @@ def load(text: str) -> UndoRecord | Unreadable:
         record = UndoRecord(
             case=str(raw["case"]),
             owner=str(raw["owner"]),
-            at=datetime.fromisoformat(raw["at"]),
+            at=_moment(str(raw["at"])),
             policy=str(raw["policy"]),
             faults=tuple(map(str, raw["faults"])),
             changes=_changes_v1(raw) if version == 1 else tuple(_load_change(c) for c in raw["changes"]),
@@ -186,12 +193,20 @@ def load(text: str) -> UndoRecord | Unreadable:
             boot_id=str(raw["bootID"]),
             gpus=tuple(map(str, raw["gpus"])),
         )
-        if record.at.tzinfo is None:
-            return _unreadable(text, "its time has no time zone")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         return _unreadable(text, f"{type(problem).__name__}: {problem}")
     unknown = sorted({c.kind for c in record.changes} - REVERSES.keys())
     return _unreadable(text, f"it has changes of unknown kinds: {', '.join(unknown)}") if unknown else record
+
+
+def _moment(text: str) -> datetime:
+    """Return a moment that can be reckoned with: of a time zone, and not at the edge of the calendar."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError("its time has no time zone")
+    if at.year not in YEARS:
+        raise ValueError(f"its time is in the year {at.year}")
+    return at.astimezone(UTC)
 
 
 def _unreadable(text: str, problem: str) -> Unreadable:
@@ -270,10 +285,25 @@ def resume(node: Node, record: UndoRecord) -> Marks | None:
     return Marks(taints=node.taints, unschedulable=None, undo=without(record, LABEL), labels=labels)
 
 
+def case_prefix(node: str) -> str:
+    """Return what the names of all cases of this node begin with, before the last hyphen."""
+    return node[:LONGEST_NODE].rstrip("-.")
+
+
+def own_record(undo: UndoRecord | Unreadable, node: str) -> UndoRecord | Unreadable:
+    """Return the undo record if a case of this node wrote it: a manifest made from another node's brings that one's."""
+    if isinstance(undo, Unreadable) or undo.case.rpartition("-")[0] == case_prefix(node):
+        return undo
+    return Unreadable(
+        problem=f"it was written by case {undo.case}, which is of another node", text=dump(undo)[:LONGEST_KEPT]
+    )
+
+
 def taint_lost(node: Node) -> bool:
-    """Return whether a taint of ours is not on the node any more."""
+    """Return whether a taint of ours is not on the node any more; whoever made it stronger has not taken it off."""
     record = node.record
-    return record is not None and not all(any(same_taint(t, ours) for t in node.taints) for ours in taints_of(record))
+    keys = {t.key for t in node.taints}
+    return record is not None and not all(ours.key in keys for ours in taints_of(record))
 
 
 def cordon_lost(node: Node) -> bool:

@@ -76,7 +76,8 @@ class NodeLock:
 class Controls:
     """What people and the pipeline's state allow at this moment; `mode` caps every policy.
 
-    `released` names domains (`rack/r1`) whose incident a person has looked at: their nodes are healed again.
+    `released` names domains (`rack/r1`) whose incident a person has looked at: their nodes are healed again. It is
+    about incidents that had begun at `released_at`; None where that is not known, and all are meant.
     """
 
     paused: str = ""
@@ -84,6 +85,7 @@ class Controls:
     frozen: str = ""
     gangs_in_flight: tuple[str, ...] = ()
     released: tuple[str, ...] = ()
+    released_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

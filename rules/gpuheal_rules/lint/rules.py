@@ -52,7 +52,7 @@ SOURCES = {
 }
 
 
-RAW = re.compile(r"(gpuheal|DCGM)_")
+RAW = re.compile(r"(gpuheal|DCGM)_|gpuheal:")
 
 
 def labels(it: Subject) -> Iterator[Finding]:
@@ -181,15 +181,14 @@ def _passes(value: str, sign: str, pattern: str) -> bool:
 
 
 def origin(subject: Subject) -> Iterator[Finding]:
-    """Raw series are read from their own job: whoever runs a scraped pod can show any name with any node's label."""
+    """Series are read from their own job, recorded ones from none: a scraped pod can show any name and node."""
     if subject.rule.tree is None:
         return
     for selector in selectors(subject.rule.tree):
         names = [name for name in metric_names(selector) if RAW.match(name)]
         if names and "job" not in {label for label, _sign, _value in matchers(selector)}:
-            yield found(
-                subject.rule, "origin", f"reads {names[0]} from any target that exposes it", "add a matcher on job"
-            )
+            fix = 'add the matcher job=""' if ":" in names[0] else "add a matcher on job"
+            yield found(subject.rule, "origin", f"reads {names[0]} from any target that exposes it", fix)
 
 
 CHECKS = (origin, labels, texts, own_words, record_flow, severity, names, dependencies)

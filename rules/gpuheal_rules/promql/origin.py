@@ -1,7 +1,7 @@
-"""Whose series a rule reads: every raw selector of an exporter or of the responder names its job.
+"""Whose series a rule reads: raw selectors name the job of their source, selectors of recorded series name no job.
 
-Anybody who may run a pod that is scraped can show series of any name, with any labels that the target does not set.
-What such a pod shows has its own job, and is read by no rule.
+Anybody who may run a pod that is scraped can show series of any name, one with colons among them, with any labels that
+the target does not set. What such a pod shows has its own job, and is read by no rule: what a rule records has none.
 """
 
 from __future__ import annotations
@@ -18,28 +18,33 @@ OF_RESPONDER = re.compile(
 )
 """What the responder exports; every other gpuheal_* is the exporter's."""
 _PARTS = re.compile(r'("[^"]*")')
-_RAW = re.compile(r"(?<![\w:])((?:gpuheal_|DCGM_)\w+)(\{)?")
+_NAMES = re.compile(r"(?<![\w:])((?:gpuheal_|DCGM_|kube_)\w+|gpuheal:[\w:]+)(\{)?")
+RECORDED = 'job=""'
+"""Matches series that have no job: those that rules made."""
 
 
 def of_jobs(group: Group, options: Options) -> Group:
-    """Return the group with the job of its source in every raw selector."""
+    """Return the group with the job of its source in every selector, and with none where rules made the series."""
     rules: list[Record | AlertRule] = [replace(rule, expr=named(rule.expr, options)) for rule in group.rules]
     return replace(group, rules=tuple(rules))
 
 
 def named(expr: str, options: Options) -> str:
-    """Return the expression with a matcher on `job` in every raw selector."""
+    """Return the expression with a matcher on `job` in every selector."""
 
     def selector(match: re.Match[str]) -> str:
-        job = f'job=~"{options.job(source(match[1]))}"'
+        made = match[1].startswith("gpuheal:")
+        job = RECORDED if made else f'job=~"{options.job(source(match[1]))}"'
         return f"{match[1]}{{{job}, " if match[2] else f"{match[1]}{{{job}}}"
 
     # Names inside of texts (label values, regular expressions) are no selectors.
-    return "".join(part if part.startswith('"') else _RAW.sub(selector, part) for part in _PARTS.split(expr))
+    return "".join(part if part.startswith('"') else _NAMES.sub(selector, part) for part in _PARTS.split(expr))
 
 
 def source(metric: str) -> str:
     """Return the source that exports a metric."""
     if metric.startswith("DCGM_"):
         return "dcgm"
+    if metric.startswith("kube_"):
+        return "ksm"
     return "responder" if OF_RESPONDER.fullmatch(metric) else "exporter"

@@ -16,7 +16,7 @@ from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.history import KEPT_FOR, Escalation, History, TakenFault
 from gpuheal_responder.core.mode import Mode
 from gpuheal_responder.core.node import Node, UndoRecord, Unreadable
-from gpuheal_responder.core.opening import Ignore, Open, answering, case_from_undo, opening
+from gpuheal_responder.core.opening import Ignore, Open, case_from_undo, opening
 from gpuheal_responder.core.policy import Policy, Requirement
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.sighting import Evidence, Identity, Witness, WitnessClass
@@ -179,7 +179,7 @@ def test_the_reason_told_is_that_of_the_first_policy() -> None:
     """Where all is past, people read why the policy that would have acted does not."""
     both = (policy("one", "lost"), policy("two", "hot"))
     history = replace(TAKEN, settled_at=NOW - 3 * HOUR)
-    found = answering(world(fault("lost"), fault("hot", NOW - 4 * HOUR), history=history), NODE, both)
+    found = opening(world(fault("lost"), fault("hot", NOW - 4 * HOUR), history=history), both)
     assert isinstance(found, Ignore)
     assert found.reason == Reason.TAKEN_BACK
     assert [f.slug for f in found.faults] == ["lost", "hot"]

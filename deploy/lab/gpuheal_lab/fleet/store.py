@@ -139,9 +139,11 @@ class SimulatedHistories:
         return await self.gate.cross("histories", "", effect)
 
     async def save(self, history: History) -> None:
-        """The machine's history is this one."""
+        """The machine's history is this one, unless what was there cannot be read."""
 
         def effect() -> None:
+            if history.unreadable:
+                return
             self.kept[history.machine] = record.dump_history(history)
 
         await self.gate.cross("remember", history.machine, effect)

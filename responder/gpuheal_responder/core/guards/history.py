@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.guards.question import Question
+from gpuheal_responder.core.history import marks_of
 from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.verdict import Refusal
 
 GUARD = "history"
+
+
+MOST_MARKS = 5
+"""A node that was contained so often in a day comes and goes: it is given back by a person."""
+DAY = timedelta(days=1)
+
+
+def readable(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal while what the machine has been through cannot be read: nobody knows what was tried on it."""
+    if q.world.history.unreadable:
+        yield Refusal(
+            guard=GUARD,
+            reason=Reason.HISTORY_UNREADABLE,
+            message=f"cannot read the machine's history: {q.world.history.unreadable}",
+        )
+
+
+def steady(q: Question) -> Iterator[Refusal]:
+    """Yield a refusal to give a node back that was contained, and given back, too often in a day."""
+    now = q.world.now
+    marks = [m for m in marks_of(q.world.history, q.case) if now - m < DAY]
+    if len(marks) >= MOST_MARKS:
+        yield Refusal(
+            guard=GUARD,
+            reason=Reason.FLAPPING,
+            message=f"contained {len(marks)} times in the last {people_duration(DAY)} (limit {MOST_MARKS}); "
+            "the fault comes and goes",
+        )
 
 
 def attempts(q: Question) -> Iterator[Refusal]:

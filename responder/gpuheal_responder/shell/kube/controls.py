@@ -7,14 +7,16 @@ metadata: {name: gpuheal-controls, namespace: gpuheal}
 data:
   paused: "ann: rack work until noon"   # any text stops every next step; empty or absent lets them go on
   mode: observe                         # caps every policy: observe, propose or enforce
-  released: rack/r1, pool/h100          # domains whose incident a person has looked at: their nodes are healed again
+  released: rack/r1, pool/h100          # domains whose incident a person has looked at: their nodes are healed again;
+                                        # it is about incidents that had begun when this was written
 ```
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -46,14 +48,25 @@ class KubeControls:
     async def controls(self) -> Controls:
         """Return what is in force; ObserveError when the ConfigMap cannot be read, for then nobody knows."""
         path = f"/api/v1/namespaces/{quote(self.namespace)}/configmaps/{quote(self.name)}"
-        data: Mapping[str, Any] = {}
+        raw: Mapping[str, Any] = {}
         with reading(f"controls {self.namespace}/{self.name}"):
             try:
-                data = (await self.api.get(path)).get("data") or {}
+                raw = await self.api.get(path)
             except ApiError as problem:
                 if problem.status != 404:
                     raise
-        return controls_of(data, self.mode, await self.pipeline.frozen())
+        found = controls_of(raw.get("data") or {}, self.mode, await self.pipeline.frozen())
+        return replace(found, released_at=written_at(raw.get("metadata") or {}, "released"))
+
+
+def written_at(metadata: Mapping[str, Any], key: str) -> datetime | None:
+    """Return when this key of the data was last written, by the API server's own record of who manages which field."""
+    times = [
+        entry["time"]
+        for entry in metadata.get("managedFields") or ()
+        if f"f:{key}" in (entry.get("fieldsV1") or {}).get("f:data", {}) and entry.get("time")
+    ]
+    return max((datetime.fromisoformat(time) for time in times), default=None)
 
 
 def controls_of(data: Mapping[str, str], mode: Mode, frozen: str) -> Controls:

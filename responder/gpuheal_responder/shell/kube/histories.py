@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +23,8 @@ from gpuheal_responder.ports import Clock
 from gpuheal_responder.rights import Right
 from gpuheal_responder.shell.kube.api import Api, ApiError, changing
 from gpuheal_responder.shell.kube.mirror import Mirror, WatchSettings
-from gpuheal_responder.shell.record import dump_history, load_history
+from gpuheal_responder.shell.lenient import LONGEST_PROBLEM, merged, read
+from gpuheal_responder.shell.record import dump_history
 
 PREFIX = "gpuheal-history"
 LABEL = "gpu.health/history"
@@ -50,6 +51,10 @@ class Shard:
 
     texts: dict[str, str] = field(default_factory=dict)
     histories: dict[str, History] = field(default_factory=dict)
+    """By key, not by machine: people copy and rename entries."""
+    version: str = ""
+    empty: bool = False
+    """The object has no data at all, not even an empty one."""
 
 
 class KubeHistories:
@@ -73,13 +78,28 @@ class KubeHistories:
 
     async def all(self) -> Mapping[str, History]:
         """Return the history of every machine by its key; ObserveError when the cache lags."""
-        return {key: one for shard in self.mirror.items().values() for key, one in shard.histories.items()}
+        found: dict[str, History] = {}
+        for shard in self.mirror.items().values():
+            for key, one in shard.histories.items():
+                if one.machine not in found or key == _key(one.machine):
+                    found[one.machine] = one
+        return found
 
     async def save(self, history: History) -> None:
-        """Replace one machine's history; Transient `conflict` when it is not what we last heard of."""
+        """Replace one machine's history; Transient `conflict` when it is not what we last heard of.
+
+        What another version put beside it stays. An entry that cannot be read is left as it is: it may be all that is
+        known of the machine.
+        """
         name, key = _shard(history.machine), _key(history.machine)
-        text = json.dumps(dump_history(history), separators=(",", ":"), sort_keys=True)
         known = self.mirror.peek(name)
+        if history.unreadable:
+            log.warning("the history of %s is left as it is: %s", history.machine, history.unreadable)
+            return
+        data = dump_history(history)
+        if known is not None and key in known.histories:
+            data = merged(json.loads(known.texts[key]), data, History)
+        text = json.dumps(data, separators=(",", ":"), sort_keys=True)
         with changing(f"history of {history.machine}"):
             try:
                 if known is None:
@@ -99,8 +119,14 @@ class KubeHistories:
                 raise
         self.mirror.put(name, made["metadata"]["resourceVersion"], _read(made, known))
 
-    def _patch(self, known: Shard, key: str, text: str) -> list[dict[str, str]]:
-        if key not in known.texts:
+    def _patch(self, known: Shard, key: str, text: str) -> list[dict[str, Any]]:
+        first: list[dict[str, Any]]
+        if known.empty:
+            first = [
+                {"op": "test", "path": "/metadata/resourceVersion", "value": known.version},
+                {"op": "add", "path": "/data", "value": {key: text}},
+            ]
+        elif key not in known.texts:
             first = [{"op": "add", "path": f"/data/{key}", "value": text}]
         else:
             first = [
@@ -108,8 +134,12 @@ class KubeHistories:
                 {"op": "replace", "path": f"/data/{key}", "value": text},
             ]
         now = self._clock.now()
-        old = [k for k, one in known.histories.items() if _key(k) != key and now - _newest(one) > FORGOTTEN_AFTER]
-        return first + [{"op": "remove", "path": f"/data/{_key(k)}"} for k in old]
+        old = [k for k, one in known.histories.items() if k != key and _over(one, now)]
+        return first + [{"op": "remove", "path": f"/data/{k}"} for k in old]
+
+
+def _over(history: History, now: datetime) -> bool:
+    return not history.unreadable and now - _newest(history) > FORGOTTEN_AFTER
 
 
 def _newest(history: History) -> datetime:
@@ -129,12 +159,25 @@ def _key(machine: str) -> str:
 
 
 def _read(raw: Mapping[str, Any], _known: Shard | None) -> Shard:
-    found = Shard(texts={str(k): str(v) for k, v in (raw.get("data") or {}).items()})
+    meta, data = raw["metadata"], raw.get("data")
+    found = Shard(
+        texts={str(k): str(v) for k, v in (data or {}).items()},
+        version=str(meta.get("resourceVersion", "")),
+        empty=data is None,
+    )
     for key, text in found.texts.items():
-        try:
-            history = load_history(json.loads(text), f"{raw['metadata']['name']}: {key}")
-        except (ValueError, RecursionError, ConfigError) as problem:
-            log.warning("a machine's history cannot be read: %s", problem)
-            continue
-        found.histories[history.machine] = history
+        found.histories[key] = _history(key, text, str(meta["name"]))
     return found
+
+
+def _history(key: str, text: str, name: str) -> History:
+    """Return what an entry tells; what of it cannot be read is named in the history: it must not pass for nothing."""
+    try:
+        known = read(json.loads(text), History, f"{name}: {key}")
+    except (ValueError, RecursionError, ConfigError) as problem:
+        log.warning("a machine's history cannot be read: %s", problem)
+        return History(machine=key, unreadable=str(problem)[:LONGEST_PROBLEM])
+    if not known.unread:
+        return known.value
+    log.warning("%s: %s: parts of a machine's history cannot be read: %s", name, key, "; ".join(known.unread))
+    return replace(known.value, unreadable="; ".join(known.unread)[:LONGEST_PROBLEM])

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from gpuheal_responder.core.faults import clean
 from gpuheal_responder.core.guards.permission import OPT_OUT_ANNOTATIONS
 from gpuheal_responder.core.node import Condition, Node, Pod, Taint
-from gpuheal_responder.core.undo import UNDO_ANNOTATION, load
+from gpuheal_responder.core.undo import UNDO_ANNOTATION, load, own_record
 
+LONGEST_ANNOTATION = 300
+"""More of what people wrote does not fit into an Event beside the rest, nor into a case many times over."""
 PREFIX = "gpu.health/"
 PRESENT_LABEL = "nvidia.com/gpu.present"
 """Set by GPU feature discovery and the GPU operator on every node with an NVIDIA GPU."""
@@ -56,9 +59,9 @@ def read_node(raw: Mapping[str, Any]) -> Node:
     info = status.get("nodeInfo", {})
     annotations = meta.get("annotations") or {}
     text = annotations.get(UNDO_ANNOTATION)
-    undo = load(text) if text is not None else None
+    undo = own_record(load(text), meta["name"]) if text is not None else None
     kept = {
-        key: value
+        key: clean(value, LONGEST_ANNOTATION)
         for key, value in annotations.items()
         if key in OPT_OUT_ANNOTATIONS or (key.startswith(PREFIX) and key != UNDO_ANNOTATION)
     }

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.node import Node, UndoRecord, Unreadable
-from gpuheal_responder.core.opening import Ignore, Open, answering, case_from_undo, opening
-from gpuheal_responder.core.policy import Policy
+from gpuheal_responder.core.opening import Ignore, Open, case_from_undo, opening
+from gpuheal_responder.core.policy import Policy, answering
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.ports import Stored
 from gpuheal_responder.shell.process.slices import sliced
@@ -18,12 +18,16 @@ from gpuheal_responder.shell.round.observe import Look
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A case to decide about: its policy (None: it does not exist any more), and how it is stored, if it is."""
+    """A case to decide about: its policy (None: it does not exist any more), and how it is stored, if it is.
+
+    `marked` says that the node's undo record tells of it.
+    """
 
     node: str
     case: Case
     policy: Policy | None
     stored: Stored | None
+    marked: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +46,7 @@ async def agenda(look: Look, board: Board, policies: Sequence[Policy], owner: st
     found = Agenda()
     async for name, stored in sliced(look.open.items()):
         case = _reconsidered(look, board, stored.case, policies)
+        _others(look, case, policies, found)
         found.subjects.append(Subject(node=name, case=case, policy=by_name.get(case.policy), stored=stored))
     async for name, node in sliced(look.nodes.items()):
         if isinstance(node.undo, Unreadable):
@@ -61,15 +66,30 @@ async def agenda(look: Look, board: Board, policies: Sequence[Policy], owner: st
 
 
 def _reconsidered(look: Look, board: Board, case: Case, policies: Sequence[Policy]) -> Case:
-    """Return the case under the policy that answers for its node now, as long as nothing has been done for it.
+    """Return the case under the policy that would act on its node now, as long as nothing has been done for it.
 
-    Else an observed fault would keep a later one from the policy that would act on it.
+    Else a fault that is observed, silenced or not confirmed would keep a later one from the policy that would act.
     """
     node = look.nodes.get(case.node)
     if node is None or node.undo is not None or case.attempts:
         return case
-    policy = answering(board.world(look, case.node, None), node, policies)
-    return case if isinstance(policy, Ignore) else replace(case, policy=policy.name)
+    found = _opening(look, board, node, policies)
+    if not isinstance(found, Open) or found.policy.name == case.policy:
+        return case
+    return replace(case, policy=found.policy.name, faults=found.case.faults)
+
+
+def _others(look: Look, case: Case, policies: Sequence[Policy], into: Agenda) -> None:
+    """Say which faults of the node wait because its case is under a policy that does not cover them."""
+    node = look.nodes.get(case.node)
+    if node is None:
+        return
+    current = next((p for p in policies if p.name == case.policy), None)
+    for name, own in answering(policies, look.intake.faults.get(case.node, ()), node).items():
+        many = [f for f in own if current is not None and not current.matches(f, node)]
+        if many:
+            message = f"case {case.name} is open under policy {case.policy}; policy {name} follows when it is closed"
+            into.ignored.append(Ignore(node=case.node, reason=Reason.OTHER_CASE, message=message, faults=tuple(many)))
 
 
 def _from_marks(look: Look, board: Board, node: Node, record: UndoRecord, policies: Mapping[str, Policy]) -> Subject:
@@ -82,13 +102,22 @@ def _from_marks(look: Look, board: Board, node: Node, record: UndoRecord, polici
             case_from_undo(node, record, board.world(look, node.name, None)),
             domains=dict(board.ledger.domains_of(node.name)),
         )
-    return Subject(node=node.name, case=case, policy=policies.get(case.policy), stored=kept)
+    return Subject(node=node.name, case=case, policy=policies.get(case.policy), stored=kept, marked=True)
 
 
 def _open_or_ignore(look: Look, board: Board, node: Node, policies: Sequence[Policy], into: Agenda) -> None:
-    found = opening(board.world(look, node.name, None), policies, board.ledger.domains_of(node.name))
+    found = _opening(look, board, node, policies)
     match found:
         case Open():
             into.subjects.append(Subject(node=node.name, case=found.case, policy=found.policy, stored=None))
         case Ignore():
             into.ignored.append(found)
+
+
+def _opening(look: Look, board: Board, node: Node, policies: Sequence[Policy]) -> Open | Ignore:
+    return opening(
+        board.world(look, node.name, None),
+        policies,
+        board.ledger.domains_of(node.name),
+        lambda policy: board.world(look, node.name, policy),
+    )

@@ -47,7 +47,8 @@ async def board_of(look: Look, keys: Mapping[str, Sequence[str]]) -> Board:
         if name in look.nodes:
             faults_of[name] = [*faults_of.get(name, ()), *case.faults]
             known.setdefault(name, _domains(look, ledger, name))
-    incidents = incidents_of(faults_of, look.intake.wide, known, ledger.size, look.controls.released)
+    controls = look.controls
+    incidents = incidents_of(faults_of, look.intake.wide, known, ledger.size, controls.released, controls.released_at)
     gangs = {name: case.gangs for name, case in held.items() if life.disrupting(case)}
     return Board(ledger=ledger, gangs=gangs, incidents=incidents)
 

@@ -64,6 +64,14 @@ def _unrecorded(node: Node, verdict: Done) -> bool:
     return verdict.result is Result.REVERTED and node.undo is None and any(t.key == TAINT_KEY for t in node.taints)
 
 
+async def supersede(ports: Ports, twin: Stored, may_act: Callable[[], bool]) -> None:
+    """Close an open case for which another one of its node stands; that one has the node's marks, if there are any."""
+    if may_act() and not twin.unread:
+        over = replace(twin.case, closed_at=ports.clock.now(), result=Result.SUPERSEDED)
+        await ports.remediations.save(Stored(case=over, version=twin.version), None)
+        log.warning("case %s was closed: another open case of node %s stands for it", twin.case.name, twin.case.node)
+
+
 def closed(case: Case, before: Case, verdict: Done, now: datetime, looked_at: datetime | None) -> Case:
     """Return the case as ended; `before` is the case as the last look left it, `looked_at` when that was
     if this process has led since.

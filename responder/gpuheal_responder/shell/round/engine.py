@@ -23,21 +23,24 @@ from gpuheal_responder.core.history import absorb
 from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
-from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Wait, due_of
+from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Wait
+from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Transient
 from gpuheal_responder.ports import Recorder, Stored
 from gpuheal_responder.shell.process.slices import sliced
 from gpuheal_responder.shell.round.agenda import Subject, agenda
 from gpuheal_responder.shell.round.board import Board, board_of
-from gpuheal_responder.shell.round.close import closed, finish, surplus
+from gpuheal_responder.shell.round.close import closed, finish, supersede, surplus
 from gpuheal_responder.shell.round.conclude import conclude
+from gpuheal_responder.shell.round.drafts import Drafts
+from gpuheal_responder.shell.round.locks import Locks
 from gpuheal_responder.shell.round.notes import note_of
 from gpuheal_responder.shell.round.observe import Details, Look, Ports, details, history_of, observe
-from gpuheal_responder.shell.round.pace import Pace
-from gpuheal_responder.shell.round.perform import ERRORS, EXPECTED, FOR_GOOD, LOCK_MARGIN, Order, Performed, Performer
+from gpuheal_responder.shell.round.pace import Pace, pause_after
+from gpuheal_responder.shell.round.perform import ERRORS, EXPECTED, FOR_GOOD, Order, Performed, Performer
 from gpuheal_responder.shell.round.refusals import Refusals
 from gpuheal_responder.shell.round.steps import Steps
-from gpuheal_responder.shell.round.work import Work, contains, signature, to_remember, unread
+from gpuheal_responder.shell.round.work import Work, contains, failed, signature, to_remember, unread
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,7 +70,8 @@ class Engine:
     _decided: dict[str, tuple[object, ...]] = field(default_factory=dict)
     _told: dict[str, tuple[object, ...]] = field(default_factory=dict)
     _led_at: datetime | None = None
-    _locked: dict[str, datetime] = field(default_factory=dict)
+    _locks: Locks = field(default_factory=Locks)
+    _drafts: Drafts = field(default_factory=Drafts)
     _refusals: Refusals = field(default_factory=Refusals)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _soon: bool = False
@@ -138,12 +142,13 @@ class Engine:
             if self._steps.busy(begun.case.name):  # its intent may not be stored yet
                 self._count(board, begun)
         plan = await agenda(look, board, self.policies(), self.owner)
-        free = [s for s in plan.subjects if not self._steps.busy(s.case.name)]
-        works = [self._decide(look, board, subject, Details()) async for subject in sliced(free)]
+        free = [s for s in self._drafts.named(plan.subjects) if not self._steps.busy(s.case.name)]
+        works = [self._judge(look, board, subject) async for subject in sliced(free)]
         urgent = [w for w in works if contains(w.verdict)]
-        await self._each(urgent, lambda work: self._perform(look, work))
+        await self._each(urgent, lambda work: self._mark(look, work))
         await self._each(self._in_turn(works), lambda work: self._go_on(look, board, work), until_woken=True)
         await self._each(surplus(look.closed, look.now), self._forget)
+        await self._each(look.twins, lambda twin: supersede(self.ports, twin, self.may_act))
         await self._steps.settle(self.pace.patience, self._wake)
         self._soon = self._soon or self._steps.any()
         if self.may_act():  # a replica deposed during the round would show what it saw for as long as it runs
@@ -185,7 +190,7 @@ class Engine:
         contained = contains(work.verdict)
         if not contained:
             await self._look_closer(look, board, work)
-            await self._keep_lock(look, work)
+            await self._locks.renew(work, self.ports.cluster, self.recorder, look.now)
         await conclude(self.ports, work, self.may_act)
         if not contained and work.stored is not None and isinstance(work.verdict, Act):
             self._begun[work.case.name] = work
@@ -220,13 +225,13 @@ class Engine:
         works = [*works, *(w for name, w in self._begun.items() if name not in decided)]
         over = [s.case for s in look.closed] + [w.case for w in works if w.case.closed_at is not None]
         still_open = [w for w in works if w.case.closed_at is None]
-        refused = {w.case.name: self._refusals.hold(f"write {w.case.name}", look.now) for w in still_open}
+        refused = {w.case.name: self._refusals.first_hold(("write", "mark"), w.case.name, look.now) for w in still_open}
         self.recorder.standing([(w.case, refused[w.case.name] or w.verdict) for w in still_open], over)
         names = {w.case.name for w in works} | {s.case.name for s in look.open.values()}
         self._stored = {name: said for name, said in self._stored.items() if name in names}
         self._told = {name: said for name, said in self._told.items() if name in names}
         self._decided = {name: said for name, said in self._decided.items() if name in names}
-        self._locked = {name: at for name, at in self._locked.items() if name in names}
+        self._locks.keep(names)
         self._refusals.keep(names)
 
     async def _each(
@@ -269,22 +274,6 @@ class Engine:
             again = self._decide(look, board, subject, seen)
             work.case, work.world, work.verdict, work.judged = again.case, again.world, again.verdict, again.judged
 
-    async def _keep_lock(self, look: Look, work: Work) -> None:
-        """Renew the node's Lease that remediation tools share, from the first disruptive step to the case's end."""
-        node = work.world.node
-        if node is None or not life.started(work.case) or isinstance(work.verdict, Done | Escalate):
-            return
-        renewed = self._locked.get(work.case.name)
-        if renewed is not None and look.now - renewed < LOCK_MARGIN / 3:
-            return
-        due = due_of(work.verdict)
-        try:
-            await self.ports.cluster.lock(node, (due.deadline if due is not None else timedelta(0)) + LOCK_MARGIN)
-        except ActionError as problem:
-            log.warning("the Lease of node %s was not renewed: %s", node.name, problem)
-            self.recorder.performed("lock", problem.reason, 0)
-        self._locked[work.case.name] = look.now  # a refusal is not asked for again at every look either
-
     def _count(self, board: Board, work: Work) -> None:
         """Let what was just decided count in the budgets of those that are decided next."""
         standing = board.ledger.get(work.node)
@@ -315,6 +304,27 @@ class Engine:
         )
         self._count(board, work)
         return work
+
+    def _judge(self, look: Look, board: Board, subject: Subject) -> Work:
+        """Decide about one case; what nobody foresaw about it must not keep all others from being decided about."""
+        try:
+            return self._decide(look, board, subject, Details())
+        except Exception as problem:
+            log.exception("cannot decide about case %s", subject.case.name)
+            return failed(subject, World(now=look.now, node=look.nodes.get(subject.node)), problem)
+
+    async def _mark(self, look: Look, work: Work) -> None:
+        """Mark a node; a mark that does not succeed is tried on and on, and people are told that it does not."""
+        mark = f"mark {work.case.name}"
+        if self._refusals.waits(mark, look.now):
+            self._soon = True
+        else:
+            done = await self._perform(look, work)
+            if done.outcome in ERRORS - FOR_GOOD:
+                self._refusals.failed(mark, Transient(done.outcome, done.detail or done.outcome), look.now)
+            else:
+                self._refusals.succeeded(mark)
+        work.verdict = self._refusals.hold(mark, look.now) or work.verdict
 
     async def _perform(self, look: Look, work: Work) -> Performed:
         assert isinstance(work.verdict, Act)
@@ -365,14 +375,8 @@ class Engine:
                 Stored(case=work.case, version=work.stored.version), work.record()
             )
         self._stored[work.case.name] = signature(work.verdict)
-        self._plan_next_look(work)
-
-    def _plan_next_look(self, work: Work) -> None:
-        if isinstance(work.verdict, Wait | Inspect):
-            self._soon = True
-        if isinstance(work.verdict, Hold):
-            for refusal in work.verdict.refusals:
-                self._pause = min(self._pause, refusal.retry_in or self._pause)
+        self._soon = self._soon or isinstance(work.verdict, Wait | Inspect)
+        self._pause = pause_after(work.verdict, self._pause)
 
     async def _tell(self, look: Look, work: Work) -> None:
         """Tell people what is news; what could not be told is told again at the next look."""

@@ -15,13 +15,14 @@ from gpuheal_responder.core.budget import DEFAULT_KEYS, MARK_WINDOW, Ledger, Sta
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.faults import Intake, author, fold
 from gpuheal_responder.core.fleet import Incidents
-from gpuheal_responder.core.history import NOTHING, History, absorb, machine_of, shared
+from gpuheal_responder.core.history import NOTHING, History, absorb, believable, machine_of, shared
 from gpuheal_responder.core.life import disrupting, started
-from gpuheal_responder.core.node import Node, Pod
+from gpuheal_responder.core.node import Node, Pod, Taint
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.sighting import Evidence
 from gpuheal_responder.core.silence import silence_matches
 from gpuheal_responder.core.step import Due
+from gpuheal_responder.core.undo import TAINT_KEY
 from gpuheal_responder.core.world import Controls, Need, NodeLock, OperationState, World
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.ports import (
@@ -60,6 +61,8 @@ class Look:
     now: datetime
     nodes: Mapping[str, Node]
     open: Mapping[str, Stored]
+    twins: Sequence[Stored]
+    """Further open cases of nodes: a create that seemed to fail took effect, or somebody restored a copy."""
     closed: Sequence[Stored]
     past: Mapping[str, Sequence[Case]]
     unreadable: Mapping[str, str]
@@ -98,7 +101,7 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
         ports.controls.controls(),
         ports.alerts.peers(),
     )
-    still_open = {s.case.node: s for s in stored if s.case.closed_at is None}
+    still_open, twins = _one_per_node([s for s in stored if s.case.closed_at is None], nodes)
     closed = [s for s in stored if s.case.closed_at is not None]
     past: dict[str, list[Case]] = {}
     for ended in closed:
@@ -118,6 +121,7 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
         now=ports.clock.now(),
         nodes=nodes,
         open=still_open,
+        twins=twins,
         closed=closed,
         past=past,
         unreadable={one.node: f"{one.name}: {one.problem}" for one in strange if one.node},
@@ -130,6 +134,21 @@ async def observe(ports: Ports, *, cluster: str, known_faults: Collection[str]) 
         providers=ports.machines.providers(),
         problems=tuple(problems),
     )
+
+
+def _one_per_node(stored: Sequence[Stored], nodes: Mapping[str, Node]) -> tuple[Mapping[str, Stored], Sequence[Stored]]:
+    """Return the open case of each node, that of its marks or else the oldest, and all others."""
+    first: dict[str, Stored] = {}
+    others = []
+    for one in sorted(stored, key=lambda s: (not _holds_marks(s.case, nodes), s.case.opened_at, s.case.name)):
+        if first.setdefault(one.case.node, one) is not one:
+            others.append(one)
+    return first, others
+
+
+def _holds_marks(case: Case, nodes: Mapping[str, Node]) -> bool:
+    node = nodes.get(case.node)
+    return node is not None and node.record is not None and node.record.case == case.name
 
 
 async def details(ports: Ports, case: Case, policy: Policy, node: Node | None, needs: Collection[Need]) -> Details:
@@ -240,7 +259,7 @@ def history_of(look: Look, node: str, system_uuid: str = "") -> History:
     for case in look.past.get(node, ()):
         if machine_of("" if case.system_uuid in look.ambiguous else case.system_uuid, case.node) == machine:
             history = absorb(history, case, look.now)
-    return history
+    return believable(history, look.now)
 
 
 def standing_of(
@@ -261,9 +280,10 @@ def standing_of(
     """
     domains = domains_of(node.labels, keys)
     ours = node.undo is not None
-    schedulable = node.ready and not node.unschedulable
+    schedulable = node.ready and not node.unschedulable and not ours
+    taints = frozenset(f"{t.key}={t.value}:{t.effect}" for t in node.taints if _keeps_off(t))
     marks = [*history.marks, *([node.record.at] if node.record is not None else [])]
-    marked = any(now - at < MARK_WINDOW for at in marks)
+    marked = any(abs(now - at) < MARK_WINDOW for at in marks)
     silent = not node.ready and not any(c.type == "Ready" and c.status == "False" for c in node.conditions)
     if case is not None and started(case):
         return Standing(
@@ -273,6 +293,7 @@ def standing_of(
             disrupting=silent or disrupting(case),
             marked_recently=marked,
             schedulable=schedulable,
+            taints=taints,
         )
     if ours and case is not None and not case.escalated:
         out = node.record is not None and node.record.found_cordoned
@@ -284,18 +305,25 @@ def standing_of(
             disrupting=silent,
             marked_recently=marked,
             schedulable=schedulable,
+            taints=taints,
             queued_at=None if out else queued_at,
         )
     faulty = any(f.severity is Severity.CRITICAL for f in faults)
     return Standing(
         node=node.name,
         domains=domains,
-        unavailable=ours or not schedulable,
+        unavailable=not schedulable,
         disrupting=silent,
         marked_recently=marked,
         schedulable=schedulable and not faulty,
-        queued_at=now if faulty and schedulable and not ours else None,
+        taints=taints,
+        queued_at=now if faulty and schedulable else None,
     )
+
+
+def _keeps_off(taint: Taint) -> bool:
+    """Return whether a taint keeps GPU pods off that do not tolerate it; all of them tolerate that of GPU nodes."""
+    return taint.effect in {"NoSchedule", "NoExecute"} and taint.key not in {"nvidia.com/gpu", TAINT_KEY}
 
 
 def absent_standing(case: Case) -> Standing:

@@ -25,7 +25,7 @@ from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.step import Due
 from gpuheal_responder.core.undo import pause
 from gpuheal_responder.core.verdict import Act
-from gpuheal_responder.core.world import World
+from gpuheal_responder.core.world import Need, World
 from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Transient
 from gpuheal_responder.ports import Clock, Stored
 from gpuheal_responder.shell.round.observe import Ports
@@ -154,6 +154,8 @@ class Performer:
         except ActionError as problem:
             kept = opened if stored.case == opened else order.case
             return Performed(case=kept, stored=stored, outcome=problem.reason, detail=str(problem))
+        if order.due.spec.phase is Phase.CURE and not await self._still(order, fresh):
+            return Performed(case=opened, stored=stored, outcome=Reason.WORLD_CHANGED)
         if not self.may_act():
             return Performed(case=opened, stored=stored, outcome=Reason.NOT_LEADER)
         outcome = await self._run(opened, order, attempt, fresh)
@@ -176,6 +178,23 @@ class Performer:
         if not self.may_act():
             raise Transient(Reason.NOT_LEADER, "another replica is the leader now")
         return await self.ports.cluster.mark(node, marks)
+
+    async def _still(self, order: Order, world: World) -> bool:
+        """Return whether the cure is due on what node, pods and controls are by now: storing its intent took a while.
+
+        When it is not, its intent stands without an effect, which the provider will say at the next look.
+        """
+        again = await self._fresh(world)
+        if again is None or again.node is None:
+            return False
+        try:
+            pods = await self.ports.cluster.pods_on(again.node.name) if Need.PODS in world.seen else world.pods
+            controls = await self.ports.controls.controls()
+        except ObserveError:
+            return False
+        controls = replace(controls, gangs_in_flight=world.controls.gangs_in_flight)
+        decided = decide(order.case, order.policy, replace(again, pods=pods, controls=controls))
+        return _same(decided, order.due) and life.contained(order.case, again.node)
 
     async def _run(self, case: Case, order: Order, attempt: Attempt, world: World) -> Outcome:
         """Run the effect under its deadline; a transient failure leaves the attempt open, a permanent one ends it."""

@@ -6,6 +6,7 @@ written at every look, and look as if it were acting.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -60,6 +61,11 @@ class Refusals:
         pause = max(timedelta(0), found.again_at - now)
         refusal = Refusal(guard="write", reason=found.reason, message=found.message, retry_in=pause)
         return Hold(due=None, refusals=(refusal,))
+
+    def first_hold(self, kinds: Sequence[str], name: str, now: datetime) -> Hold | None:
+        """Return what to tell people about the first of these kinds of writes of a case that does not succeed."""
+        holds = (self.hold(f"{kind} {name}", now) for kind in kinds)
+        return next((hold for hold in holds if hold is not None), None)
 
     def keep(self, names: set[str]) -> None:
         """Forget all but these."""

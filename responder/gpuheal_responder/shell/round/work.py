@@ -40,6 +40,22 @@ def contains(verdict: Verdict) -> bool:
     return isinstance(verdict, Act) and verdict.due.spec.phase is Phase.CONTAIN
 
 
+def failed(subject: Subject, world: World, problem: Exception) -> Work:
+    """Return the work on a case that could not be decided about: it is held, and people are told."""
+    kind = type(problem).__name__
+    refusal = Refusal(guard="case", reason=Reason.INTERNAL_ERROR, message=f"cannot decide about the case: {kind}")
+    return Work(
+        node=subject.node,
+        origin=subject.case,
+        case=subject.case,
+        policy=subject.policy,
+        stored=subject.stored,
+        world=world,
+        verdict=Hold(due=None, refusals=(refusal,)),
+        judged=subject.case,
+    )
+
+
 def unread(subject: Subject) -> Hold | None:
     """Return a hold when parts of the stored case cannot be read: nothing is done on the strength of half a case."""
     if subject.stored is None or not subject.stored.unread:

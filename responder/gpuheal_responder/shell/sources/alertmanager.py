@@ -27,6 +27,8 @@ LONGEST_COMMENT = 160
 SKEW = timedelta(seconds=5)
 WHOLE_SECONDS = timedelta(seconds=1)
 """The header Date is cut to whole seconds (RFC 9110, section 5.6.7)."""
+NO_TIME = datetime.max.replace(tzinfo=UTC)
+"""Of a year in which nobody takes an alert for a fault (see core.faults)."""
 OURS = (("filter", 'fault=~".+"'), ("active", "true"), ("silenced", "true"), ("inhibited", "true"))
 
 
@@ -102,8 +104,8 @@ def _alert(raw: Mapping[str, Any]) -> Alert:
     return Alert(
         fingerprint=_text(raw["fingerprint"]),
         labels={_text(key): _text(value) for key, value in raw["labels"].items()},
-        starts_at=_time(raw["startsAt"]),
-        updated_at=_time(raw["updatedAt"]),
+        starts_at=_posted(raw["startsAt"]),
+        updated_at=_posted(raw["updatedAt"]),
         suppressed=_text(status["state"]) == "suppressed",
         silenced_by=_texts(status.get("silencedBy")),
         inhibited_by=_texts(status.get("inhibitedBy")),
@@ -117,7 +119,7 @@ def _status(body: bytes) -> tuple[datetime, str]:
 
 
 def _silences(body: bytes) -> tuple[Silence, ...]:
-    """Return the silences that are active; the answer also has pending ones and those that ended in the last days."""
+    """The silences that are active; the answer also has pending ones and those that ended in the last days."""
     active = [raw for raw in _list(decoded(body)) if raw["status"]["state"] == "active"]
     if len(active) > MOST_SILENCES:
         raise ValueError(f"more than {MOST_SILENCES} silences are active")
@@ -154,6 +156,14 @@ def _text(raw: object) -> str:
     if not isinstance(raw, str):
         raise TypeError(f"expected a string, got {type(raw).__name__}")
     return raw
+
+
+def _posted(raw: object) -> datetime:
+    """Return a time that anybody may have posted; one that is none makes its own alert unusable, not the whole peer."""
+    try:
+        return _time(raw)
+    except (ValueError, OverflowError):
+        return NO_TIME
 
 
 def _time(raw: object) -> datetime:

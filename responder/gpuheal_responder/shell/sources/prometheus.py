@@ -26,6 +26,8 @@ SOURCE = "prometheus"
 WITNESS = "gpuheal:fault_witness:last_seen_seconds"
 IDENTITY = "gpuheal:gpu_identity"
 BOOTED = "gpuheal_node_boot_timestamp_seconds"
+RECORDED = 'job=""'
+"""What rules made has no job; a series of the same name that somebody's page shows has that page's."""
 STATE = "gpuheal:gpu_state"
 CHUNK = 100
 """Nodes named in one query: the states of 100 nodes with 8 GPUs in ten minutes are 1 MB, decoded in about 10 ms."""
@@ -104,12 +106,13 @@ class PrometheusEvidence:
 
     def _of(self, name: str, nodes: str = "") -> str:
         """Return the selector of a series in our cluster, of all nodes or of those that match."""
-        matchers = ",".join(filter(None, (f'node=~"{nodes}"' if nodes else "", self._ours)))
+        where = (f'node=~"{nodes}"' if nodes else "", self._ours, RECORDED if ":" in name else "")
+        matchers = ",".join(filter(None, where))
         return f"{name}{{{matchers}}}" if matchers else name
 
     @contextlib.asynccontextmanager
     async def _whole_look(self) -> AsyncIterator[None]:
-        """Keep queries that belong together uninterrupted, and within a deadline."""
+        """What belongs together is asked without anything in between, and ends in time."""
         try:
             async with self._turn, asyncio.timeout(self._deadline_s):
                 yield

@@ -15,6 +15,8 @@ from gpuheal_responder.shell.sources.client import decoded
 
 UNKNOWN = 5
 """State of a GPU whose series says something we do not know."""
+PRESENT = 1
+"""Value of an identity while its source shows the GPU; afterwards it is the time at which it went."""
 LONGEST_TOLD = 500
 FEW = 5
 
@@ -24,7 +26,7 @@ _PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})(?:\.[0-7])?
 
 
 def data_of(body: bytes) -> Any:
-    """Return the `data` of a complete answer; ValueError for an error or with warnings: it may be partial."""
+    """The `data` of a complete answer; ValueError for an error or for one that carries warnings: it may be partial."""
     raw: Any = decoded(body)
     if raw["status"] != "success":
         raise ValueError(f"{raw.get('errorType')}: {raw.get('error')}")
@@ -56,7 +58,7 @@ def told_of(problems: Sequence[Series]) -> str:
 
 
 def series_of(body: bytes) -> Sequence[Series]:
-    """Return the series of an answer, each with its samples as (time, value); an instant vector has one per series."""
+    """The series of an answer, each with its samples as (time, value); an instant vector has one sample per series."""
     data = data_of(body)
     match data["resultType"]:
         case "vector":
@@ -133,8 +135,10 @@ class _Fold:
                 self._witnesses.setdefault(node, {})[(gpu, fault, kind, strength)] = found
 
     def identities(self, series: Sequence[Series]) -> None:
-        """Take in who knows which GPU to sit where."""
-        for labels, _ in series:
+        """Take in who knows which GPU to sit where; a series that tells since when it is gone knows none there."""
+        for labels, ((_, value),) in series:
+            if value != PRESENT:
+                continue
             node, gpu, source = (labels.get(name, "") for name in ("node", "gpu_uuid", "source"))
             if node and gpu and source:
                 self._identities.setdefault(node, {})[(gpu, source)] = _slot(labels.get("pci_bus_id", ""))

@@ -76,7 +76,13 @@ def test_a_node_without_a_ready_condition_is_not_ready() -> None:
 
 def test_an_undo_record_is_read_once_and_a_foreign_one_is_left_to_see() -> None:
     """Our record stands in `undo`, not twice in memory; a text that cannot be read stands there too, never as none."""
-    record = UndoRecord(case="c", owner="gpuheal", at=datetime(2026, 1, 1, tzinfo=UTC), policy="p", faults=("f",))
+    record = UndoRecord(
+        case="n1-c",
+        owner="gpuheal",
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+        policy="p",
+        faults=("f",),
+    )
     read = read_node(node(metadata={"annotations": {UNDO_ANNOTATION: dump(record)}}))
     assert (read.undo, dict(read.annotations)) == (record, {})
     odd = read_node(node(metadata={"annotations": {UNDO_ANNOTATION: "{}"}}))

@@ -55,11 +55,11 @@ async def test_series_become_evidence(make_script: MakeScript) -> None:
     answers = {
         "gpuheal:fault_witness": vector((WITNESS, T - 90), (node_wide, T)),
         "time() - timestamp": vector((WITNESS, 4.5), (node_wide, 0)),
-        "gpuheal:gpu_identity and": vector(
+        'gpuheal:gpu_identity{job=""} and': vector(
             ({"node": "n1", "gpu_uuid": "GPU-1", "source": "exporter"}, 1),
             ({"node": "n1", "gpu_uuid": "GPU-1", "source": "dcgm"}, 1),
         ),
-        "gpuheal:gpu_identity{": vector(({"node": "n2", "gpu_uuid": "GPU-2", "source": "dcgm"}, 1)),
+        "gpuheal:gpu_identity{node": vector(({"node": "n2", "gpu_uuid": "GPU-2", "source": "dcgm"}, 1)),
         "max by (node) (gpuheal_node_boot": vector(({"node": "n2"}, T - 60)),
         "gpuheal:gpu_state": matrix(({"node": "n2", "gpu_uuid": "GPU-2"}, [(T - 15, 4), (T, 0)])),
     }
@@ -131,7 +131,7 @@ async def test_node_names_are_escaped_and_only_dns_names_asked(make_script: Make
     found = await source.read(["ip-10-0-0-1.ec2.internal", *bad])
     await source.close()
     states = [expression for expression, _ in server.asked if expression.startswith("gpuheal:gpu_state")]
-    assert states == ['gpuheal:gpu_state{node=~"ip-10-0-0-1[.]ec2[.]internal"}[10m]']
+    assert states == ['gpuheal:gpu_state{node=~"ip-10-0-0-1[.]ec2[.]internal",job=""}[10m]']
     assert ignored == ["node-name"] * len(bad)
     assert found.keys() == {"ip-10-0-0-1.ec2.internal", *bad}
 
