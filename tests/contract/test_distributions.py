@@ -112,7 +112,7 @@ def test_gpuheal_works_alone_and_says_what_the_lab_would_add(wheels: dict[str, P
     for command in (["demo"], ["sim"], ["rules", "mutate"]):
         refused = site.gpuheal(*command, folder=tmp_path)
         assert refused.returncode == 2
-        assert "comes with the package gpuheal-lab, which is not installed" in refused.stderr
+        assert "requires the package gpuheal-lab, which is not installed" in refused.stderr
         assert "Traceback" not in refused.stderr
     built = site.gpuheal("rules", "build", "--out", str(tmp_path / "made"), folder=tmp_path)
     assert built.returncode == 0, built.stderr
