@@ -82,7 +82,8 @@ def _can_be_tried(alert: Alert, shipped: Catalogue) -> bool:
 def _fitted(case: Case, alert: Alert, others: frozenset[str]) -> Case:
     """Return the case without what it asks of alerts that are off or changed, and of one that fires on for a while."""
     asked = [query for query in case.queries if not any(f'"{name}"' in query.expr for name in others)]
-    case = replace(case, queries=asked)
+    # An alert that fires at once has no evaluation before.
+    case = replace(case, queries=asked, alerts=[expected for expected in case.alerts if expected.step >= 0])
     if not alert.keep:
         return case
     fired = [e.step for e in case.alerts if e.alertname == alert.name and e.fires]

@@ -64,6 +64,15 @@ def test_what_is_off_is_asked_of_no_case(tmp_path: Path) -> None:
     assert all("GPUNodeNotReady" not in body and "GPUSlow" not in body for body in files.values())
 
 
+def test_an_alert_that_a_site_lets_fire_at_once_is_asked_of_no_time_before_the_first(tmp_path: Path) -> None:
+    """Cases that begin with the wait have nothing to ask one evaluation earlier."""
+    names = ("GPUHealExporterMissing", "GPUHealRoundsFail", "GPUHealNodeLabelMissing")
+    text = "\n".join(f"  {name}: {{for: 0s}}" for name in names)
+    files = files_of(tmp_path, f"alerts:\n{text}\n")
+    assert {"pipeline.test.yaml", "own.test.yaml"} <= set(files)
+    assert not any("eval_time: -" in body for body in files.values())
+
+
 def test_an_alert_that_waits_long_has_no_cases(tmp_path: Path) -> None:
     """A wait of an hour would take promtool minutes; the knob is tested without it."""
     assert LONGEST_WAIT.total_seconds() == 1800
