@@ -61,6 +61,7 @@ mutants: install ## every safety invariant's small wrong change must turn its te
 nightly: install mutants ## what takes too long for every change: the adversary's campaign, all small wrong rules; old locks
 	$(RUN) .ci/lock --age
 	$(RUN) -m tests.chaos --schedules 20000 --seed "$$(date +%y%j0000)" --jobs 2 --found .chaos
+	$(RUN) -m tests.chaos.reverted
 	$(BIN)/gpuheal rules mutate --all \
 	  --promtool "$$($(RUN) -m gpuheal_lab.servers ensure promtool --generation current | awk '{print $$NF}')"
 

@@ -215,11 +215,9 @@ class Ending(People):
                     "E-unbounded-attempts", case.node, f"{case.name} has {len(case.attempts)} attempts"
                 )
         for name, records in self.sim.remediations.decisions.items():
-            for record in records[-2:]:
-                if "world" not in record or len(json.dumps(record, default=str)) > MOST_DECISION_BYTES:
-                    self.observer.broken(
-                        "S24-no-world", "", f"a decision of {name} cannot be kept whole, so not replayed"
-                    )
+            large = any(len(json.dumps(r, default=str)) > MOST_DECISION_BYTES for r in records[-2:])
+            if large or any("world" not in record for record in records):
+                self.observer.broken("S24-no-world", "", f"a decision of {name} cannot be kept whole, so not replayed")
 
 
 def _ill_condition(condition: Json) -> bool:

@@ -1,8 +1,8 @@
 """From a seed to a schedule. A theme sets the scene of one kind of failure; acts of every other kind are mixed in.
 
 The themes carry the letters of the kinds of harm in the safety review (A: silence taken for an acknowledgement … K:
-fleet events taken for node faults). `L` is late news, `S` kills the responder at every boundary, `W` is wild: any act
-at any time.
+fleet events taken for node faults). `L` is late news, `P` a change of providers, `S` kills the responder at every
+boundary, `W` is wild: any act at any time.
 """
 
 from __future__ import annotations
@@ -287,6 +287,35 @@ def boundaries(d: Draft) -> None:
         _to_stage(d)
 
 
+def control_plane(d: Draft) -> None:
+    """H: what would take a cluster down with it falls sick: a node of the control plane."""
+    join = d.one(True, True, False)
+    if join:
+        d.add("label", node=d.here, key="node-role.kubernetes.io/control-plane", value="true")
+    d.breaks()
+    d.run(2, 6, every=2)
+    if not join:
+        d.add("label", node=d.here, key="node-role.kubernetes.io/control-plane", value="true")
+    d.breaks(fault=d.one("bus", "gsp", "dead"))
+    d.run(6, 14, every=2)
+
+
+def providers(d: Draft) -> None:
+    """P: whom a site asks for reboots changes while one is in progress, and the responder dies beside it."""
+    d.setup |= {"provider": d.one("", "", "lab"), "reboots": d.one(1, 1, 2)}
+    d.add("provider", trouble="waits")
+    d.breaks(fault=d.one("bus", "gsp", "memory"))
+    d.add("run", rounds=d.rng.randint(1, 3), every=2)
+    d.add("kill", crossing=d.rng.randrange(10))
+    d.run(1, 4, every=2)
+    d.add("default_provider", name=d.one("job", "job", "gone"))
+    d.add("run", rounds=d.rng.randint(2, 6), every=d.one(2, 2, 60))
+    if d.maybe(0.3):
+        d.add("default_provider", name="lab")
+    d.add("provider", trouble="")
+    d.run(3, 8, every=2)
+
+
 def wild(d: Draft) -> None:
     """W: anything."""
     d.setup["replicas"] = d.one(1, 2)
@@ -310,13 +339,15 @@ THEMES: Mapping[str, Theme] = {
     "E": no_end,
     "F": fencing,
     "G": forged,
+    "H": control_plane,
     "J": large,
     "K": burst,
     "L": late,
+    "P": providers,
     "S": boundaries,
     "W": wild,
 }
-OFTEN = "AAABBBBCCDDDDEEEEFFFFGGJKKLLSSSSWWWWWW"
+OFTEN = "AAABBBBCCDDDDEEEEFFFFGGHJKKLLPSSSSWWWWWW"
 """How often each theme is drawn."""
 
 

@@ -126,7 +126,9 @@ class Judge:
         self._stopped("rebooted", node, call, EVERYTHING | BEGINNING | DISRUPTION)
         self._taken("rebooted", node, call)
         self._approved(node, call)
-        operation = call.detail.split()[-1]
+        provider, operation = call.detail.split()
+        if self._seen.asked.setdefault(operation, provider) != provider:
+            self._seen.broken("S16-operation-repeats", node, f"{operation} was asked of another provider before")
         if machine is None:
             return
         before = self._seen.operations.setdefault(operation, machine.boot_id)

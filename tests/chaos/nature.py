@@ -179,10 +179,16 @@ class Nature(World):
         self.sim.gate.fail_next(method, injection.forbidden(), times=FOREVER)
 
     async def provider(self, trouble: str) -> None:
-        """The reboot provider refuses, loses calls, forgets operations, or is well with an empty text."""
+        """Providers refuse, lose calls, forget or wait; with an empty text they are well, and what waits happens."""
         machines = self.sim.machines
         machines.refuses, machines.loses_calls = trouble == "refuses", trouble == "loses"
-        machines.forgets = trouble == "forgets"
+        machines.forgets, machines.waits = trouble == "forgets", trouble == "waits"
+        for call in machines.gate.made("reboot") if not trouble else ():
+            machines.carry_out(call.detail.split()[-1])
+
+    async def default_provider(self, name: str) -> None:
+        """The site's settings name another provider where policies name none."""
+        self.sim.machines.default = name
 
     async def lag(self, what: str) -> None:
         """The watch of nodes or cases hangs, or with an empty text both are current again."""

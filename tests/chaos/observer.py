@@ -123,6 +123,7 @@ class Observer(Watcher):
         self.boots: list[tuple[datetime, str, str]] = []
         """When the responder had which machine rebooted, under which operation."""
         self.operations: dict[str, str] = {}
+        self.asked: dict[str, str] = {}
         """The boot that a reboot under each operation was asked for in."""
         self.found: list[Violation] = []
         self.judge = Judge(self)

@@ -44,7 +44,7 @@ RULES: Mapping[str, Rule] = {
     "S15-cooldown": Rule("C", "Between two reboots of a machine the cooldown passes."),
     "S15-gang": Rule("B", "Of a gang one member at a time is disrupted."),
     "S16-not-contained": Rule("F", "Pods are evicted from contained nodes only."),
-    "S16-operation-repeats": Rule("C", "No operation is asked for in two boots."),
+    "S16-operation-repeats": Rule("C", "No operation is asked for in two boots, or of two providers."),
     "S17-unapproved": Rule("G", "In mode propose nothing disruptive is done without approval."),
     "S18-foreign-undone": Rule("DF", "What others did to a node stays."),
     "S18-left-behind": Rule("EF", "A node without marks of ours has nothing of ours left."),

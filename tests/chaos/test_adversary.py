@@ -10,7 +10,7 @@ from tests.chaos.known import KNOWN, rule_of
 from tests.chaos.rules import RULES
 from tests.chaos.schedule import play
 
-EACH = 19
+EACH = 15
 FIRST = 1
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from tests.chaos import campaign
 from tests.chaos.campaign import Outcome, report, search, stale
+from tests.chaos.grammar import THEMES
+from tests.chaos.reverted import REVERTED
 from tests.chaos.rogue import Idle
 from tests.chaos.schedule import Schedule, act
 from tests.chaos.world import Setup, World
+from tests.mutants.run import MUTANTS
 
 
 @pytest.fixture
@@ -35,6 +38,13 @@ def test_a_lazy_responder_is_found_out_and_the_way_is_written_down(tmp_path: Pat
     assert "await w.break_gpu(" in script
     assert script.count("await w.") <= 3
     assert "L-never-contained" in (tmp_path / "INDEX.md").read_text()
+
+
+def test_every_kind_of_harm_has_a_mend_to_take_back() -> None:
+    """Kinds A to K but I, which is about sockets; each by a patch that is there and a theme that is played."""
+    assert {mend.kind for mend in REVERTED} == set("ABCDEFGHJK")
+    assert all((MUTANTS / f"{mend.mutant}.patch").exists() for mend in REVERTED)
+    assert {mend.theme for mend in REVERTED} <= THEMES.keys()
 
 
 def test_two_processes_find_the_same() -> None:

@@ -51,6 +51,7 @@ class Setup:
     condition: bool = True
     replicas: int = 1
     cooldown: bool = True
+    provider: str = "lab"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -331,7 +332,8 @@ class World(Questions):
         setup = self.setup
         steps: list[object] = [setup.first]
         steps += ["condition"] * setup.condition + [{"drain": {"deadline": "5m"}}]
-        steps += [{"reboot": {"provider": "lab", "deadline": "2m"}}] * setup.reboots
+        named = {"provider": setup.provider} if setup.provider else {}
+        steps += [{"reboot": {**named, "deadline": "2m"}}] * setup.reboots
         steps += [{"verify": {"evaluations": 3, "deadline": "2m"}}, {"probation": {"quiet": "10s"}}, "restore"]
         raw = {"name": name, "mode": mode or setup.mode, "match": {"faults": sorted(KINDS)}, "steps": steps}
         return parse_policies({"policies": [raw]}, file="chaos.yaml", actions=SPECS, faults=self.faults)

@@ -69,20 +69,6 @@ async def contained(rig: Rig, name: str) -> Node:
     return await rig.cluster.mark(node, mark(node, record_of(node)))
 
 
-async def released(rig: Rig, name: str) -> None:
-    """The mark is taken back, however often others write in between."""
-
-    async def check() -> bool:
-        node = await node_of(rig, name)
-        try:
-            await rig.cluster.mark(node, release(node))
-        except Transient:
-            return False
-        return True
-
-    await rig.until(check, "the release")
-
-
 async def marked(rig: Rig, name: str, marks: Callable[[Node], Marks | None]) -> Node:
     """The node after these marks, however often others write in between."""
     found: Node | None = None
@@ -101,6 +87,11 @@ async def marked(rig: Rig, name: str, marks: Callable[[Node], Marks | None]) -> 
     await rig.until(check, "the mark")
     assert found is not None
     return found
+
+
+async def released(rig: Rig, name: str) -> None:
+    """The mark is taken back, however often others write in between."""
+    await marked(rig, name, release)
 
 
 async def running(rig: Rig, node: str, count: int) -> tuple[Pod, ...]:

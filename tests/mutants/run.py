@@ -43,19 +43,20 @@ def copy_tree(into: Path) -> None:
             shutil.copy(source, into / name)
 
 
+def applied(patch: Path, folder: Path) -> str:
+    """Apply a patch to a copy of the tree; return what is wrong with it, empty when nothing is."""
+    command = ["git", "apply", "--unsafe-paths", "-C1", f"--directory={folder}", str(patch)]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DEADLINE_S)
+    return f"does not apply: {ran.stderr.strip()}" if ran.returncode != 0 else ""
+
+
 def killed(patch: Path) -> tuple[bool, str]:
     """Return whether the tests notice the mutant, and what pytest or git said last."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         copy_tree(Path(folder))
-        applied = subprocess.run(
-            ["git", "apply", "--unsafe-paths", "-C1", f"--directory={folder}", str(patch)],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-        )
-        if applied.returncode != 0:
-            return False, f"does not apply: {applied.stderr.strip()}"
+        problem = applied(patch, Path(folder))
+        if problem:
+            return False, problem
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
         try:
             ran = subprocess.run(

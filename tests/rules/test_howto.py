@@ -40,6 +40,7 @@ def test_a_fault_is_added_as_the_readme_says(tmp_path: Path, promtool: str) -> N
         "catalogue/data/faults.yaml",
         "catalogue/data/faults.yaml",
         "groups/special.py",
+        "groups/special.py",
         "cases/shows.py",
     ]
 
@@ -55,6 +56,9 @@ def test_a_fault_is_added_as_the_readme_says(tmp_path: Path, promtool: str) -> N
     assert {"promtool/example.test.yaml", "runbooks/GPUPowerRunaway.md", "runbooks/GPULinksDark.md"} <= set(built)
     run(*rules, "check")
     run(*rules, "lint", "rules/generated", "rules/runbooks")
+    page = (tmp_path / "rules" / "runbooks" / "GPULinksDark.md").read_text()
+    assert "no NVLink of the GPU is active although some are expected (class nvml" in page
+    run(sys.executable, "-c", "from gpuheal_rules.groups.special import *; assert set(MEANINGS) == set(SPECIALS)")
     cases = (tmp_path / "rules" / "promtool" / "example.test.yaml").read_text()
     assert cases.count("GPULinksDark") > 3
     run(promtool, "test", "rules", "rules/promtool/example.test.yaml")

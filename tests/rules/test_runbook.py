@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from gpuheal_rules.catalogue.model import Catalogue
-from gpuheal_rules.groups.special import SPECIALS
+from gpuheal_rules.groups.special import MEANINGS, SPECIALS
 from gpuheal_rules.policies import ACTIONS, SERVED
-from gpuheal_rules.runbook import SPECIALS as TEXTS
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 POLICIES = {
@@ -53,4 +52,4 @@ def test_pages_say_which_rungs_are_for_people(rung: str, catalogue: Catalogue) -
 
 def test_every_special_evidence_has_a_text() -> None:
     """A page says in words what evidence of several comparisons shows; no text is left over."""
-    assert set(TEXTS) == set(SPECIALS)
+    assert set(MEANINGS) == set(SPECIALS)

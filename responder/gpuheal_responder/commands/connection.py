@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @asynccontextmanager
 async def connected(args: argparse.Namespace) -> AsyncIterator[Api]:
-    """A connection while the context lasts; ConfigError when the kubeconfig can't be used."""
+    """Give a connection while the context lasts; ConfigError when the kubeconfig can't be used."""
     from gpuheal_responder.config.settings import Kubernetes
     from gpuheal_responder.shell.build import api_of
 
@@ -42,7 +42,7 @@ async def connected(args: argparse.Namespace) -> AsyncIterator[Api]:
 
 @asynccontextmanager
 async def remediations_of(api: Api) -> AsyncIterator[KubeRemediations]:
-    """All Remediations, listed, while the context lasts; ObserveError when they can't be listed."""
+    """Give all Remediations, listed, while the context lasts; ObserveError when they can't be listed."""
     from gpuheal_responder.shell.kube.api import reading
     from gpuheal_responder.shell.kube.remediations import PATH, KubeRemediations
 

@@ -114,7 +114,7 @@ def _mismatch(policy: Policy, world: World) -> str:
 
 
 def _said(verdict: Verdict, case: Case, policy: Policy | None, world: World) -> Iterator[str]:
-    """The verdict, then what each guard that is asked about the step says."""
+    """Yield the verdict, then the answer of each guard that is evaluated for the step."""
     from gpuheal_responder.core.guards import GUARDS
     from gpuheal_responder.core.guards.question import Question
     from gpuheal_responder.core.plan import Next, plan

@@ -138,7 +138,7 @@ def _is_mapping(kind: Any) -> bool:
 
 
 def _optional(made: cattrs.Converter, kind: Any) -> Callable[[object, Any], object]:
-    """A key that is there has a value: None is what it has when it is absent."""
+    """Return a hook that demands a value: None stands for a key that is absent."""
     (inner,) = (one for one in get_args(kind) if one is not type(None))
     hook: Callable[[object, Any], object] = made.get_structure_hook(inner)
     return lambda raw, _: hook(raw, inner)
@@ -189,7 +189,7 @@ def _gathered(kind: Any) -> Mapping[str, Mapping[str, type]]:
 
 
 def _keys(kind: Any) -> list[str]:
-    """The keys that a dataclass has in a file."""
+    """Return the keys that a dataclass has in a file."""
     sections = [key for parts in _gathered(kind).values() for key in parts]
     return [f.name for f in fields(kind) if SECTIONS not in f.metadata] + sections
 

@@ -25,7 +25,7 @@ def parse_duration(text: object) -> timedelta:
 
 
 def _shown(value: object) -> str:
-    """A few YAML aliases can mean a list whose whole text would fill the memory; and a text may be long."""
+    """Return a short form of the value: a few YAML aliases can mean a list whose whole text would fill the memory."""
     if isinstance(value, str):
         return repr(value[:LONGEST_TEXT])
     return repr(value) if value is None or isinstance(value, bool | int | float) else type(value).__name__

@@ -67,8 +67,8 @@ class Providers:
 
 
 def configured(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the providers that these settings, by name, make usable."""
-    return tuple(name for name, kind in PROVIDERS.items() if kind.configured(settings[name]))
+    """Return the names of the providers that these settings, by name, make usable; one without any is not."""
+    return tuple(name for name, kind in PROVIDERS.items() if name in settings and kind.configured(settings[name]))
 
 
 def made(default: str, settings: Mapping[str, Any], tools: Tools) -> Providers:

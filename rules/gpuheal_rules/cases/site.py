@@ -15,7 +15,7 @@ from gpuheal_rules.cases.build import cases_of
 from gpuheal_rules.cases.document import document
 from gpuheal_rules.cases.world import Case, Expectation
 from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
-from gpuheal_rules.groups.alerts import annotation_templates
+from gpuheal_rules.groups.alerts import LASTS, annotation_templates
 from gpuheal_rules.options import Options
 from gpuheal_rules.render import HEADER, build_groups, rule_file, to_yaml
 
@@ -23,10 +23,8 @@ RULES = "site.rules.yaml"
 LONGEST_WAIT = timedelta(minutes=30)
 """Alerts that wait longer have no cases: they would take promtool minutes."""
 
-AT_ONCE = frozenset(
-    {"kmsg_lost", "rule_failures", "telemetry_anomaly", "rack_correlated", "fabric_correlated", "rollout_correlated"}
-)
-"""Expressions whose cases are written for an alert that does not wait."""
+AT_ONCE = LASTS.keys() | {"case_escalated_for_days"}
+"""Expressions whose cases show what happens once, to an alert that does not wait."""
 
 
 def site_files(catalogue: Catalogue, shipped: Catalogue) -> dict[str, str]:

@@ -24,6 +24,7 @@ from gpuheal_rules.catalogue.model import (
 )
 from gpuheal_rules.catalogue.numbers import DATA, read_numbers, read_thresholds, reader_of
 from gpuheal_rules.catalogue.reader import Reader, load_yaml
+from gpuheal_rules.catalogue.texts import WAIT, told, words
 from gpuheal_rules.errors import ConfigError
 
 CATALOG = DATA
@@ -51,7 +52,7 @@ def load_catalogue(directory: Path = CATALOG) -> Catalogue:
     table = _xids(directory / "xids.yaml")
     codes = {code: row["fault"] for code, row in table.items()}
     faults = read_faults(directory / "faults.yaml", labels, thresholds, signals, codes)
-    return Catalogue(
+    found = Catalogue(
         labels=labels,
         thresholds=thresholds,
         numbers=read_numbers(directory / "numbers.yaml"),
@@ -65,6 +66,13 @@ def load_catalogue(directory: Path = CATALOG) -> Catalogue:
         weak_numbers=frozenset(code for code, row in table.items() if row.get("number") == "weak"),
         recoveries=_recoveries(directory / "xids.yaml"),
     )
+    for fault, alert in found.alerts():
+        for word in words(alert):
+            if word != WAIT and word not in found.numbers:
+                raise ConfigError(
+                    "faults.yaml", f"{fault.slug}.alerts", f"{alert.name} names an unknown number {word!r}"
+                )
+    return told(found)
 
 
 def _labels(path: Path) -> Labels:
@@ -172,7 +180,7 @@ def _named(fault: Fault) -> Fault:
     codes = f"Xid {', '.join(most)} or {last}" if most else f"Xid {last}"
     return replace(
         fault,
-        alerts=tuple(replace(a, description=a.description.replace("{codes}", codes)) for a in fault.alerts),
+        alerts=tuple(replace(a, template=a.template.replace("{codes}", codes)) for a in fault.alerts),
         runbook=replace(fault.runbook, meaning=fault.runbook.meaning.replace("{codes}", codes)),
     )
 
@@ -312,7 +320,8 @@ def _alert(reader: Reader, entry: object, path: str) -> Alert:
         severity=reader.choice(raw.get("severity"), f"{path}.severity", model.SEVERITIES),
         wait=reader.span(raw.get("for", "0s"), f"{path}.for"),
         summary=reader.text(raw.get("summary"), f"{path}.summary"),
-        description=reader.text(raw.get("description"), f"{path}.description"),
+        description=(description := reader.text(raw.get("description"), f"{path}.description")),
+        template=description,
         expr=raw.get("expr", ""),
     )
 

@@ -131,6 +131,8 @@ class Alert:
     wait: timedelta
     summary: str
     description: str
+    template: str = ""
+    """The description as the catalogue has it, before its numbers are filled in."""
     expr: str = ""
     keep: timedelta = timedelta(0)
 

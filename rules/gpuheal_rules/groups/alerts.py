@@ -131,6 +131,18 @@ EXPRESSIONS: Mapping[str, Expression] = {
     "kmsg_lost": _plain("count(sum by (node) (increase(gpuheal_kmsg_lost_records_total[15m])) > 0) > 0"),
 }
 
+LASTS: Mapping[str, timedelta] = {
+    "rule_failures": timedelta(minutes=5),
+    "notifications_dropped": timedelta(minutes=5),
+    "kmsg_lost": timedelta(minutes=15),
+    "writes_refused": timedelta(minutes=15),
+    "rack_correlated": timedelta(minutes=30),
+    "fabric_correlated": timedelta(minutes=30),
+    "rollout_correlated": timedelta(minutes=30),
+    "telemetry_anomaly": timedelta(minutes=30),
+}
+"""How far some expressions look back: what happened once holds them no longer than that."""
+
 
 def rules(catalogue: Catalogue, options: Options) -> Iterator[AlertRule]:
     """Yield every alert in the catalogue's order."""

@@ -1,4 +1,4 @@
-"""Evidence that no single comparison can say; each function returns its expression and the source it depends on.
+"""Evidence that no single comparison can say: the expression of each, the source it depends on, and its meaning.
 
 No source: what it says outlasts the silence of its source without help.
 """
@@ -250,3 +250,46 @@ SPECIALS: Mapping[str, Special] = {
     ),
     "rdma_port_down": _plain(f"{PORT_DOWN}", "exporter"),
 }
+MEANINGS: Mapping[str, str] = {
+    "lost_nvml": "NVML no longer reports the GPU while it reports others",
+    "lost_dcgm": "dcgm-exporter no longer reports the GPU while it is up",
+    "kernel_gpu_lost": "kernel log line about a GPU off the bus, without an Xid",
+    "kernel_pcie": "uncorrected PCIe AER error or lost PCIe link of the GPU in the kernel log",
+    "kernel_gsp": "rate-limited GSP RPC errors in the kernel log",
+    "kernel_uvm": "global fatal error of nvidia-uvm in the kernel log",
+    "kernel_init": "failed GPU initialisation in the kernel log",
+    "kernel_training": "failed NVLink receiver detection in the kernel log",
+    "recovery_nvml": "GPU recovery action reported by NVML",
+    "recovery_kernel": "GPU recovery action in an Xid 154",
+    "recovery_dcgm": "GPU recovery action reported by DCGM",
+    "domain_nvml": "recovery action 5 (IMEX domain) reported by NVML",
+    "domain_kernel": "recovery action 5 (IMEX domain) in an Xid 154",
+    "domain_dcgm": "recovery action 5 (IMEX domain) reported by DCGM",
+    "future_nvml": "unknown recovery action reported by NVML",
+    "future_kernel": "unknown recovery action in an Xid 154",
+    "future_dcgm": "unknown recovery action reported by DCGM",
+    "fabric_stuck": "fabric registration hangs or failed, from NVML",
+    "dcgm_fabric_stuck": "fabric registration hangs or failed, from DCGM",
+    "pcie_below_maximum": "PCIe link below its maximum width or generation under load",
+    "allocatable_below_capacity": "allocatable devices below the node's capacity",
+    "capacity_below_inventory": "device capacity below the number of known GPUs",
+    "pci_above_nvml": "fewer GPUs in NVML than on the PCI bus",
+    "sxid_fatal": "NVSwitch SXid that calls for an action in the kernel log",
+    "sxid_degraded": "NVSwitch SXid that is informational only in the kernel log",
+    "fabric_manager_software": "the fabric manager is needed but not running",
+    "dcgm_fabric_manager": "fabric manager not started or failed, from DCGM",
+    "driver_module_missing": "GPUs on the PCI bus, but no nvidia kernel module loaded",
+    "plugin_software": "the device plugin's socket is missing",
+    "no_allocatable": "no allocatable devices on a node with capacity",
+    "dcgm_clocks_thermal": "thermal throttling, from DCGM",
+    "dcgm_clocks_power_brake": "hardware power brake, from DCGM",
+    "slowdown_unexplained": "hardware slowdown without a reported reason",
+    "dcgm_slowdown_unexplained": "hardware slowdown without a reported reason, from DCGM",
+    "suspect_owners": "application Xids of several workload owners on the same GPU",
+    "other_xid": "Xid or recovery action that maps to no known fault, in the kernel log",
+    "other_number": "Xid that maps to no known fault, from dcgm-exporter",
+    "foreign_condition": "node condition set by another agent",
+    "not_ready": "node condition Ready is not True",
+    "rdma_port_down": "RDMA port that was active and is down",
+}
+"""What each of them shows, as runbooks say it; without an entry the name of the evidence is told."""

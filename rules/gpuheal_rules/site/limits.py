@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
 from gpuheal_rules.catalogue.reader import format_duration
+from gpuheal_rules.groups.alerts import LASTS
 from gpuheal_rules.site.form import Form
 
 NEEDED = {
@@ -69,6 +70,9 @@ def _of_alert(fault: Fault, alert: Alert, before: Alert | None, believed: timede
             f"alerts.{alert.name}.for: evidence of a silent source is kept for {format_duration(believed)}, "
             "so its faults end before the alert fires"
         )
+    if alert.wait >= LASTS.get(alert.expr, alert.wait + timedelta(1)):
+        span = format_duration(LASTS[alert.expr])
+        yield f"alerts.{alert.name}.for: what happens once holds for {span}, so only what goes on is told"
     if fault.acted_on and before is not None and alert.wait > before.wait + timedelta(minutes=10):
         yield f"alerts.{alert.name}.for: the responder contains the node only after that time"
     if fault.acted_on and alert.keep:

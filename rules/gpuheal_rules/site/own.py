@@ -11,6 +11,7 @@ from gpuheal_rules.catalogue.document import load_document
 from gpuheal_rules.catalogue.load import read_faults, read_signals
 from gpuheal_rules.catalogue.model import Catalogue, Fault, Signal
 from gpuheal_rules.catalogue.numbers import read_thresholds
+from gpuheal_rules.catalogue.texts import WAIT, words
 from gpuheal_rules.errors import ConfigError, ConfigErrors
 from gpuheal_rules.groups.alerts import EXPRESSIONS
 from gpuheal_rules.groups.special import SPECIALS
@@ -123,6 +124,9 @@ def _unusable(file: Path, own: Mapping[str, Fault], catalogue: Catalogue) -> lis
                 form.wrong(f"{where}.name", f"alert {alert.name} already exists", "use another name")
             if alert.expr and alert.expr not in EXPRESSIONS:
                 form.unknown(f"{where}.expr", "expression", alert.expr, EXPRESSIONS)
+            for word in words(alert):
+                if word != WAIT and word not in catalogue.numbers:
+                    form.unknown(f"{where}.description", "number", word, (WAIT, *catalogue.numbers))
             if not alert.expr and not fault.evidence:
                 form.wrong(f"{slug}.evidence", "a fault without evidence raises no alert")
         for index, evidence in enumerate(fault.evidence):

@@ -16,6 +16,7 @@ from gpuheal_rules.catalogue.document import load_document
 from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.catalogue.model import SEVERITIES, Alert, Catalogue, Fault, Number
 from gpuheal_rules.catalogue.numbers import outside
+from gpuheal_rules.catalogue.texts import told
 from gpuheal_rules.errors import ConfigErrors
 from gpuheal_rules.options import INTERVALS, PROFILES, Options, wrong, wrong_pattern
 from gpuheal_rules.site import limits
@@ -54,7 +55,7 @@ def read_site(path: Path) -> Site:
     limits.order(form, catalogue)
     limits.waits(form, catalogue)
     form.end()
-    catalogue = without(catalogue, off)
+    catalogue = told(without(catalogue, off))
     return Site(catalogue=catalogue, options=options, warnings=tuple(limits.warnings(shipped, catalogue)))
 
 

@@ -156,7 +156,7 @@ def test_summary_says_what_is_different() -> None:
         urls={"fleet": "http://127.0.0.1:1/fleet"},
     )
     text = "\n".join(summary(result))
-    assert "NOT as before; the case ended as: drain-deadline" in text
+    assert "NOT as it was before; the case ended as: drain-deadline" in text
     assert "spec.unschedulable: null -> true" in text
     assert text.count("not seen") == 4
     assert json.dumps(result.as_json())

@@ -34,6 +34,7 @@ def test_an_entry_is_all_that_a_provider_needs(name: str) -> None:
 def test_only_what_a_site_configures_can_be_used() -> None:
     """By default there is none; an image makes the provider `job`."""
     assert configured(ProviderSettings().by_name) == ()
+    assert configured({}) == ()
     image = "tools@sha256:" + "0" * 64
     assert configured(ProviderSettings(by_name={"job": JobSettings(image=image)}).by_name) == ("job",)
 

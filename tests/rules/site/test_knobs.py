@@ -14,6 +14,7 @@ import yaml
 from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.catalogue.model import SEVERITIES, Number
 from gpuheal_rules.catalogue.reader import format_duration
+from gpuheal_rules.catalogue.texts import words
 from gpuheal_rules.errors import ConfigErrors
 from gpuheal_rules.options import Options
 from gpuheal_rules.promql.reach import needed, selectors
@@ -65,6 +66,18 @@ def changes(site: Site) -> list[Change]:
     return found
 
 
+def following(found: list[Change], alerts: set[str]) -> list[Change]:
+    """Return the changes without those of descriptions, which must be exactly these alerts' and follow the number."""
+    texts = {key[1]: (old, new) for key, part, old, new in found if part == "annotations"}
+    assert set(texts) == alerts
+    for old, new in texts.values():
+        assert {**old, "description": ""} == {**new, "description": ""}
+        assert re.sub(r"\b[0-9]+[smhd]\b", "N", old["description"]) == re.sub(
+            r"\b[0-9]+[smhd]\b", "N", new["description"]
+        )
+    return [change for change in found if change[1] != "annotations"]
+
+
 def other_number(folder: Path, name: str) -> float:
     """Return a number the threshold may have and does not have."""
     item = load_catalogue().thresholds[name]
@@ -102,7 +115,8 @@ def rule_of(key: Key, said: str) -> bool:
 def of_number(folder: Path, name: str) -> None:
     """A number of single rules changes exactly the rules that it names, and in them nothing but that number."""
     item = load_catalogue().numbers[name]
-    found = changes(site_of(folder, {"thresholds": {name: other_value(item)}}))
+    telling = {alert.name for _fault, alert in load_catalogue().alerts() if name in words(alert)}
+    found = following(changes(site_of(folder, {"thresholds": {name: other_value(item)}})), telling)
     named = {key for key in BEFORE for said in item.changes if rule_of(key, said)}
     assert {key for key, *_ in found} == named
     for key, part, old, new in found:
@@ -133,7 +147,8 @@ def of_alert(folder: Path, name: str, part: str) -> None:
     alert = next(alert for _fault, alert in load_catalogue().alerts() if alert.name == name)
     values = {"severity": next(severity for severity in SEVERITIES if severity != alert.severity)}
     value = values.get(part, "7m")
-    ((key, field, old, new),) = changes(site_of(folder, {"alerts": {name: {part: value}}}))
+    found = changes(site_of(folder, {"alerts": {name: {part: value}}}))
+    ((key, field, old, new),) = following(found, {name} if part == "for" and "for" in words(alert) else set())
     assert key == ("gpuheal", name, "[]")
     if part == "severity":
         assert (field, new) == ("labels", {**old, "severity": value})

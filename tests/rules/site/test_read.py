@@ -23,11 +23,12 @@ FAULT = """\
     - {{class: dcgm, signal: {signal}, value: 1500}}
   ladder: {ladder}
   alerts:
-    - {{name: {alert}, severity: warning, summary: S, description: D}}
+    - {{name: {alert}, severity: warning, summary: S, description: '{description}'}}
   runbook: {{meaning: M, impact: I, gpuheal: G, person: [P]}}
   sources: [own]
 """
 GOOD = {"slug": "my-fault", "family": "mine", "signal": "dcgm_power", "ladder": "[alert]", "alert": "GPUMine"}
+GOOD |= {"description": "D"}
 
 
 def read(folder: Path, text: str | bytes) -> Site:
@@ -161,6 +162,7 @@ def own(folder: Path, **changed: str) -> None:
         ({"family": "shared"}, "my-fault.family: shared is the name of a file of cases"),
         ({"family": "../x"}, "my-fault.family: family names are lowercase words"),
         ({"ladder": "[drain, reboot]"}, "my-fault.ladder: no generated policy has these steps"),
+        ({"description": "for {four}"}, "my-fault.alerts[0].description: unknown number 'four' (did you mean for?)"),
         ({"slug": "My_Fault"}, "mine/faults.yaml: My_Fault: fault names are lowercase words separated by dashes"),
     ],
 )

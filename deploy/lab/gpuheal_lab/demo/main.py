@@ -112,6 +112,8 @@ async def _tour(args: argparse.Namespace, folder: Path) -> Result:
             args.json.write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
         if not args.once:
             say("")
+            for name, url in result.urls.items():
+                say(f"  {name:<13}{url}")
             say("Everything keeps running; press Ctrl-C to stop. Break another GPU with:")
             say(f"  curl -X POST {result.urls['fleet'].removesuffix('/fleet')}/faults -d '{tour.EXAMPLE}'")
             with contextlib.suppress(asyncio.CancelledError):

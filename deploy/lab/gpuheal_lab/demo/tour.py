@@ -314,7 +314,7 @@ def _between(first: datetime | None, second: datetime | None) -> float | None:
 
 
 def summary(result: Result) -> list[str]:
-    """What people read at the end."""
+    """Return what is printed at the end; the URLs are told only where the servers go on."""
     words = {
         "kernel_line_to_alert": "kernel line → alert",
         "alert_to_webhook": "alert → webhook",
@@ -330,5 +330,4 @@ def summary(result: Result) -> list[str]:
     else:
         lines.append(f"  The node is NOT as it was before; the case ended as: {result.ending}")
         lines += [f"    {short(difference)}" for difference in result.differences]
-    lines += ["", *(f"  {name:<13}{url}" for name, url in result.urls.items())]
     return lines

@@ -62,7 +62,7 @@ class SimulatedMachines:
             if not self.waits:
                 self.carry_out(operation)
 
-        await self.gate.cross("reboot", node.name, effect, detail=f"{provider} {operation}")
+        await self.gate.cross("reboot", node.name, effect, detail=f"{provider or self.default} {operation}")
 
     def carry_out(self, operation: str) -> bool:
         """The machine reboots now if the operation still stands; whether it does."""

@@ -79,7 +79,7 @@ class Queue:
 
     @contextlib.asynccontextmanager
     async def turn(self, source: str) -> AsyncIterator[None]:
-        """The caller has a turn while the context lasts; ObserveError when it would have to wait for too long."""
+        """Give the caller a turn while the context lasts; ObserveError when it would have to wait for too long."""
         await self._wait(source)
         try:
             yield

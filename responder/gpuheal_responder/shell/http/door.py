@@ -169,7 +169,7 @@ class Door:
                 response.force_close()
 
     def forget(self, guest: Guest) -> None:
-        """A connection is over. Repeatable."""
+        """Forget a connection that has ended. Repeatable."""
         self._guests.pop(guest, None)
         others = self._by_source.get(guest.source, {})
         others.pop(guest, None)
@@ -197,7 +197,7 @@ class Door:
             await asyncio.sleep(0)  # a crowd at the door must not keep those inside waiting
 
     def _leaving(self) -> Iterator[Guest]:
-        """The one that has to leave: of the source with the most guests the oldest that is silent, else the oldest."""
+        """Return the one to close: of the address with the most connections the oldest silent one, else the oldest."""
         crowd = max(self._by_source.values(), key=len)
         among = crowd if len(crowd) > 1 else self._guests
         yield from (guest for guest in among if not guest.asked)

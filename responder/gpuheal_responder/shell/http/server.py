@@ -51,7 +51,7 @@ async def listening(
     supervisor: Supervisor | None = None,
     ended: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[tuple[str, int]]:
-    """The application is served while the context lasts; gives the address it listens on.
+    """Serve the application while the context lasts; give the address it listens on.
 
     `supervisor` watches the tasks that accept connections and renew certificates. ConfigError if the address or the
     certificate can't be used. `ended` is told why a connection was ended that had asked nothing.

@@ -119,7 +119,7 @@ def _status(body: bytes) -> tuple[datetime, str]:
 
 
 def _silences(body: bytes) -> tuple[Silence, ...]:
-    """The silences that are active; the answer also has pending ones and those that ended in the last days."""
+    """Return the silences that are active; the answer also has pending ones and those that ended in the last days."""
     active = [raw for raw in _list(decoded(body)) if raw["status"]["state"] == "active"]
     if len(active) > MOST_SILENCES:
         raise ValueError(f"more than {MOST_SILENCES} silences are active")

@@ -112,7 +112,7 @@ class PrometheusEvidence:
 
     @contextlib.asynccontextmanager
     async def _whole_look(self) -> AsyncIterator[None]:
-        """What belongs together is asked without anything in between, and ends in time."""
+        """Keep queries that belong together uninterrupted, and within a deadline."""
         try:
             async with self._turn, asyncio.timeout(self._deadline_s):
                 yield

@@ -26,7 +26,7 @@ _PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})(?:\.[0-7])?
 
 
 def data_of(body: bytes) -> Any:
-    """The `data` of a complete answer; ValueError for an error or for one that carries warnings: it may be partial."""
+    """Return the `data` of a complete answer; ValueError for an error or with warnings: it may be partial."""
     raw: Any = decoded(body)
     if raw["status"] != "success":
         raise ValueError(f"{raw.get('errorType')}: {raw.get('error')}")
@@ -58,7 +58,7 @@ def told_of(problems: Sequence[Series]) -> str:
 
 
 def series_of(body: bytes) -> Sequence[Series]:
-    """The series of an answer, each with its samples as (time, value); an instant vector has one sample per series."""
+    """Return the series of an answer, each with its samples as (time, value); an instant vector has one per series."""
     data = data_of(body)
     match data["resultType"]:
         case "vector":
