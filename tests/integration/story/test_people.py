@@ -57,7 +57,7 @@ def test_propose_waits_for_a_person_who_may_approve(playing: Playing) -> None:
     assert steps_of(asked) == ["taint succeeded", "cordon succeeded", "condition succeeded"]
     with pytest.raises(CommandFailed, match="approve") as refused:
         _approve(play, "bob", name, "drain", _evidence(asked))
-    assert "bob may not create remediations/approve" in refused.value.output
+    assert "bob is not allowed to create remediations/approve" in refused.value.output
     pause(QUIET_S)
     assert "drain" not in str(steps_of(play.wait_blocked(name, "approval-needed")))
 

@@ -123,9 +123,10 @@ _CASES: Checks = [
         "an approval must contain its evidence: 12 hexadecimal digits, as shown with the proposal",
     ),
     (
-        "variables.status || variables.added.all(a, has(a.givenAt)"
-        f" && timestamp(a.expiresAt) - timestamp(a.givenAt) <= duration('{LONGEST_YES}s'))",
-        f"an approval must say when it was given, and is valid for at most {people_duration(LONGEST_APPROVAL)}",
+        "variables.status || variables.added.all(a, timestamp(a.expiresAt)"
+        f" - timestamp(has(a.givenAt) ? a.givenAt : object.spec.openedAt) <= duration('{LONGEST_YES}s'))",
+        f"an approval is valid for at most {people_duration(LONGEST_APPROVAL)} from when it was given,"
+        " or from the case's opening if it does not say when",
     ),
 ]
 
