@@ -116,7 +116,7 @@ def test_gpuheal_works_alone_and_says_what_the_lab_would_add(wheels: dict[str, P
         assert "Traceback" not in refused.stderr
     built = site.gpuheal("rules", "build", "--out", str(tmp_path / "made"), folder=tmp_path)
     assert built.returncode == 0, built.stderr
-    assert "no promtool cases were made" in built.stderr
+    assert "no promtool tests were generated" in built.stderr
     made = {p.relative_to(tmp_path / "made") for p in (tmp_path / "made").rglob("*") if p.is_file()}
     assert made
     assert all((ROOT / "rules" / name).read_bytes() == (tmp_path / "made" / name).read_bytes() for name in made)

@@ -156,7 +156,6 @@ class Reason(Told):
     CLEARED = "cleared", "the fault cleared before any action was taken"
     TAKEN_OVER = "taken-over", "someone removed the taint or cordon manually"
     REVERTED = "reverted", "gpuheal's changes to the node were reverted"
-    SUPERSEDED = "superseded", "another open case of the node stands for this one"
     NODE_GONE = "node-gone", "the node no longer exists"
     MACHINE_REPLACED = "machine-replaced", "a different machine now has the node's name"
     NODE_RECREATED = "node-recreated", "the Node object was deleted and recreated"
