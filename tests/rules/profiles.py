@@ -84,9 +84,6 @@ def scenarios(named: Callable[[str], str] = str) -> Iterator[Scenario]:
     def lost_later(gpu: int, step: int) -> bool:
         return gpu != 1 or step < EVENT + 3
 
-    def away(step: int) -> bool:
-        return step < EVENT
-
     for prefix, given in (("", {}), ("with-", {"exporter": lambda _step: True})):
         of = world(f"{prefix}xid", **given)
         yield Scenario(
@@ -110,7 +107,7 @@ def scenarios(named: Callable[[str], str] = str) -> Iterator[Scenario]:
             alerts=frozenset({(LOST[0], 1)}),
             witnesses=frozenset({(1, LOST[1], "dcgm", "strong"), *nvml}),
         )
-        of = world(f"{prefix}down", dcgm=away, **given)
+        of = world(f"{prefix}down", dcgm=lambda step: step < EVENT, **given)
         down = frozenset({("GPUHealDCGMExporterDown", None)})
         yield Scenario(name=of.node, series=of.series(), alerts=down)
         of = world(f"{prefix}xid-then-down", dcgm=lambda step: step < EVENT + 4, **given)

@@ -12,7 +12,6 @@ import pytest
 from gpuheal_exporters.kernel.entries import lines_of
 from gpuheal_exporters.kernel.kmsg import interesting, parse_line
 from gpuheal_exporters.kernel.parse import Leftover, describe_record, parse_lines
-from gpuheal_exporters.kernel.wrapper import unix_seconds
 
 PAYLOADS = {
     "xid": "NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.",
@@ -399,20 +398,3 @@ def test_pcie_errors_of_other_cards_are_left_out_and_said() -> None:
     ]
     assert [found["line"] for found in parse_lines(lines, left=left)] == [3, 4, 5, 6]
     assert left.told() == ["2 PCIe errors of devices that are not known to be GPUs were ignored"]
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("2024-07-31T23:14:18Z", AT_SECOND),
-        ("2024-07-31 23:14:18.5 UTC", 1_722_467_658.5),
-        ("2024-07-31T17:44:18-05:30", AT_SECOND),
-        ("1722467658.25", 1_722_467_658.25),
-        ("2024-07-31T23:14:18", None),
-        ("2024-13-31T23:14:18Z", None),
-        ("Jul 31 23:14:18", None),
-    ],
-)
-def test_a_time_counts_if_it_names_its_zone(text: str, seconds: float | None) -> None:
-    """A date without a year or zone could be any; no time is better than a wrong one."""
-    assert unix_seconds(text) == seconds

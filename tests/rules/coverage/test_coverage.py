@@ -53,8 +53,7 @@ def judged(
     catalogue: Catalogue, groups: Sequence[Group], lines: Sequence[str], folder: Path, options: Options | None = None
 ) -> dict[str, Covered]:
     """What becomes of each alert with these series."""
-    options = options or Options()
-    file = folder / "series.txt"
+    options, file = options or Options(), folder / "series.txt"
     file.write_text("\n".join(lines))
     return {one.alert: one for one in covered(catalogue, options, groups, from_file(file, looked_for(options)))}
 
