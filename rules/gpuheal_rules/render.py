@@ -61,6 +61,7 @@ def build_groups(catalogue: Catalogue, options: Options) -> tuple[Group, ...]:
 
 def _groups(catalogue: Catalogue, options: Options) -> tuple[Group, ...]:
     main: tuple[Record | AlertRule, ...] = (
+        *memory.given_back(options),
         *identity.rules(catalogue, options),
         *guard.rules(catalogue, options),
         *latch.rules(catalogue, options),

@@ -9,7 +9,7 @@ from gpuheal_rules.cases.shows import SEEN, bad_value, good_value, limit, of_sig
 from gpuheal_rules.cases.world import NODE, STEP_SECONDS, UUIDS, Case, Expectation, Query, World, lean, merged
 from gpuheal_rules.cases.xid import EVENT, instance
 from gpuheal_rules.catalogue.model import Alert, Catalogue, Evidence, Fault
-from gpuheal_rules.groups.evidence import BRIDGED, source_of
+from gpuheal_rules.groups.evidence import BRIDGED, rests_on_slow_facts, source_of
 from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import OPEN
 
@@ -37,6 +37,8 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert) -> list[Case]:
         source = source_of(catalogue, Options(), evidence)
         if source in BRIDGED:
             found.append(memory.over_an_outage(fault, evidence, source))
+        if rests_on_slow_facts(evidence):
+            found.append(memory.until_looked_at(fault, evidence))
         if evidence.growth == "1h":
             found += growth.cases(catalogue, fault, alert, evidence)
         if evidence.growth == "24h":

@@ -2,89 +2,163 @@
 
 from __future__ import annotations
 
-from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, between, lean, since
+from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, always, between, lean, since
 from gpuheal_rules.catalogue.model import Evidence, Fault
-from gpuheal_rules.groups.identity import IDENTITY, SOURCE_SEEN
-from gpuheal_rules.groups.latch import LOST
-from gpuheal_rules.groups.memory import REMEMBERED, kept
-from gpuheal_rules.promql.rule import EVIDENCE, recovered
+from gpuheal_rules.groups.identity import IDENTITY, NODE_KNOWN, SOURCE_SEEN
+from gpuheal_rules.groups.latch import LOST, PORT_DOWN
+from gpuheal_rules.groups.memory import STATES, TIMED, kept
+from gpuheal_rules.promql.rule import EVIDENCE, GPU_GONE, GPU_SHOWN, recovered
 
-SECOND, LATE = 8, 16
-"""Steps of the slow group's second evaluation, and of its first one that is too long after the start.
+EARLY, SECOND, LATE = 3, 8, 24
+"""Steps of an evaluation soon after the start, of the slow group's second one, and of its first one that is too late.
 
 promtool evaluates every group at every step, so each of them takes a snapshot.
 """
 BEFORE = 50.0
 """What a series said before the outage."""
+ALIVE = 1e9
+"""When it was there last: at the last snapshot, whenever that was."""
 LONG_AGO = -1e6
 """A time that no rule counts any more, so that none shows the series again and takes it into the next snapshot."""
 
 
 def cases() -> list[Case]:
     """Return a case for each remembered series, and those of rules that go on from what is given back."""
-    return [*(_given_back(name) for name in REMEMBERED), *_lost()]
+    remembered = [(name, kept(name, "at"), 100.0) for name in (*STATES, GPU_GONE)] + [(GPU_SHOWN, kept(GPU_SHOWN), 1.0)]
+    return [
+        *(_timed(name) for name in TIMED),
+        *(_given_back(name, at, value) for name, at, value in remembered),
+        *_lost(),
+        *(_known(name) for name in (GPU_GONE, GPU_SHOWN)),
+        _port(),
+    ]
 
 
 def over_an_outage(fault: Fault, evidence: Evidence, source: str) -> Case:
     """Return the case of evidence whose source has not been heard since Prometheus started anew."""
-    of = f'fault="{fault.slug}", class="{evidence.witness}", signal="{evidence.name}"'
-    labels = {"fault": fault.slug, "class": evidence.witness, "signal": evidence.name, "strength": evidence.strength}
-    gpu = {"gpu_uuid": UUIDS[1]} if fault.scope == "gpu" else {}
     return Case(
         name=f"{fault.slug} ({evidence.witness} {evidence.name}) holds over an outage of Prometheus while it is silent",
-        series=[_snapshot(SOURCE_SEEN, source=source), _snapshot(EVIDENCE, **labels, **gpu)],
-        queries=[
-            Query(step=step, expr=f'max({EVIDENCE}{{{of}, node="{NODE}"}})', samples=[("{}", BEFORE)])
-            for step in (SECOND, LATE + 4)
-        ],
+        series=[*_snapshot(SOURCE_SEEN, source=source), *_evidence(fault, evidence)],
+        queries=[_seen(fault, evidence, step) for step in (EARLY, SECOND, LATE + 4)],
         steps=LATE + 4,
         alone=source == "ksm",
     )
 
 
-def _snapshot(name: str, **labels: str) -> Series:
+def until_looked_at(fault: Fault, evidence: Evidence) -> Case:
+    """Return the case of evidence that rests on facts of the slow group, whose source has been heard again."""
+    return Case(
+        name=f"{fault.slug} ({evidence.witness} {evidence.name}) holds after a start until the slow group looked at it",
+        series=[*lean().series(), *_evidence(fault, evidence)],
+        queries=[
+            *(_seen(fault, evidence, step) for step in (EARLY, SECOND)),
+            _seen(fault, evidence, LATE + 4, held=False),
+        ],
+        steps=LATE + 4,
+    )
+
+
+def _evidence(fault: Fault, evidence: Evidence) -> list[Series]:
+    labels = {"fault": fault.slug, "class": evidence.witness, "signal": evidence.name, "strength": evidence.strength}
+    return _snapshot(EVIDENCE, **labels, **({"gpu_uuid": UUIDS[1]} if fault.scope == "gpu" else {}))
+
+
+def _seen(fault: Fault, evidence: Evidence, step: int, *, held: bool = True) -> Query:
+    of = f'fault="{fault.slug}", class="{evidence.witness}", signal="{evidence.name}"'
+    samples = [("{}", BEFORE)] if held else []
+    return Query(step=step, expr=f'max({EVIDENCE}{{{of}, node="{NODE}"}})', samples=samples)
+
+
+def _snapshot(name: str, **labels: str) -> list[Series]:
     """Return what the last snapshot before the start has of one series of the node."""
-    return Series(metric=kept(name), labels={"node": NODE, **labels}, at=between(0, 1, BEFORE))
+    labels = {"node": NODE, **labels}
+    found = [Series(metric=kept(name), labels=labels, at=between(0, 1, BEFORE))]
+    return found if name in TIMED else [*found, Series(metric=kept(name, "at"), labels=labels, at=between(0, 1, ALIVE))]
 
 
 def _lost() -> list[Case]:
     found = []
-    # Heard anew when what was remembered has come back, but before it is forgotten.
-    for witness, source, heard in (("nvml", "exporter", 2), ("dcgm", "dcgm", 1)):
+    # dcgm-exporter is heard anew so late that nobody knows yet what it showed four scrapes ago.
+    for witness, source, heard in (("nvml", "exporter", 2), ("dcgm", "dcgm", SECOND - 3)):
         silent = "dcgm" if source == "exporter" else "exporter"
         own = {"gpu_uuid": UUIDS[1], "class": witness}
-        remembered = Series(metric=kept(LOST), labels={"node": NODE, **own}, at=between(0, SECOND + 2, BEFORE))
-        identity = _snapshot(IDENTITY, gpu_uuid=UUIDS[1], source=source)
+        remembered = _snapshot(LOST, **own)
+        gone = _snapshot(GPU_GONE, gpu_uuid=UUIDS[1], source=source)
         began = f'max({LOST}{{gpu_uuid="{UUIDS[1]}", node="{NODE}", class="{witness}"}})'
         still = lean(present=lambda gpu, _step: gpu != 1, **{source: since(heard, 1.0, 0.0), silent: None})
         found += [
             Case(
                 name=f"Lost to {witness}: the time it began is the same after an outage of Prometheus",
-                series=[*series, remembered, identity],
+                series=[*series, *remembered, *gone],
                 queries=[Query(step=step, expr=began, samples=[("{}", BEFORE)]) for step in (SECOND, LATE + 4)],
                 steps=LATE + 4,
             )
-            for series in (still.series(), [_snapshot(SOURCE_SEEN, source=source)])
+            for series in (still.series(), _snapshot(SOURCE_SEEN, source=source))
         ]
     return found
 
 
-def _given_back(name: str) -> Case:
-    alive, gone = ({"node": NODE, "gpu_uuid": f"GPU-{what}"} for what in ("alive", "gone"))
-    labels = {what["gpu_uuid"]: f'{{gpu_uuid="{what["gpu_uuid"]}", node="{NODE}"}}' for what in (alive, gone)}
+def _known(name: str) -> Case:
+    gpu = {"node": NODE, "gpu_uuid": UUIDS[1], "source": "dcgm"}
+    shown = [Series(metric=kept(name), labels=gpu, at=between(0, 1, ALIVE))]
+    identity = f'count({IDENTITY}{{gpu_uuid="{UUIDS[1]}", node="{NODE}", source="dcgm"}} > 1)'
+    what = "was gone" if name == GPU_GONE else "was shown"
+    return Case(
+        name=f"A GPU that {what}, and its node, are known after an outage of Prometheus before anything was scraped",
+        series=shown if name == GPU_SHOWN else _snapshot(name, gpu_uuid=UUIDS[1], source="dcgm"),
+        queries=[
+            Query(step=LATE + 4, expr=identity, samples=[("{}", 1.0)]),
+            Query(step=LATE + 4, expr=f'max({NODE_KNOWN}{{node="{NODE}"}})', samples=[("{}", 1.0)]),
+        ],
+        steps=LATE + 4,
+        alone=True,
+    )
 
-    def seen(step: int, *uuids: str) -> Query:
-        """Without its name: that is what was asked for."""
-        expr = f'max by (gpu_uuid, node) ({recovered(name)}{{gpu_uuid=~"GPU-(alive|gone)|"}})'
-        return Query(step=step, expr=expr, samples=[(labels[uuid], 100) for uuid in uuids])
 
+def _port() -> Case:
+    port = {"device": "mlx5_3", "port": "1"}
+    expr = f'count({PORT_DOWN}{{node="{NODE}", device="mlx5_3"}})'
+    return Case(
+        name="A port that was down is down after an outage of Prometheus, until the slow group knows what was active",
+        series=[*lean().of_exporter("gpuheal_rdma_port_state", port, always(1)), *_snapshot(PORT_DOWN, **port)],
+        queries=[Query(step=EARLY, expr=expr, samples=[("{}", 1.0)]), Query(step=LATE + 4, expr=expr)],
+        steps=LATE + 4,
+    )
+
+
+def _timed(name: str) -> Case:
+    labels = {"node": NODE, "gpu_uuid": "GPU-alive"}
     return Case(
         name=f"Memory of {name}: after a start what the last snapshot showed is given back, and later nothing is",
-        series=[
-            Series(metric=kept(name), labels=alive, at=between(0, LATE + 2, 100)),
-            Series(metric=kept(name), labels=gone, at=between(0, 1, LONG_AGO)),
-        ],
-        queries=[seen(SECOND, "GPU-alive"), seen(LATE)],
+        series=[Series(metric=kept(name), labels=labels, at=between(0, LATE + 2, 100))],
+        queries=[_back(name, SECOND, 100.0, "GPU-alive"), _back(name, LATE, 100.0)],
         steps=LATE + 1,
         alone=True,
     )
+
+
+def _given_back(name: str, at: str, value: float) -> Case:
+    alive, gone = ({"node": NODE, "gpu_uuid": f"GPU-{what}"} for what in ("alive", "gone"))
+    states = (
+        []
+        if at == kept(name)
+        else [Series(metric=kept(name), labels=labels, at=between(0, LATE + 2, 100)) for labels in (alive, gone)]
+    )
+    return Case(
+        name=f"Memory of {name}: after a start only what the last snapshot showed is given back, and later nothing is",
+        series=[
+            *states,
+            Series(metric=at, labels=alive, at=between(0, LATE + 2, ALIVE)),
+            Series(metric=at, labels=gone, at=between(0, 1, LONG_AGO)),
+        ],
+        queries=[_back(name, SECOND, value, "GPU-alive"), _back(name, LATE, value)],
+        steps=LATE + 1,
+        alone=True,
+    )
+
+
+def _back(name: str, step: int, value: float, *uuids: str) -> Query:
+    """Return what is given back; without its name: that is what was asked for."""
+    expr = f'max by (gpu_uuid, node) ({recovered(name)}{{gpu_uuid=~"GPU-(alive|gone)|"}})'
+    samples = [(f'{{gpu_uuid="{uuid}", node="{NODE}"}}', value) for uuid in uuids]
+    return Query(step=step, expr=expr, samples=samples)

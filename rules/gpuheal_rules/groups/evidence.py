@@ -12,7 +12,18 @@ from gpuheal_rules.catalogue.model import Catalogue, Evidence, Fault
 from gpuheal_rules.groups import special
 from gpuheal_rules.groups.latch import DCGM_XID, XID, bridged
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import EVIDENCE, GPU, GUARD, NEAR, Record, by_target, indent, promql, threshold
+from gpuheal_rules.promql.rule import (
+    EVIDENCE,
+    GPU,
+    GUARD,
+    NEAR,
+    Record,
+    by_target,
+    indent,
+    promql,
+    recovered,
+    threshold,
+)
 
 Special = Callable[[Catalogue, Options], tuple[str, str]]
 HARMLESS_XID = "gpuheal:xid_harmless:info"
@@ -93,9 +104,16 @@ def _one(catalogue: Catalogue, options: Options, fault: Fault, evidence: Evidenc
     expr = f"max by ({key}) (\n{indent(now)}\n)" if evidence.timed else f"group by ({key}) (\n{indent(now)}\n) * time()"
     if evidence.guarded:
         expr = f"{expr}\n  unless on (node) {GUARD}"
+    if rests_on_slow_facts(evidence):
+        expr += f"\n  or on ({key})\n  max by ({key}) ({own.replace(EVIDENCE, recovered(EVIDENCE))})"
     if source in BRIDGED:
         expr += f"\n  or on ({key})\n  max by ({key}) (\n{indent(bridged(own, source), 4)}\n  )"
     return Record(name=EVIDENCE, labels=labels, expr=expr)
+
+
+def rests_on_slow_facts(evidence: Evidence) -> bool:
+    """Return whether the evidence reads what the slow group writes: after a start that is missing for a while."""
+    return bool(evidence.growth) or evidence.special in special.SLOW
 
 
 def source_of(catalogue: Catalogue, options: Options, evidence: Evidence) -> str:

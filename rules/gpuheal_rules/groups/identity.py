@@ -11,6 +11,8 @@ from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import (
     BLANK,
     GPU,
+    GPU_GONE,
+    GPU_SHOWN,
     TARGET_NODE,
     Record,
     before,
@@ -19,6 +21,7 @@ from gpuheal_rules.promql.rule import (
     node_labels,
     promql,
     readings,
+    recovered,
     targets,
     threshold,
 )
@@ -141,9 +144,15 @@ def _live(options: Options) -> Record:
         expr=promql(f"""
             group by (node) ({targets(options, ["exporter", "dcgm"])})
               or group by (node) (kube_node_status_condition{{condition="Ready", status="true"}})
-              or (group by (node) ({IDENTITY}) unless on () {UP}{{source="ksm"}})
+              or (group by (node) {_remembered()} unless on () {UP}{{source="ksm"}})
             """),
     )
+
+
+def _remembered(source: str = "") -> str:
+    """Return what was known at the last evaluation; after an outage, what was gone before what was shown."""
+    of = f'{{source="{source}"}}' if source else ""
+    return f"({IDENTITY}{of} or {recovered(GPU_GONE)}{of} or {recovered(GPU_SHOWN)}{of})"
 
 
 def _known(catalogue: Catalogue, options: Options) -> Iterator[Record]:
@@ -156,7 +165,7 @@ def _known(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         "exporter": f'group by ({GPU}) (gpuheal_gpu_info{{gpu_uuid!=""}})',
     }
     week = threshold("identity_memory_seconds")
-    dcgm, exporter = (before(f'{IDENTITY}{{source="{source}"}}') for source in ("dcgm", "exporter"))
+    dcgm, exporter = (_remembered(source) for source in ("dcgm", "exporter"))
     silent = f'({exporter} unless on (node) {UP}{{source="exporter"}})'
     # The value of the previous evaluation: 1 for a GPU that has just gone.
     gone = {

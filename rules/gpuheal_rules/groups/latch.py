@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.identity import ACCELERATORS, IDENTITY, SILENT, SOURCE_SEEN, UP
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import BLANK, CLEARED, GPU, Record, before, gpu_labels, promql, readings
+from gpuheal_rules.promql.rule import BLANK, CLEARED, GPU, Record, before, gpu_labels, promql, readings, recovered
 
 XID = "gpuheal:xid_latch:last_seconds"
 DCGM_XID = "gpuheal:dcgm_xid_latch:first_seconds"
@@ -126,13 +126,18 @@ def _ports() -> Record:
     # A port that was active within the last week and is not now; a port that never was is unused.
     return Record(
         name=PORT_DOWN,
-        expr=f"group by ({key}) (gpuheal_rdma_port_state != 4 and on ({key}) {PORT_SEEN})",
+        expr=promql(f"""
+            group by ({key}) (
+              gpuheal_rdma_port_state != 4 and on ({key}) ({PORT_SEEN} or {recovered(PORT_DOWN)})
+            )
+            """),
     )
 
 
 def _lost(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     grace = options.scrapes(4)
     gone = f'{IDENTITY}{{source="dcgm"}} > 1'
+    known = before(f'{LOST}{{class="dcgm"}}')
     blank = f"{catalogue.signals['dcgm_presence'].metrics[0]} >= {BLANK}"
     now = {
         "nvml": promql(f"""
@@ -140,13 +145,14 @@ def _lost(catalogue: Catalogue, options: Options) -> Iterator[Record]:
               and on (node) {UP}{{source="exporter"}}
               and on (node) max by (node) (gpuheal_nvml_up == 1)
             """),
-        # Known here before, not shown now, by a dcgm-exporter that shows others and did so a while ago. One opinion is
-        # not enough: a GPU that NVML shows, or that stands on the page with blanks, is there; where most of a node are
-        # not shown, or its GPUs are no device of the kubelet (dynamic resource allocation), the exporter hides them.
+        # Known here before, not shown now, by a dcgm-exporter that shows others and did so a while ago; that is asked
+        # of a new loss only, as nobody knows it after an outage of Prometheus. One opinion is not enough: a GPU that
+        # NVML shows, or that stands on the page with blanks, is there; where most of a node are not shown, or its GPUs
+        # are no device of the kubelet (dynamic resource allocation), the exporter hides them.
         "dcgm": promql(f"""
             {gone} <= time() - {options.scrape_seconds(4)}
               and on (node) {UP}{{source="dcgm"}}
-              and on (node) ({UP}{{source="dcgm"}} offset {grace})
+              and on ({GPU}) ({gone} and on (node) ({UP}{{source="dcgm"}} offset {grace}) or {known})
               and on (node) (count by (node) ({IDENTITY}{{source="dcgm"}} == 1) >= on (node) count by (node) ({gone}))
               unless on ({GPU}) (gpuheal_gpu_present == 1 and on (node) {UP}{{source="exporter"}})
               unless on ({GPU}) group by ({GPU}) ({gpu_labels(options, blank)})

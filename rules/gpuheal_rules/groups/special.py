@@ -162,6 +162,9 @@ _SLICED = 'kube_node_status_capacity{resource=~"nvidia_com_mig_.+"} > 0'
 IMEX_DOMAIN = 5
 """Recovery action for the memory-export domain of a multi-node NVLink system (nvml.h, 595)."""
 
+SLOW = frozenset({"pcie_below_maximum"})
+"""Evidence that reads facts of the slow group."""
+
 SPECIALS: Mapping[str, Special] = {
     "lost_nvml": _lost("nvml", "exporter"),
     "lost_dcgm": _lost("dcgm", "dcgm"),

@@ -18,8 +18,9 @@ from gpuheal_rules.lint.source import Node, Rule
 SET_OPERATORS = frozenset({"and", "or", "unless"})
 KEEPING_AGGREGATIONS = frozenset({"topk", "bottomk", "limitk", "limit_ratio"})
 NO_LABELS = frozenset({"vector", "scalar", "time", "pi"})
-ROUNDS = 4
-"""A rule that reads itself is looked at this often; labels it adds to itself show in the second round."""
+ROUNDS = 6
+"""Rules that read themselves, or each other in a circle, are looked at together this often at most: what one of them
+adds reaches the others in the next round."""
 
 DEPTH = 40
 """Recording rules refer to each other this deep at most; deeper, or in a circle, a shape counts as open."""
@@ -152,6 +153,8 @@ class Flow:
             if not rule.alert:
                 self._records.setdefault(rule.name, []).append(rule)
         self._known: dict[int, Shape] = {}
+        self._settled: set[int] = set()
+        self._round: set[int] = set()
         self._depth = 0
 
     def recorders(self, selector: Node) -> list[Rule]:
@@ -169,20 +172,31 @@ class Flow:
 
     def rule_shape(self, rule: Rule) -> Shape:
         """The shape of what a rule writes, its static labels included."""
-        if id(rule) not in self._known:
-            if rule.tree is None or self._depth > DEPTH:
-                return OPEN
-            self._depth += 1
-            shape = NOTHING
-            for _ in range(ROUNDS):
-                self._known[id(rule)] = shape
-                again = self._with(rule, self.shape(rule.tree))
-                if again == shape:
-                    break
-                shape = again
-            self._known[id(rule)] = shape
-            self._depth -= 1
-        return self._known[id(rule)]
+        key = id(rule)
+        if key in self._settled:
+            return self._known[key]
+        if rule.tree is None or self._depth > DEPTH:
+            return OPEN
+        if key in self._round:
+            return self._known.get(key, NOTHING)
+        if self._depth:
+            self._round.add(key)
+            return self._once(rule)
+        for _ in range(ROUNDS):
+            before = dict(self._known)
+            self._round = {key}
+            self._once(rule)
+            if self._known == before:
+                break
+        self._settled |= self._round
+        self._round = set()
+        return self._known[key]
+
+    def _once(self, rule: Rule) -> Shape:
+        self._depth += 1
+        self._known[id(rule)] = shape = self._with(rule, self.shape(rule.tree))
+        self._depth -= 1
+        return shape
 
     @staticmethod
     def _with(rule: Rule, shape: Shape) -> Shape:

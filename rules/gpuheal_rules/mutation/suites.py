@@ -80,7 +80,7 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:fabric_domain": ("fleet",),
     "gpuheal:driver_version": ("fleet",),
     "gpuheal:fault_nodes": ("telemetry-anomaly", "fleet"),
-    "gpuheal:rdma_port_down": ("nic-down",),
+    "gpuheal:rdma_port_down": ("nic-down", "shared"),
     "gpuheal:xid_harmless": ("nvlink-fault", "nvlink-degraded"),
     "gpuheal:fault_witness": ("state", "gpu-gsp-timeout", "gpu-fell-off-bus"),
     "gpuheal:fault_confidence": ("shared",),

@@ -30,6 +30,16 @@ BLANK = "2147483632"
 """Smallest of DCGM's blanks (dcgm_structs.h: DCGM_INT32_BLANK; those of floats, 2^47, and of 64 bits, 2^63 - 16, are
 larger): a field without a value. No field that a rule reads comes near it."""
 
+GPU_SHOWN = "gpuheal:gpu_shown:last_seconds"
+GPU_GONE = "gpuheal:gpu_gone:since_seconds"
+"""What the memory has of identities (groups.memory): the GPUs that were shown, and those that were not any more."""
+
+STARTED = "gpuheal:started:info"
+"""There for a few minutes after a start of Prometheus: until all was scraped, and the slow group has looked at it.
+
+Its value is infinite: what is smaller than `scalar(…)` of it is all that there is, or nothing.
+"""
+
 GUARD = "gpuheal:node_guard:info"
 GPU_NODE = "gpuheal:gpu_node:info"
 WITNESS = "gpuheal:fault_witness:last_seen_seconds"
