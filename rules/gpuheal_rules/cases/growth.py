@@ -19,11 +19,13 @@ from gpuheal_rules.cases.world import (
     Value,
     lean,
     merged,
+    since,
 )
 from gpuheal_rules.cases.xid import EVENT, instance
 from gpuheal_rules.catalogue.model import Alert, Catalogue, Evidence, Fault
+from gpuheal_rules.groups.trend import fields_of
 
-GROWTH = "gpuheal:gpu_counter:growth24h"
+GROWTH, GROWTH_HOUR = "gpuheal:gpu_counter:growth24h", "gpuheal:gpu_counter:growth1h"
 HOUR = 3600 // STEP_SECONDS
 BEGIN = HOUR + 8
 """A step at which the slow group is evaluated as well: current promtool honours the interval of each group."""
@@ -123,8 +125,29 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) 
             end,
         ),
         *born,
+        *_every_field(catalogue, evidence),
         case("fires when a counter grows", lambda s: 500.0 + (number + 1 if s >= BEGIN else 0), fires),
         case("fires when a counter restarts and grows", lambda s: number + 1 if s >= BEGIN else 9000.0, fires),
         case("is quiet for growth at the limit", lambda s: 500.0 + (number if s >= BEGIN else 0), quiet),
         case("is quiet for old errors seen for the first time", lambda _s: 9000.0, quiet),
+    ]
+
+
+def _every_field(catalogue: Catalogue, evidence: Evidence) -> list[Case]:
+    """Return the case of a signal of several fields that all were zero: each is counted by itself."""
+    signal = catalogue.signals[evidence.signal]
+    fields = [names[0] for names in fields_of(signal)] if signal.source == "dcgm" else []
+    if len(fields) < 2:
+        return []
+    world = lean()
+    # Powers of two: every sum is of other fields.
+    grown = [s for n, field in enumerate(fields) for s in world.of_dcgm(field, 1, since(BEGIN, 2.0**n, 0.0))]
+    expr = f'max({GROWTH_HOUR}{{signal="{signal.name}", node="{NODE}"}})'
+    return [
+        Case(
+            name=f"{signal.name}: each of its fields that was zero an hour ago counts with what it has grown",
+            series=[*world.series(), *grown],
+            queries=[Query(step=BEGIN + 9, expr=expr, samples=[("{}", 2.0 ** len(fields) - 1)])],
+            steps=BEGIN + 9,
+        )
     ]

@@ -48,7 +48,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     )
 
 
-def _fields(signal: Signal) -> list[tuple[str, ...]]:
+def fields_of(signal: Signal) -> list[tuple[str, ...]]:
     """Return the names of each field of a dcgm-exporter signal, the current one first; older names follow in order."""
     count = max(len(signal.counters), 1)
     return [signal.metrics[index::count] for index in range(count)]
@@ -60,7 +60,7 @@ def _counted(options: Options, signal: Signal) -> Iterator[Record]:
         labels = {"signal": signal.name, "field": "all"}
         yield Record(name=COUNTER, labels=labels, expr=f"sum by ({GPU}) ({readings(signal, '> 0')})")
         return
-    for names in _fields(signal):
+    for names in fields_of(signal):
         # MIG instances and pods repeat the value of the GPU, and a page may show both names: one of them counts.
         some = " or ".join(reading(signal, name, "> 0") for name in names)
         labels = {"signal": signal.name, "field": names[0]}
@@ -77,7 +77,7 @@ def _was_zero(options: Options, signal: Signal, ago: str) -> list[str]:
             f" and on (node) (gpuheal_nvml_up offset {ago} == 1))"
         ]
     found = []
-    for names in _fields(signal):
+    for names in fields_of(signal):
         read = " or ".join(reading(signal, name, ago=ago) for name in names)
         own = f'{COUNTER}{{signal="{signal.name}", field="{names[0]}"}}'
         found.append(f"({own} and on ({GPU}) ({gpu_labels(options, read)}))")

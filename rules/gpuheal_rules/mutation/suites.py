@@ -91,8 +91,12 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
 }
 
 
-BY_FAULT = {"nvlink-degraded": ("nvlink-fault",), "gpu-suspect-repeat": ("shared",)}
-"""More suites for the rules of a fault: of the one it is the milder form of, or of what it is built from."""
+BY_FAULT = {
+    "nvlink-degraded": ("nvlink-fault",),
+    "gpu-memory-uncontained": ("gpu-memory-contained",),
+    "gpu-suspect-repeat": ("shared",),
+}
+"""More suites for the rules of a fault: of the one it is the milder or severer form of, or of what it is built from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
