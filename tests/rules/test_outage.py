@@ -31,7 +31,7 @@ from gpuheal_rules.render import build_groups, rule_file
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 SECOND = timedelta(seconds=1)
-OPTIONS = Options(interval=SECOND, scrape_interval=SECOND, slow_interval=SECOND * 8)
+OPTIONS = Options(interval=SECOND, scrape_interval=SECOND, slow_interval=SECOND * 7)
 JOBS = {"ours": "gpuheal-exporter", "silent": "gpuheal-exporter", "plain": "dcgm-exporter"}
 """Nodes: one whose exporter always answers, one whose exporter falls silent, one with dcgm-exporter only."""
 
@@ -39,7 +39,7 @@ OUTAGES = {"7 min": 7 * 60, "45 min": 45 * 60}
 LONGER = 65 * 60
 """Longer than what a silent source said is believed."""
 
-GIVEN_BACK = 18
+GIVEN_BACK = 16
 """Evaluations after a start in which the memory gives back; what stands later stands by itself."""
 
 RESTORED = 2

@@ -6,13 +6,13 @@ from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, always, 
 from gpuheal_rules.catalogue.model import Evidence, Fault
 from gpuheal_rules.groups.identity import IDENTITY, NODE_KNOWN, SOURCE_SEEN
 from gpuheal_rules.groups.latch import LOST, PORT_DOWN
-from gpuheal_rules.groups.memory import STATES, TIMED, kept
+from gpuheal_rules.groups.memory import STATES, TAKEN, TIMED, kept
 from gpuheal_rules.promql.rule import EVIDENCE, GPU_GONE, GPU_SHOWN, recovered
 
 EARLY, SECOND, LATE = 3, 8, 24
 """Steps of an evaluation soon after the start, of the slow group's second one, and of its first one that is too late.
 
-promtool evaluates every group at every step, so each of them takes a snapshot.
+promtool 2.42 evaluates every group at every step.
 """
 BEFORE = 50.0
 """What a series said before the outage."""
@@ -20,6 +20,9 @@ ALIVE = 1e9
 """When it was there last: at the last snapshot, whenever that was."""
 LONG_AGO = -1e6
 """A time that no rule counts any more, so that none shows the series again and takes it into the next snapshot."""
+
+LAST = Series(metric=TAKEN, labels={}, at=between(1, 2, 0.0))
+"""The last snapshot before the start; after it none is taken for a while."""
 
 
 def cases() -> list[Case]:
@@ -73,7 +76,8 @@ def _snapshot(name: str, **labels: str) -> list[Series]:
     """Return what the last snapshot before the start has of one series of the node."""
     labels = {"node": NODE, **labels}
     found = [Series(metric=kept(name), labels=labels, at=between(0, 1, BEFORE))]
-    return found if name in TIMED else [*found, Series(metric=kept(name, "at"), labels=labels, at=between(0, 1, ALIVE))]
+    alive = Series(metric=kept(name, "at"), labels=labels, at=between(0, 1, ALIVE))
+    return found if name in TIMED else [*found, alive, LAST]
 
 
 def _lost() -> list[Case]:
@@ -100,7 +104,7 @@ def _lost() -> list[Case]:
 
 def _known(name: str) -> Case:
     gpu = {"node": NODE, "gpu_uuid": UUIDS[1], "source": "dcgm"}
-    shown = [Series(metric=kept(name), labels=gpu, at=between(0, 1, ALIVE))]
+    shown = [Series(metric=kept(name), labels=gpu, at=between(0, 1, ALIVE)), LAST]
     identity = f'count({IDENTITY}{{gpu_uuid="{UUIDS[1]}", node="{NODE}", source="dcgm"}} > 1)'
     what = "was gone" if name == GPU_GONE else "was shown"
     return Case(
@@ -148,6 +152,7 @@ def _given_back(name: str, at: str, value: float) -> Case:
         name=f"Memory of {name}: after a start only what the last snapshot showed is given back, and later nothing is",
         series=[
             *states,
+            LAST,
             Series(metric=at, labels=alive, at=between(0, LATE + 2, ALIVE)),
             Series(metric=at, labels=gone, at=between(0, 1, LONG_AGO)),
         ],

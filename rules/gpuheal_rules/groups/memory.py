@@ -49,9 +49,9 @@ _LAST = f"scalar(last_over_time({TAKEN}[{MEMORY}]) and on () {STARTED})"
 def given_back(options: Options) -> Iterator[Record]:
     """Yield what the main group is given back after a start; it stands before all that reads it."""
     start = options.slow_interval * 3
-    counted = f"count_over_time({EVALUATED}[{format_duration(start)}])"
+    enough = f"count_over_time({EVALUATED}[{format_duration(start)}]) >= {start / options.interval * 0.75:.12g}"
     # Three quarters, so that an evaluation that was missed is no start.
-    yield Record(name=STARTED, expr=f"vector(Inf) unless on () {counted} >= {start / options.interval * 0.75:.12g}")
+    yield Record(name=STARTED, expr=f"vector(Inf) == scalar(absent({enough})) * Inf")
     for name in TIMED:
         yield Record(name=recovered(name), expr=f"last_over_time({kept(name)}[{MEMORY}]) < scalar({STARTED})")
     for name in (*_states(options), GPU_GONE):
@@ -76,7 +76,8 @@ def rules(_catalogue: Catalogue, options: Options) -> Iterator[Record]:
     yield Record(name=kept(GPU_GONE, "at"), expr=f"({IDENTITY} > 1) * 0 + time()")
     # The value says when it was alive, what it was is known: one series is enough.
     yield Record(name=kept(GPU_SHOWN), expr=f"({IDENTITY} == 1) * time()")
-    yield Record(name=TAKEN, expr="vector(time())")
+    # Not after a start: a snapshot of what has come back so far would be taken for all that there was.
+    yield Record(name=TAKEN, expr=f"vector(time()) < scalar(absent({STARTED})) * Inf")
 
 
 def kept(name: str, what: str = "snapshot") -> str:
