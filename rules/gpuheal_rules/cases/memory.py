@@ -27,7 +27,7 @@ LAST = Series(metric=TAKEN, labels={}, at=between(1, 2, 0.0))
 
 def cases() -> list[Case]:
     """Return a case for each remembered series, and those of rules that go on from what is given back."""
-    remembered = [(name, kept(name, "at"), 100.0) for name in (*STATES, GPU_GONE)] + [(GPU_SHOWN, kept(GPU_SHOWN), 1.0)]
+    remembered = [(name, kept(name, "at"), 100.0) for name in STATES] + [(GPU_SHOWN, kept(GPU_SHOWN), 1.0)]
     return [
         *(_timed(name) for name in TIMED),
         *(_given_back(name, at, value) for name, at, value in remembered),

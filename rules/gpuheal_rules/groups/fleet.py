@@ -9,7 +9,7 @@ from gpuheal_rules.groups.identity import ACCELERATORS, IDENTITY, UP
 from gpuheal_rules.groups.latch import LOST
 from gpuheal_rules.groups.witness import UNKNOWN
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import COUNT, GPU, GPU_NODE, GUARD, WITNESS, Record, promql, targets
+from gpuheal_rules.promql.rule import COUNT, GPU, GPU_GONE, GPU_NODE, GUARD, WITNESS, Record, promql, targets
 
 BAD = "gpuheal:node_bad:info"
 NEW = "gpuheal:node_bad:new30m"
@@ -107,7 +107,7 @@ def _problems(options: Options) -> Iterator[Record]:
         ({UP}{{source="exporter"}} and on (node) ({gpus}) unless on (node) gpuheal_gpu_info)
         or on (node)
         (
-          {IDENTITY}{{source="dcgm"}} > 1 and on (node) {UP}{{source="dcgm"}}
+          {GPU_GONE}{{source="dcgm"}} and on (node) {UP}{{source="dcgm"}}
             unless on ({GPU}) {LOST}
             unless on ({GPU}) gpuheal_gpu_present == 1
             unless on ({GPU}) {COUNT}{{fault="gpu-fell-off-bus"}}

@@ -180,4 +180,5 @@ def _known(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     for source, now in shown.items():
         memory = f"  (\n{indent(promql(gone[source]), 4)}\n  ) and on (node) {NODE_KNOWN}"
         yield Record(name=IDENTITY, labels={"source": source}, expr=f"{now}\n  or on ({GPU})\n{memory}")
+    yield Record(name=GPU_GONE, expr=f"{IDENTITY} > 1")
     yield Record(name=NODE_GPUS, expr=f"count by (node) (group by ({GPU}) ({IDENTITY}))")

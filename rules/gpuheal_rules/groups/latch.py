@@ -12,7 +12,18 @@ from collections.abc import Iterator
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.identity import ACCELERATORS, IDENTITY, SILENT, SOURCE_SEEN, UP
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import BLANK, CLEARED, GPU, Record, before, gpu_labels, promql, readings, recovered
+from gpuheal_rules.promql.rule import (
+    BLANK,
+    CLEARED,
+    GPU,
+    GPU_GONE,
+    Record,
+    before,
+    gpu_labels,
+    promql,
+    readings,
+    recovered,
+)
 
 XID = "gpuheal:xid_latch:last_seconds"
 DCGM_XID = "gpuheal:dcgm_xid_latch:first_seconds"
@@ -136,7 +147,7 @@ def _ports() -> Record:
 
 def _lost(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     grace = options.scrapes(4)
-    gone = f'{IDENTITY}{{source="dcgm"}} > 1'
+    gone = f'{GPU_GONE}{{source="dcgm"}}'
     known = before(f'{LOST}{{class="dcgm"}}')
     blank = f"{catalogue.signals['dcgm_presence'].metrics[0]} >= {BLANK}"
     now = {

@@ -35,7 +35,7 @@ from gpuheal_rules.promql.rule import (
 TIMED = (SOURCE_SEEN, CLEARED, OWNER, SUSPECT)
 """Series whose value is the time up to which they count, and which end by that alone."""
 
-STATES = (XID, DCGM_XID, LOST, EVIDENCE, PORT_DOWN)
+STATES = (GPU_GONE, XID, DCGM_XID, LOST, EVIDENCE, PORT_DOWN)
 """Series that end at any time, and come back only when the last snapshot has them."""
 
 TAKEN = "gpuheal:snapshot:taken"
@@ -54,7 +54,7 @@ def given_back(options: Options) -> Iterator[Record]:
     yield Record(name=STARTED, expr=f"vector(Inf) == scalar(absent({enough})) * Inf")
     for name in TIMED:
         yield Record(name=recovered(name), expr=f"last_over_time({kept(name)}[{MEMORY}]) < scalar({STARTED})")
-    for name in (*_states(options), GPU_GONE):
+    for name in _states(options):
         yield Record(
             name=recovered(name),
             expr=promql(f"""
@@ -72,8 +72,6 @@ def rules(_catalogue: Catalogue, options: Options) -> Iterator[Record]:
     for name in _states(options):
         yield Record(name=kept(name), expr=name)
         yield Record(name=kept(name, "at"), expr=f"{name} * 0 + time()")
-    yield Record(name=kept(GPU_GONE), expr=f"{IDENTITY} > 1")
-    yield Record(name=kept(GPU_GONE, "at"), expr=f"({IDENTITY} > 1) * 0 + time()")
     # The value says when it was alive, what it was is known: one series is enough.
     yield Record(name=kept(GPU_SHOWN), expr=f"({IDENTITY} == 1) * time()")
     # Not after a start: a snapshot of what has come back so far would be taken for all that there was.

@@ -31,8 +31,10 @@ BLANK = "2147483632"
 larger): a field without a value. No field that a rule reads comes near it."""
 
 GPU_SHOWN = "gpuheal:gpu_shown:last_seconds"
+"""The name under which the memory has the GPUs that were shown (groups.memory)."""
+
 GPU_GONE = "gpuheal:gpu_gone:since_seconds"
-"""What the memory has of identities (groups.memory): the GPUs that were shown, and those that were not any more."""
+"""The few identities whose source does not show the GPU any more."""
 
 STARTED = "gpuheal:started:info"
 """There for a few minutes after a start of Prometheus: until all was scraped, and the slow group has looked at it.
