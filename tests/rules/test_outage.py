@@ -293,7 +293,7 @@ def test_what_is_known_survives_an_outage_of_prometheus(generation: Generation, 
             wait_for(lambda expr=expr: now(server, expr), what)  # type: ignore[misc]
         wait_for(lambda: not now(server, f'{XID}{{xid="63"}}'), "an Xid that is cleared to be gone")
         settled = time.time()
-        wait_for(lambda: now(server, f"{TAKEN} > {settled + PERIOD}"), "snapshots of all that")
+        wait_for(lambda: now(server, f"{TAKEN} > {settled + PERIOD}"), "snapshots of all that", 120)
         before, past = known(server), samples(server, '{__name__=~".+"}')
         assert len(before.firing) == 3
 
