@@ -64,19 +64,26 @@ def blanked(of: World, gpus: Sequence[int]) -> list[Series]:
     ]
 
 
+UNSEEN = frozenset({("GPUHealGPUsNotShown", None)})
+
+
+def _alone(world: Callable[..., World]) -> Iterator[Scenario]:
+    """A node that is well, and two whose pages have no GPU."""
+    of = world("well")
+    yield Scenario(name=of.node, series=of.series())
+    of = world("empty", present=lambda _gpu, step: step < EVENT)
+    yield Scenario(name=of.node, series=of.series(), alerts=UNSEEN)
+    of = world("always-empty", present=lambda *_: False)
+    yield Scenario(name=of.node, series=of.series(), alerts=UNSEEN)
+
+
 def scenarios(named: Callable[[str], str] = str) -> Iterator[Scenario]:
     """One node each, under the name that is given it; on `with-` nodes gpuheal's exporter runs too."""
 
     def world(name: str, **given: Any) -> World:
         return node_of(named(name), **given)
 
-    unseen = frozenset({("GPUHealGPUsNotShown", None)})
-    of = world("well")
-    yield Scenario(name=of.node, series=of.series())
-    of = world("empty", present=lambda _gpu, step: step < EVENT)
-    yield Scenario(name=of.node, series=of.series(), alerts=unseen)
-    of = world("always-empty", present=lambda *_: False)
-    yield Scenario(name=of.node, series=of.series(), alerts=unseen)
+    yield from _alone(world)
 
     def lost(gpu: int, step: int) -> bool:
         return gpu != 1 or step < EVENT
@@ -120,9 +127,9 @@ def scenarios(named: Callable[[str], str] = str) -> Iterator[Scenario]:
         of = world(f"{prefix}never-answered", dcgm=lambda _step: False, **given)
         yield Scenario(name=of.node, series=of.series(), alerts=down)
         of = world(f"{prefix}blank", **given)
-        yield Scenario(name=of.node, series=blanked(of, (0, 1)), alerts=unseen)
+        yield Scenario(name=of.node, series=blanked(of, (0, 1)), alerts=UNSEEN)
         of = world(f"{prefix}one-blank", **given)
-        yield Scenario(name=of.node, series=blanked(of, (1,)), alerts=frozenset() if given else unseen)
+        yield Scenario(name=of.node, series=blanked(of, (1,)), alerts=frozenset() if given else UNSEEN)
 
 
 def labelled(profile: LabelProfile, node: str, series: Series) -> Series:

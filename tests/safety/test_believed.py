@@ -257,15 +257,16 @@ async def test_s14_a_node_that_takes_no_pods_is_no_other_node_of_the_pool(who: s
     for name in stage.names if who == "of the whole pool" else stage.names[1:]:
         stage.sim.edit(name, lambda raw: raw["spec"].__setitem__("taints", [taint]))
     stage.advance(3)
+    stage.break_gpu(0)
     if who == "ours":
         stage.sim.edit(stage.names[1], lambda raw: raw["spec"].pop("taints"))
-        stage.cap(frozen="no watchdog")
+        stage.cap(frozen="no watchdog")  # both are contained, one after the other, and wait
+        await stage.play(5)
+        stage.advance(700)
         stage.break_gpu(1)
         await stage.play(5)
+        assert all(node.record is not None for node in (await stage.sim.cluster.nodes()).values())
         stage.cap(frozen="")
-        stage.sim.edit(stage.names[1], lambda raw: raw["metadata"]["annotations"].__setitem__(HOLD_ANNOTATION, "ann"))
-        stage.advance(700)
-    stage.break_gpu(0)
     await stage.play(60)
     if who == "of the whole pool":
         assert stage.sim.machines.reboots

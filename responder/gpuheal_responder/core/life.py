@@ -228,7 +228,11 @@ def _faults(known: Sequence[Fault], seen: Sequence[Fault]) -> tuple[Fault, ...]:
 
     Else the node itself would count as faulty, and be cured by wider steps than its GPUs need.
     """
-    current = {(f.slug, f.target): replace(f, suppressions=()) for f in seen}
+    began = {(f.slug, f.target): f.since for f in known}
+    current = {
+        (f.slug, f.target): replace(f, suppressions=(), since=min(f.since, began.get((f.slug, f.target), f.since)))
+        for f in seen
+    }
     named = {f.slug for f in seen if f.target.gpu_uuid}
     told = [f for f in known if f.alertname or f.target.gpu_uuid or f.slug not in named]
     kept = [current.pop((f.slug, f.target), f) for f in told]

@@ -7,16 +7,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 import yaml
 from tests.integration.webhook import Target
+from tests.rules.coverage.pages import page, vector
 
 from gpuheal_lab.servers.find import Generation, ensure
 from gpuheal_lab.servers.process import free_ports
@@ -231,45 +229,6 @@ def test_the_exit_status_says_whether_every_alert_can_fire(
     assert {one["verdict"] for one in answer["alerts"]} == {"fires", "never"}
     assert [one["alert"] for one in answer["alerts"] if one["verdict"] == "fires"][0:1] != []
     assert answer["sources"]["exporter"][0]["what"] == "gpuheal-exporter"
-
-
-@contextmanager
-def page(answer: Callable[[str], tuple[int, bytes]], seen: list[str] | None = None) -> Iterator[str]:
-    """A server that answers each query; `seen` gets the Authorization headers."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            if seen is not None:
-                seen.append(self.headers.get("Authorization", ""))
-            status, body = answer(form["query"][0])
-            self.send_response(status)
-            self.send_header("Location", "http://127.0.0.1:1/")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: Any) -> None:
-            """Nothing is logged."""
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that has gone is no error."""
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def vector(*rows: dict[str, str]) -> bytes:
-    """An instant vector of series with these labels."""
-    result = [{"metric": row, "value": [0, "1"]} for row in rows]
-    return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()
 
 
 @pytest.mark.parametrize(

@@ -61,11 +61,9 @@ def _domains(look: Look, ledger: Ledger, name: str) -> dict[str, str]:
 
 
 def _begun(faults: Sequence[Fault], case: Case | None) -> Sequence[Fault]:
-    """Return the faults as of when they really began: one that its case knows is not younger than the case.
+    """Return the faults as of when they really began: when its case first knew of one.
 
     A restarted Prometheus gives every alert a new beginning, and old faults of many nodes would look like a burst.
     """
-    if case is None:
-        return faults
-    known = {(f.slug, f.target) for f in case.faults}
-    return [replace(f, since=min(f.since, case.opened_at)) if (f.slug, f.target) in known else f for f in faults]
+    known = {(f.slug, f.target): f.since for f in case.faults} if case is not None else {}
+    return [replace(f, since=min(f.since, known.get((f.slug, f.target), f.since))) for f in faults]
