@@ -30,7 +30,7 @@ def simulation(nodes: int = 3) -> Simulation:
 
 def undo_record(sim: Simulation, *, cordon: bool = True) -> UndoRecord:
     return UndoRecord(
-        case="case-1",
+        case=f"{ONE}-1",
         owner="gpuheal",
         at=sim.now(),
         policy="p",
