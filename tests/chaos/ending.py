@@ -163,7 +163,7 @@ class Ending(People):
         for name, raw in self.sim.api.nodes.items():
             if self._must_be_contained(name) and not raw["spec"].get("unschedulable") and not has_taint(raw, TAINT):
                 states = self._states().get(name, set())
-                if GIVEN_UP not in states:
+                if not states & {GIVEN_UP, "incident"}:  # an anomaly takes no more of a pool than may be out
                     text = (
                         f"sick since {self._oldest(name):%H:%M:%S}; its case is {', '.join(sorted(states)) or 'none'}"
                     )
