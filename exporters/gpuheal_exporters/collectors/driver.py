@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from gpuheal_exporters.collectors.definition import CollectorDef, Hardware
 from gpuheal_exporters.host.bootinfo import read_driver_version
-from gpuheal_exporters.host.pcitree import GPU_CLASSES, nvidia_devices
+from gpuheal_exporters.host.pcitree import gpus_for_this_host
 from gpuheal_exporters.host.procfs import read_text
 from gpuheal_exporters.metrics.definition import MetricTable, gauge
 from gpuheal_exporters.nvml.snapshot import NvmlSnapshot, NvmlState
@@ -31,7 +31,12 @@ METRICS = MetricTable(
         "1 if the NVML library and the kernel module have different versions.",
         source="NVML, /proc/driver/nvidia/version",
     ),
-    gauge("gpuheal_driver_pci_gpus", "NVIDIA GPUs on the PCI bus, whether or not the driver manages them.", (), "GPUs"),
+    gauge(
+        "gpuheal_driver_pci_gpus",
+        "NVIDIA GPUs on the PCI bus, whether or not the driver manages them; none that is passed on to a guest.",
+        (),
+        "GPUs",
+    ),
 )
 REQUIRED = ("nvidia", "nvidia_uvm")
 OPTIONAL = ("gdrdrv", "nvidia_drm", "nvidia_fs", "nvidia_modeset", "nvidia_peermem")
@@ -56,7 +61,7 @@ class DriverCollector(Collector):
             kind = "open" if "Open Kernel Module" in text else "proprietary"
             out.add("gpuheal_driver_kernel_info", 1, version, kind)
         if (self._root / "sys/bus/pci/devices").is_dir():
-            out.add("gpuheal_driver_pci_gpus", len(nvidia_devices(self._root, GPU_CLASSES)))
+            out.add("gpuheal_driver_pci_gpus", len(gpus_for_this_host(self._root)))
         return out.all()
 
 

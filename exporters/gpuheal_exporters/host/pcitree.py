@@ -13,6 +13,8 @@ NVIDIA = "0x10de"
 GPU_CLASSES = ("0x0300", "0x0302")  # PCI display controllers: VGA, 3D
 SWITCH_CLASS = "0x0680"  # an NVSwitch is a "bridge, other"
 MAX_DEVICES = 4096
+PASSED_ON = ("vfio", "stub")
+"""Words in the names of drivers that keep a device for somebody else: vfio-pci, nvgrace-gpu-vfio-pci, pci-stub."""
 
 
 def nvidia_devices(root: Path, classes: tuple[str, ...]) -> list[str]:
@@ -27,6 +29,23 @@ def nvidia_devices(root: Path, classes: tuple[str, ...]) -> list[str]:
             except ValueError:
                 continue
     return found
+
+
+def gpus_for_this_host(root: Path) -> list[str]:
+    """Return the GPUs that this host's NVIDIA driver should manage.
+
+    A virtual function (vGPU) is a part of one, and a GPU that a hypervisor passes on to a guest is the guest's.
+    """
+
+    def ours(address: str) -> bool:
+        device = root / f"sys/bus/pci/devices/{address}.0"
+        try:
+            driver = os.readlink(device / "driver").rsplit("/", 1)[-1]
+        except OSError:
+            driver = ""  # bound to none, or sysfs does not say: then it is missing from NVML, which is to be told
+        return not any(word in driver for word in PASSED_ON) and not (device / "physfn").exists()
+
+    return [address for address in nvidia_devices(root, GPU_CLASSES) if ours(address)]
 
 
 def ports_above(root: Path, addresses: Iterable[str]) -> Mapping[str, str]:

@@ -21,7 +21,9 @@ RULE_FILE = "../generated/gpuheal.rules.yaml"
 def promtool_files(catalogue: Catalogue, rule_file: str = RULE_FILE) -> dict[str, str]:
     """Return the text of every promtool test file by its name."""
     options = Options()
-    templates = {alert.name: annotation_templates(alert, options) for _fault, alert in catalogue.alerts()}
+    templates = {
+        alert.name: annotation_templates(catalogue, options, fault, alert) for fault, alert in catalogue.alerts()
+    }
     families: dict[str, list[Case]] = {}
     for fault, alert in catalogue.alerts():
         families.setdefault(fault.family, []).extend(cases_of(catalogue, fault, alert))

@@ -128,7 +128,7 @@ def _together(cases: Sequence[Case]) -> dict[str, Any]:
     series = merged([], [s for case in cases for s in case.series])
     queries: list[dict[str, Any]] = []
     for case in cases:
-        node = next((s.labels["node"] for s in case.series if s.labels.get("node", "").startswith(NODE)), NODE)
+        node = _node(case)
         for expected in case.alerts:
             queries += [_expr_test(query) for query in _asked(expected, node)]
         queries += [_expr_test(query) for query in case.queries]
@@ -171,11 +171,20 @@ def _test(case: Case, annotations: Mapping[str, Mapping[str, str]]) -> dict[str,
             {"series": f"{s.metric}{_braces(s.labels)}", "values": values(s.at, case.steps)} for s in case.series
         ],
     }
-    if case.alerts:
-        found["alert_rule_test"] = [_alert_test(e, annotations) for e in case.alerts]
-    if case.queries:
-        found["promql_expr_test"] = [_expr_test(query) for query in case.queries]
+    # What a text takes from a query at the moment of the evaluation is no function of the labels: there the alert is
+    # asked for, and texts are tested with a few sites (tests/rules/sites).
+    plain = [e for e in case.alerts if "query" not in annotations[e.alertname]["description"]]
+    asked = [query for e in case.alerts if e not in plain for query in _asked(e, _node(case))]
+    if plain:
+        found["alert_rule_test"] = [_alert_test(e, annotations) for e in plain]
+    if asked or case.queries:
+        found["promql_expr_test"] = [_expr_test(query) for query in (*asked, *case.queries)]
     return found
+
+
+def _node(case: Case) -> str:
+    """Return the node that a case is about."""
+    return next((s.labels["node"] for s in case.series if s.labels.get("node", "").startswith(NODE)), NODE)
 
 
 def _alert_test(expected: Expectation, annotations: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def site_files(catalogue: Catalogue, shipped: Catalogue) -> dict[str, str]:
     """Return the rule file and the test files of a site by name."""
     tried = _with_shared_numbers(catalogue, shipped)
     options = Options()
-    templates = {alert.name: annotation_templates(alert, options) for _fault, alert in tried.alerts()}
+    templates = {alert.name: annotation_templates(tried, options, fault, alert) for fault, alert in tried.alerts()}
     families: dict[str, list[Case]] = {}
     as_shipped = {alert for _fault, alert in shipped.alerts()}
     others = tried.silenced | {alert.name for _fault, alert in tried.alerts() if alert not in as_shipped}

@@ -65,6 +65,7 @@ def load_catalogue(directory: Path = CATALOG) -> Catalogue:
         ),
         weak_numbers=frozenset(code for code, row in table.items() if row.get("number") == "weak"),
         recoveries=_recoveries(directory / "xids.yaml"),
+        xid_texts={code: row["summary"] for code, row in table.items()},
     )
     for fault, alert in found.alerts():
         for word in words(alert):
@@ -263,6 +264,7 @@ def _xids(path: Path) -> Mapping[int, Mapping[str, Any]]:
             raise reader.error(f"xids[{index}].code", f"duplicate Xid {code}")
         where = f"xids[{index}]"
         reader.text(raw.get("fault"), f"{where}.fault")
+        reader.text(raw.get("summary"), f"{where}.summary")
         reader.choice(raw.get("severity"), f"{where}.severity", model.SEVERITIES)
         if "number" in raw:
             reader.choice(raw["number"], f"{where}.number", ("weak",))

@@ -208,6 +208,8 @@ class Catalogue:
     """Codes that only their line can judge; the number alone is weak."""
     recoveries: frozenset[int]
     """Recovery actions that concern the GPU itself."""
+    xid_texts: Mapping[int, str]
+    """What each code means, in a sentence."""
     own: tuple[str, ...] = ()
     """Fault kinds that a site added."""
     retired: Mapping[str, Fault] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from gpuheal_rules.catalogue.model import Alert, Catalogue, Fault
 from gpuheal_rules.groups.fleet import ACTIVE_PROBLEM
 from gpuheal_rules.groups.guard import READY
 from gpuheal_rules.groups.identity import SILENT, UP
+from gpuheal_rules.groups.telling import tail
 from gpuheal_rules.groups.witness import ACTIVE
 from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import GUARD, TARGET_NODE, AlertRule, promql, threshold
@@ -154,7 +155,7 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[AlertRule]:
             wait=alert.wait,
             keep=alert.keep,
             labels=static_labels(fault, alert, options),
-            annotations=annotation_templates(alert, options),
+            annotations=annotation_templates(catalogue, options, fault, alert),
         )
 
 
@@ -168,11 +169,11 @@ def static_labels(fault: Fault, alert: Alert, options: Options) -> dict[str, str
     }
 
 
-def annotation_templates(alert: Alert, options: Options) -> dict[str, str]:
-    """Return the annotations of an alert, with their templates."""
+def annotation_templates(catalogue: Catalogue, options: Options, fault: Fault, alert: Alert) -> dict[str, str]:
+    """Return the annotations of an alert, with their templates; that of a fault ends with its evidence."""
     found = {
         "summary": alert.summary,
-        "description": alert.description,
+        "description": alert.description + ("" if alert.expr else tail(catalogue, options, fault)),
         "runbook_url": f"{options.runbook_base}/{alert.name}",
     }
     if options.dashboard_base:

@@ -61,6 +61,16 @@ def _labels(fault: Fault, witness: str, signal: str, strength: str) -> dict[str,
 
 
 def _xid(catalogue: Catalogue, fault: Fault) -> Iterator[Record]:
+    for witness, signal, strength, expr in xid_evidence(catalogue, fault):
+        yield Record(
+            name=EVIDENCE,
+            labels=_labels(fault, witness, signal, strength),
+            expr=f"max by ({GPU}) (\n{indent(expr)}\n)" if "\n" in expr else f"max by ({GPU}) ({expr})",
+        )
+
+
+def xid_evidence(catalogue: Catalogue, fault: Fault) -> list[tuple[str, str, str, str]]:
+    """Return witness class, signal, strength and the latches, with their label xid, that are evidence of the fault."""
     # What the line of an Xid says outranks its number: some are milder than their table says, some are worse.
     moved = f"\n  unless on ({GPU}, xid) {HARMLESS_XID}" if fault.downgrade else ""
     moved += f"\n  unless on ({GPU}, xid) {SERIOUS_XID}" if fault.upgrade else ""
@@ -77,12 +87,7 @@ def _xid(catalogue: Catalogue, fault: Fault) -> Iterator[Record]:
     unclear = [code for code in fault.xids if code in catalogue.weak_numbers]
     if unclear and fault.state == "faulty":
         found.append(("dcgm", "xid-number", "weak", _latched(DCGM_XID, unclear, fault) + moved))
-    for witness, signal, strength, expr in found:
-        yield Record(
-            name=EVIDENCE,
-            labels=_labels(fault, witness, signal, strength),
-            expr=f"max by ({GPU}) (\n{indent(expr)}\n)" if "\n" in expr else f"max by ({GPU}) ({expr})",
-        )
+    return found
 
 
 def _latched(latch: str, codes: Sequence[int], fault: Fault) -> str:

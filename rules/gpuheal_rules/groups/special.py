@@ -120,13 +120,16 @@ def _of_future(catalogue: Catalogue) -> str:
     return f"> {max(catalogue.recoveries)}"
 
 
-def _foreign(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
-    terms = [
+def foreign_conditions(catalogue: Catalogue) -> str:
+    """Return the node conditions of other agents that say that something is wrong."""
+    return "\nor ".join(
         f'kube_node_status_condition{{condition=~"{condition.type}", status="{condition.status}"}} == 1'
         for condition in catalogue.conditions
-    ]
-    anything = "\nor ".join(terms)
-    return f"max by (node) (\n{anything}\n)\nand on (node) {GPU_NODE}", "ksm"
+    )
+
+
+def _foreign(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
+    return f"max by (node) (\n{foreign_conditions(catalogue)}\n)\nand on (node) {GPU_NODE}", "ksm"
 
 
 def _other_xid(catalogue: Catalogue, _options: Options) -> tuple[str, str]:

@@ -29,7 +29,9 @@ CHURNING = frozenset(
 REQUIRED_ANNOTATIONS = ("summary", "description", "runbook_url")
 ALERT_NAME = re.compile(r"(GPU|NVLink|NVSwitch)[A-Za-z0-9]+")
 RECORD_NAME = re.compile(r"[a-z_][a-z0-9_]*(:[a-z0-9_]+){1,2}")
-TEMPLATE_LABEL = re.compile(r"\$labels\.([A-Za-z_][A-Za-z0-9_]*)|\.Labels\.([A-Za-z_][A-Za-z0-9_]*)")
+TEMPLATE_LABEL = re.compile(r"\$labels\.([A-Za-z_][A-Za-z0-9_]*)|(?<!\w)\.Labels\.([A-Za-z_][A-Za-z0-9_]*)")
+TEMPLATE_BLOCK = re.compile(r"\{\{-?\s*(range|with)\b")
+"""Inside of these the dot, and a variable of theirs, is a sample of some query and not the alert."""
 TEMPLATE_VALUE = re.compile(r"\$value|\.Value")
 GROUP_KEYS = {"query_offset": "2.53", "labels": "3.0", "evaluation_delay": "no Prometheus"}
 KEPT_STATES = frozenset({"KeepLast", "OK", "Ok", "KeepLastState"})
@@ -107,6 +109,8 @@ def texts(it: Subject) -> Iterator[Finding]:
     for place, text in (*it.rule.annotations.items(), *it.rule.labels.items()):
         for match in TEMPLATE_LABEL.finditer(text):
             label = match[1] or match[2]
+            if match[2] and TEMPLATE_BLOCK.search(text):
+                continue
             if label not in it.rule.labels and not shape.may_have(label):
                 problem = f"{place} uses $labels.{label}, which the expression aggregates away: it shows as nothing"
                 yield found(it.rule, "label-flow", problem)

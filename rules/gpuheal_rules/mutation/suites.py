@@ -172,7 +172,9 @@ def sliced(groups: Sequence[Group], suite: Suite) -> tuple[Group, ...]:
 
 def failures(promtool: str, catalogue: Catalogue, groups: Sequence[Group], suite: Suite, folder: Path) -> str:
     """Return what promtool says when the suite's cases fail on these groups, empty when they pass."""
-    templates = {alert.name: annotation_templates(alert, Options()) for _fault, alert in catalogue.alerts()}
+    templates = {
+        alert.name: annotation_templates(catalogue, Options(), fault, alert) for fault, alert in catalogue.alerts()
+    }
     rules, tests = folder / "rules.yaml", folder / f"{suite.name.replace('/', '-')}.test.yaml"
     rules.write_text(rule_file(sliced(groups, suite)), encoding="utf-8")
     if not tests.exists():

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpuheal_exporters.host.pcitree import GPU_CLASSES, SWITCH_CLASS, nvidia_devices, ports_above
+from gpuheal_exporters.host.pcitree import (
+    GPU_CLASSES,
+    SWITCH_CLASS,
+    gpus_for_this_host,
+    nvidia_devices,
+    ports_above,
+)
 
 
 def test_ports_lead_to_the_one_gpu_below_them(tmp_path: Path) -> None:
@@ -33,3 +39,24 @@ def test_gpus_on_the_bus_are_told_by_vendor_and_class(tmp_path: Path) -> None:
         (device / "class").write_text(kind + "\n")
     assert nvidia_devices(tmp_path, GPU_CLASSES) == ["0000:3b:00"]
     assert nvidia_devices(tmp_path, (SWITCH_CLASS,)) == ["0000:c1:00"]
+
+
+def test_gpus_of_guests_are_not_the_hosts(tmp_path: Path) -> None:
+    """A GPU bound to a driver that passes it on and a virtual function are left out; one without a driver is not."""
+    drivers = {
+        "3b": "nvidia",
+        "3c": "vfio-pci",
+        "3d": "nvgrace-gpu-vfio-pci",
+        "3e": "",
+        "3f": "nvidia",
+        "40": "pci-stub",
+    }
+    for slot, driver in drivers.items():
+        device = tmp_path / f"sys/bus/pci/devices/0000:{slot}:00.0"
+        device.mkdir(parents=True)
+        (device / "vendor").write_text("0x10de\n")
+        (device / "class").write_text("0x030200\n")
+        if driver:
+            (device / "driver").symlink_to(f"../../../../bus/pci/drivers/{driver}")
+    (tmp_path / "sys/bus/pci/devices/0000:3f:00.0/physfn").symlink_to("../0000:3b:00.0")
+    assert gpus_for_this_host(tmp_path) == ["0000:3b:00", "0000:3e:00"]

@@ -54,6 +54,15 @@ PAIRS: dict[str, tuple[str, Rules, Rules]] = {
         ],
         "time() - gpuheal_xid_last_timestamp_seconds < 600",
     ),
+    "label of a query's result": (
+        "label-flow",
+        {"alert": "A", "expr": "max by (node) (x) > 0", "annotations": TEXTS | {"description": "{{ .Labels.gpu }}"}},
+        {
+            "alert": "A",
+            "expr": "max by (node) (x) > 0",
+            "annotations": TEXTS | {"description": "{{ range $e := query `x` }}{{ $e.Labels.gpu }}{{ end }}"},
+        },
+    ),
     "mask above the idle bit": ("noise", f"{MASK} > 4", f"{MASK} >= 8"),
     "mask from the power cap on": ("noise", f"{MASK} >= 4", f"{MASK} > 7"),
     "busy and idle": ("noise", f"{UTIL} > 90", f"{UTIL} < 10"),
