@@ -45,8 +45,16 @@ def parts(groups: tuple[Group, ...]) -> dict[Key, dict[str, Any]]:
             labels = {} if isinstance(rule, AlertRule) else dict(rule.labels)
             key = (group.name, rule.name, str(sorted(labels.items())))
             assert key not in found, key
-            found[key] = rule_data(rule)
+            found[key] = without_queries(rule_data(rule))
     return found
+
+
+def without_queries(rule: dict[str, Any]) -> dict[str, Any]:
+    """Return a rule without what its description asks: that repeats the evidence's expression, and follows it."""
+    if "description" not in rule.get("annotations", {}):
+        return rule
+    text = re.sub(r"printf `[^`]*`[^)]*\)", "", rule["annotations"]["description"])
+    return rule | {"annotations": rule["annotations"] | {"description": text}}
 
 
 BEFORE = parts(build_groups(load_catalogue(), Options()))
