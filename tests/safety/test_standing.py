@@ -130,6 +130,7 @@ async def test_s25_a_mark_that_never_succeeds_is_told(problem: str) -> None:
     await stage.play(600)
     ((_, verdict),) = stage.heard.standing_now
     assert type(verdict).__name__ == "Hold"
+    assert any(word.startswith("Hold ") for word in stage.heard.words()), "an Event tells of it, too"
     refused = len([c for c in stage.sim.gate.refused if c[0] == "mark"])
     assert 50 < refused < 400, "about every ten seconds, three times where it was a conflict"
     stage.sim.gate.clear()
@@ -267,3 +268,15 @@ def test_s08_no_policy_may_ask_for_more_evaluations_than_are_read() -> None:
     raw = {"policies": [{"name": "a", "mode": "enforce", "match": {"faults": ["gpu-fell-off-bus"]}, "steps": steps}]}
     with pytest.raises(ConfigError, match="from 2 to 20"):
         parse_policies(raw, file="t.yaml", actions=SPECS, faults=FAULTS)
+
+
+async def test_s14_a_node_in_flight_still_counts_as_marked_lately() -> None:
+    """While the first node reboots, no second one of its small pool is contained within the ten minutes."""
+    stage = Stage()
+    stage.advance(3)
+    stage.break_gpu(0)
+    await stage.play(60, until="Act reboot")
+    second = stage.break_gpu(1)
+    await stage.play(5)
+    assert (await stage.sim.cluster.node(second)).record is None
+    assert "Hold taint mark-budget" in stage.heard.words()
