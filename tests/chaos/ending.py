@@ -157,6 +157,9 @@ class Ending(People):
         for sample in self.samples(STATE):
             labels = sample.labels  # type: ignore[attr-defined]
             found.setdefault(labels["target_node"], set()).add(labels["state"])
+        for sample in self.samples(UNREADABLE):  # GPUHealUndoUnreadable tells of it, with a case or without one
+            if sample.value:  # type: ignore[attr-defined]
+                found.setdefault(sample.labels["target_node"], set()).add("unreadable")  # type: ignore[attr-defined]
         return found
 
     def _contained_at_last(self) -> None:

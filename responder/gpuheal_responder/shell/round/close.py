@@ -12,6 +12,7 @@ from gpuheal_responder.core.case import TAKEN, Case, Result
 from gpuheal_responder.core.decide import decide
 from gpuheal_responder.core.life import settled_until
 from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.undo import TAINT_KEY, Marks
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 KEPT_PER_NODE = 20
 KEPT_FOR = timedelta(days=30)
 AT_ONCE = 50
+UNHEARD = timedelta(minutes=1)
+"""An Event takes a look to be written, and people a while to read it."""
+MOMENT = timedelta(microseconds=1)
 
 
 async def finish(
@@ -82,8 +86,18 @@ def closed(case: Case, before: Case, verdict: Done, now: datetime, looked_at: da
     settled = settled_until(case)
     if verdict.result in TAKEN:
         known = [a.ended_at or a.started_at for a in before.attempts] + ([looked_at] if looked_at is not None else [])
-        settled = min(now, max(known, default=now))
+        settled = _before_unheard(case, min(now, max(known, default=now)))
     return replace(case, closed_at=now, settled_at=settled, result=verdict.result)
+
+
+def _before_unheard(case: Case, settled: datetime) -> datetime:
+    """Return until when a person's act settles evidence: not beyond a fault that they cannot have heard of.
+
+    That is one that came after the node was contained, and so shortly before our last look that nobody was told yet.
+    """
+    marks = [a.started_at for a in case.attempts if a.phase is Phase.CONTAIN]
+    unheard = [f.since for f in case.faults if marks and f.since > min(marks) and f.since > settled - UNHEARD]
+    return min([settled, *(since - MOMENT for since in unheard)])
 
 
 def surplus(cases: Sequence[Stored], now: datetime) -> tuple[str, ...]:
