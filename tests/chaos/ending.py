@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 
 from tests.chaos.observer import ENGINE, HOLD, TAINT, Illness, ours
 from tests.chaos.people import People
-from tests.chaos.world import EXHAUSTED, STATE
+from tests.chaos.world import EXHAUSTED, STATE, UNREADABLE
 
 from gpuheal_lab.fleet.injection import READS
 from gpuheal_lab.fleet.machine import Power
 from gpuheal_lab.fleet.objects import Json, has_taint, is_ready
 from gpuheal_responder.core.mode import Mode
 
-TELLING = frozenset({"held", "escalated", "pending", "stale", "incident"})
+TELLING = frozenset({"held", "escalated", "pending", "stale", "incident", "unreadable"})
 """States of a case that generated rules alert on (GPUHealHeld, GPUHealEscalated, GPUHealPending, GPUHealStaleCase)."""
 GIVEN_UP = "escalated"
 """What could not be done for good has been given to people."""
@@ -166,7 +166,7 @@ class Ending(People):
         for name, raw in self.sim.api.nodes.items():
             if self._must_be_contained(name) and not raw["spec"].get("unschedulable") and not has_taint(raw, TAINT):
                 states = self._states().get(name, set())
-                if not states & {GIVEN_UP, "incident"}:  # an anomaly takes no more of a pool than may be out
+                if GIVEN_UP not in states:
                     text = (
                         f"sick since {self._oldest(name):%H:%M:%S}; its case is {', '.join(sorted(states)) or 'none'}"
                     )

@@ -35,6 +35,7 @@ TAKEOVER = timedelta(seconds=15)
 CLEARED = "gpuheal_fault_cleared_timestamp_seconds"
 STATE = "gpuheal_case_state"
 EXHAUSTED = "gpuheal_cordon_budget_exhausted"
+UNREADABLE = "gpuheal_unreadable_undo"
 TURNS = 50
 
 

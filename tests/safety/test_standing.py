@@ -280,3 +280,22 @@ async def test_s14_a_node_in_flight_still_counts_as_marked_lately() -> None:
     await stage.play(5)
     assert (await stage.sim.cluster.node(second)).record is None
     assert "Hold taint mark-budget" in stage.heard.words()
+
+
+@pytest.mark.parametrize("heard", [False, True])
+async def test_s09_a_person_takes_back_what_they_could_hear_of(heard: bool) -> None:
+    """A fault that came up seconds before the cordon was lifted is news; one that was told long before is not."""
+    stage = Stage(steps=["taint", "condition"])
+    stage.advance(3)
+    name = stage.break_gpu()
+    await stage.play(70)
+    stage.break_gpu(0, 5)
+    await stage.play(120 if heard else 2)
+
+    def lift(raw: dict[str, Any]) -> None:
+        raw["spec"].pop("taints", None)
+        raw["spec"].pop("unschedulable", None)
+
+    stage.sim.edit(name, lift)
+    await stage.play(20)
+    assert ((await stage.sim.cluster.node(name)).record is None) is heard

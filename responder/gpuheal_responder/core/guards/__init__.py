@@ -52,7 +52,6 @@ GUARDS = (
     _guard(signal.identified, {_M.START}),
     _guard(signal.proven, {_M.RETURN}),
     _guard(budget.marks, {_M.CONTAIN}),
-    _guard(budget.anomaly_level, {_M.CONTAIN}),
     _guard(budget.domains, {_M.START}),
     _guard(budget.last_of_pool, {_M.START}),
     _guard(fleet.alone, _BEGIN),

@@ -8,7 +8,6 @@ from datetime import timedelta
 from gpuheal_responder.core import evidence as ev
 from gpuheal_responder.core.budget import MARK_WINDOW, POOL, RACK, ZONE, allowance, disrupted, disruption_limit
 from gpuheal_responder.core.duration import people_duration
-from gpuheal_responder.core.fleet import ANOMALY
 from gpuheal_responder.core.guards.permission import approval_command, has_approval
 from gpuheal_responder.core.guards.question import Question
 from gpuheal_responder.core.reason import Reason
@@ -30,27 +29,6 @@ def marks(q: Question) -> Iterator[Refusal]:
                 reason=Reason.MARK_BUDGET,
                 message=f"{nodes} in pool {count.value} tainted in the last "
                 f"{people_duration(MARK_WINDOW)} (limit {limit})",
-                blockers=(count.value,),
-                retry_in=RETRY,
-            )
-
-
-def anomaly_level(q: Question) -> Iterator[Refusal]:
-    """Yield a refusal when a telemetry anomaly would take more of the pool than may be out.
-
-    Hardware does not fail on a fifth of a pool at once: most likely a rule or an exporter is wrong, and the rate of
-    marks alone would take the whole pool within two hours.
-    """
-    if not any(i.kind == ANOMALY for i in q.world.incidents):
-        return
-    for count in q.world.domains:
-        limit = allowance(q.policy.limits.pool_percent, count.nodes)
-        if count.dimension == POOL and count.unavailable >= limit:
-            yield Refusal(
-                guard=GUARD,
-                reason=Reason.FLEET_INCIDENT,
-                message=f"{count.unavailable} of {count.nodes} nodes in pool {count.value} are out of service during a "
-                f"{ANOMALY} (limit {limit})",
                 blockers=(count.value,),
                 retry_in=RETRY,
             )
