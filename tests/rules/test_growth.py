@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -35,9 +36,10 @@ def test_corrected_errors_of_a_day_make_a_trend(
 ) -> None:
     """GPUECCTrend fires for what grew within a day by more than the threshold, and for nothing else."""
     step = timedelta(minutes=MINUTES)
-    options = Options(interval=step, slow_interval=step, scrape_interval=timedelta(seconds=60))
+    options = Options(interval=timedelta(minutes=1), slow_interval=step, scrape_interval=timedelta(minutes=1))
     part = Suite(name="day", faults=frozenset({"gpu-ecc-trend", "watchdog"}), cases=())
-    (tmp_path / "rules.yaml").write_text(rule_file(sliced(build_groups(catalogue, options), part)))
+    groups = [replace(group, interval=step) for group in sliced(build_groups(catalogue, options), part)]
+    (tmp_path / "rules.yaml").write_text(rule_file(groups))
     end = DAY + 15
     alert = f'count(ALERTS{{alertname="GPUECCTrend", alertstate="firing", gpu_uuid="{GPU}"}})'
     document = {

@@ -52,11 +52,8 @@ class Site:
         self.show("gpuheal_xid_last_timestamp_seconds", labels, f"_x7 120x{STEPS - 8}")
 
 
-def test_every_alert_of_a_fault_says_what_was_reported_and_by_whom(
-    catalogue: Catalogue, promtool: str, tmp_path: Path
-) -> None:
-    """The description ends with codes and their meaning, switch events, conditions or the recovery action, and with
-    the witness classes; a code that its line moved here does not carry the text of its number."""
+def _faulty() -> Site:
+    """A site whose three nodes have a fault of every kind of evidence."""
     site = Site()
     first, second, third = (site.node(name) for name in ("n1", "n2", "n3"))
     site.xid(first, 0, 79)
@@ -78,7 +75,15 @@ def test_every_alert_of_a_fault_says_what_was_reported_and_by_whom(
     site.show("gpuheal_sxid_resolution_info", {**third, **switch, "action": "reboot"}, f"_x7 1x{STEPS - 8}")
     kubernetes = {"job": "kube-state-metrics", "node": "n3", "condition": "XidCriticalError", "status": "true"}
     site.show("kube_node_status_condition", kubernetes, f"1x{STEPS}")
+    return site
 
+
+def test_every_alert_of_a_fault_says_what_was_reported_and_by_whom(
+    catalogue: Catalogue, promtool: str, tmp_path: Path
+) -> None:
+    """The description ends with codes and their meaning, switch events, conditions or the recovery action, and with
+    the witness classes; a code that its line moved here does not carry the text of its number."""
+    site = _faulty()
     text = catalogue.xid_texts
     expected = {
         ("GPUFellOffBus", "n1", "GPU-n1-0", 3): f"Reported: Xid 79 ({text[79]}). "

@@ -21,6 +21,8 @@ _PARTS = re.compile(r'("[^"]*")')
 _NAMES = re.compile(r"(?<![\w:])((?:gpuheal_|DCGM_|kube_)\w+|gpuheal:[\w:]+)(\{)?")
 RECORDED = 'job=""'
 """Matches series that have no job: those that rules made."""
+OF_TARGETS = re.compile(r"gpuheal:\w*dcgm_target_node\w*(:\w+)*")
+"""What rules recorded of each target of dcgm-exporter, with the job of that target."""
 
 
 def of_jobs(group: Group, options: Options) -> Group:
@@ -33,7 +35,7 @@ def named(expr: str, options: Options) -> str:
     """Return the expression with a matcher on `job` in every selector."""
 
     def selector(match: re.Match[str]) -> str:
-        made = match[1].startswith("gpuheal:")
+        made = match[1].startswith("gpuheal:") and not OF_TARGETS.fullmatch(match[1])
         job = RECORDED if made else f'job=~"{options.job(source(match[1]))}"'
         return f"{match[1]}{{{job}, " if match[2] else f"{match[1]}{{{job}}}"
 
@@ -43,7 +45,7 @@ def named(expr: str, options: Options) -> str:
 
 def source(metric: str) -> str:
     """Return the source that exports a metric."""
-    if metric.startswith("DCGM_"):
+    if metric.startswith("DCGM_") or OF_TARGETS.fullmatch(metric):
         return "dcgm"
     if metric.startswith("kube_"):
         return "ksm"
