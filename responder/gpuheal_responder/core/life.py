@@ -205,7 +205,8 @@ def _joined(case: Case, world: World) -> Case:
     gpus |= set(node.record.gpus) if node is not None and node.record is not None and contained(case, node) else set()
     exchanged = ev.exchanged(case, world.evidence)
     for identity in world.evidence.identities if world.evidence is not None else ():
-        gpus.add(identity.gpu_uuid)
+        if not identity.gone:  # one that people took out days ago is not to be proven
+            gpus.add(identity.gpu_uuid)
         if identity.slot:
             slots.setdefault(identity.gpu_uuid, identity.slot)  # the first known place: cards that move replace nobody
     gangs |= {p.gang for p in world.pods or () if p.gang}

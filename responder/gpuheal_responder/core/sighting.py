@@ -60,13 +60,15 @@ class Identity:
     """A source (`exporter`, `dcgm`) that knows this GPU to sit in this node.
 
     `slot` is its place there (the PCI bus id, which stays when the GPU is exchanged), `serial` the board's; both empty
-    when the source does not tell.
+    when the source does not tell. `gone` says that the source shows it no more: it still tells where the GPU was, as it
+    must of one that fell off the bus.
     """
 
     gpu_uuid: str
     source: str
     serial: str = ""
     slot: str = ""
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

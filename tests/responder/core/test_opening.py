@@ -270,3 +270,13 @@ def test_a_case_is_made_again_from_the_marks_on_its_node(known: Escalation | Non
         gpu_capacity=8,
         escalated=escalated,
     )
+
+
+def test_a_gpu_that_a_source_shows_no_more_is_known_and_not_to_be_proven() -> None:
+    """One that fell off the bus is told by where it was; one that was taken out days ago does not keep the node out."""
+    lost = Identity(gpu_uuid="GPU-1", source="dcgm", slot="0000:01", gone=True)
+    taken_out = Identity(gpu_uuid="GPU-9", source="dcgm", slot="0000:09", gone=True)
+    here = replace(world(fault()), evidence=Evidence(at=NOW, identities=(lost, taken_out)))
+    found = opening(here, (LOST,))
+    assert isinstance(found, Open)
+    assert (found.case.gpus, set(found.case.gpu_slots)) == (("GPU-1",), {"GPU-1", "GPU-9"})

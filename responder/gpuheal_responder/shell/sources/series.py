@@ -108,7 +108,7 @@ class _Fold:
     def __init__(self) -> None:
         self.ignored: list[SeriesReason] = []
         self._witnesses: dict[str, dict[tuple[str, str, str, str], Witness]] = {}
-        self._identities: dict[str, dict[tuple[str, str], str]] = {}
+        self._identities: dict[str, dict[tuple[str, str], tuple[str, bool]]] = {}
         self._boots: dict[str, datetime] = {}
         self._states: dict[str, dict[str, dict[float, int]]] = {}
 
@@ -135,13 +135,12 @@ class _Fold:
                 self._witnesses.setdefault(node, {})[(gpu, fault, kind, strength)] = found
 
     def identities(self, series: Sequence[Series]) -> None:
-        """Take in who knows which GPU to sit where; a series that tells since when it is gone knows none there."""
+        """Take in who knows which GPU to sit where, or to have sat there until lately."""
         for labels, ((_, value),) in series:
-            if value != PRESENT:
-                continue
             node, gpu, source = (labels.get(name, "") for name in ("node", "gpu_uuid", "source"))
             if node and gpu and source:
-                self._identities.setdefault(node, {})[(gpu, source)] = _slot(labels.get("pci_bus_id", ""))
+                place = (_slot(labels.get("pci_bus_id", "")), value != PRESENT)
+                self._identities.setdefault(node, {})[(gpu, source)] = place
             else:
                 self.ignored.append(SeriesReason.IDENTITY_LABELS)
 
@@ -177,8 +176,8 @@ class _Fold:
                 booted_at=self._boots.get(node),
                 witnesses=tuple(w for _, w in sorted(self._witnesses.get(node, {}).items())),
                 identities=tuple(
-                    Identity(gpu_uuid=g, source=s, slot=slot)
-                    for (g, s), slot in sorted(self._identities.get(node, {}).items())
+                    Identity(gpu_uuid=g, source=s, slot=slot, gone=gone)
+                    for (g, s), (slot, gone) in sorted(self._identities.get(node, {}).items())
                 ),
                 health=tuple(_health(self._states.get(node, {}), samples)),
             )

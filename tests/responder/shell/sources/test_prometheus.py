@@ -30,6 +30,7 @@ from gpuheal_responder.core.sighting import (
 from gpuheal_responder.errors import ObserveError
 from gpuheal_responder.shell.sources import series
 from gpuheal_responder.shell.sources.prometheus import PrometheusEvidence
+from gpuheal_responder.shell.sources.series import folded
 
 WITNESS = {"node": "n1", "gpu_uuid": "GPU-1", "fault": "gpu-fell-off-bus", "class": "kernel"}
 
@@ -279,3 +280,12 @@ async def test_a_hanging_prometheus_is_an_observe_error(make_script: MakeScript)
     with pytest.raises(ObserveError, match=r"no response within 0\.5s"):
         await source.read(())
     await source.close()
+
+
+def test_an_identity_that_is_a_time_tells_of_a_gpu_that_has_gone() -> None:
+    """A GPU that fell off the bus is known by where it was: its value is the moment at which its source lost it."""
+    here = [({"node": "n1", "gpu_uuid": "GPU-1", "source": "exporter"}, ((T, 1.0),))]
+    gone = [({"node": "n1", "gpu_uuid": "GPU-1", "source": "dcgm"}, ((T, T - 90.0),))]
+    found, ignored = folded([[], [], [*here, *gone]], 0, datetime.fromtimestamp(T, UTC), ())
+    assert {i.source: i.gone for i in found["n1"].identities} == {"exporter": False, "dcgm": True}
+    assert list(ignored) == []
