@@ -194,7 +194,7 @@ async def test_a_job_that_ran_out_of_time_has_failed(
 async def test_without_a_boot_id_a_reboot_is_never_asked_for(api: Api) -> None:
     """A late pod could not be told from a new one."""
     provider = JobReboot(JobSettings(image=IMAGE), KubeJobs(api), WallClock())
-    with pytest.raises(Permanent, match="boot id"):
+    with pytest.raises(Permanent, match="boot ID"):
         await provider.reboot(Node(name="n", uid="u"), "op")
     assert await provider.lookup(None, "op") is OperationState.NOT_FOUND
 
