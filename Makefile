@@ -47,19 +47,20 @@ unit: install ## tests without servers; coverage of the pure core is at least 95
 
 servers: install ## tests on Debian's Prometheus and Alertmanager
 	$(RUN) -m gpuheal_lab.servers ensure $(OLD) --generation debian
-	GPUHEAL_GENERATION=debian $(REAL) -m "servers and not cluster"
+	GPUHEAL_GENERATION=debian $(REAL) -m "servers and not cluster and not nightly"
 
 cluster: install ## tests on the control plane, and on the current Prometheus and Alertmanager
 	$(RUN) -m gpuheal_lab.servers ensure $(NEW) --generation current
-	GPUHEAL_GENERATION=current $(REAL) -m "servers and not cluster and not once"
+	GPUHEAL_GENERATION=current $(REAL) -m "servers and not cluster and not once and not nightly"
 	$(PLANE) -m cluster
 
 mutants: install ## every safety invariant's small wrong change must turn its test red
 	$(RUN) -m gpuheal_lab.servers ensure $(NEW) --generation current
 	$(RUN) -m tests.mutants.run
 
-nightly: install mutants ## what takes too long for every change: the adversary's campaign, all small wrong rules; old locks
+nightly: install mutants ## what takes too long for every change: the adversary's campaign, all small wrong rules, outages; old locks
 	$(RUN) .ci/lock --age
+	$(PYTEST) -m nightly
 	$(RUN) -m tests.chaos --schedules 20000 --seed "$$(date +%y%j0000)" --jobs 2 --found .chaos
 	$(RUN) -m tests.chaos.reverted
 	$(BIN)/gpuheal rules mutate --all \

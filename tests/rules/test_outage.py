@@ -28,7 +28,7 @@ from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import EVIDENCE, GPU_SHOWN
 from gpuheal_rules.render import build_groups, rule_file
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.servers, pytest.mark.nightly, pytest.mark.timeout(300)]
 
 SECOND = timedelta(seconds=1)
 OPTIONS = Options(interval=SECOND, scrape_interval=SECOND, slow_interval=SECOND * 7)
