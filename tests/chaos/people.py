@@ -106,7 +106,8 @@ class People(Nature):
     async def _as_ann(self, doing: Awaitable[object]) -> None:
         token = ACTOR.set(ANN)
         try:
-            await doing
+            with self.sim.gate.by_others():
+                await doing
         except GpuhealError:
             return
         finally:

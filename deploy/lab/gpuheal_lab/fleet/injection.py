@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -124,6 +125,16 @@ class Gate:
         """The caller dies at this crossing, counted from 0 from now on; None takes the plan back."""
         self.crossings = 0
         self._kill_at = crossing
+
+    @contextlib.contextmanager
+    def by_others(self) -> Iterator[None]:
+        """What others do meanwhile crosses no boundary of ours: a plan to kill us does not end them."""
+        kill_at, crossings = self._kill_at, self.crossings
+        self._kill_at = None
+        try:
+            yield
+        finally:
+            self._kill_at, self.crossings = kill_at, crossings
 
     def stall_at(self, crossing: int) -> Stall:
         """The call that makes this crossing, counted from 0 from now on, hangs there until it is released."""
