@@ -7,6 +7,8 @@ from datetime import timedelta
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "day": 86400}
 LONGEST_TEXT = 64
+YEARS = range(2000, 2200)
+"""A moment outside of them was made up, or cannot be reckoned with."""
 _DURATION = re.compile(r"(?:[0-9]+(?:ms|min|day|s|m|h|d))+")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|min|day|s|m|h|d)")
 

@@ -25,6 +25,7 @@ from gpuheal_responder.core.alert import (
     SuppressionKind,
     Target,
 )
+from gpuheal_responder.core.duration import YEARS
 from gpuheal_responder.core.reason import DeadLetterReason
 
 WATCHDOG = "GPUHealWatchdog"
@@ -39,7 +40,6 @@ MOST_SUPPRESSIONS = 32
 LONGEST_NAME = 128
 LONGEST_PLACE = 253
 LONGEST_SAID = 300
-YEARS = range(2000, 2200)
 _GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}")
 _XID = re.compile(r"[0-9]{1,8}")
 

@@ -7,7 +7,7 @@ there: a case that was deleted or washed out by short ones must not give the mac
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -17,7 +17,9 @@ from gpuheal_responder.core.phase import Phase
 KEPT_FOR = timedelta(days=7)
 """Longer than any window that is counted; as long as the rules remember a settlement."""
 AHEAD = timedelta(minutes=10)
+"""Moments that lie further ahead are not believed; as long as the window in which marks count."""
 ONE_MARK = timedelta(seconds=10)
+"""Two moments of marking that are closer are one mark, told by two replicas."""
 MOST_CURES = 32
 MOST_MARKS = 32
 MOST_FAULTS = 64
@@ -137,12 +139,21 @@ def _marks(case: Case) -> Iterable[datetime]:
     return () if first is None else (first.started_at,)
 
 
+def moments_of(history: History) -> Iterator[datetime]:
+    """Yield every moment that the history tells of."""
+    yield from history.marks
+    yield from (cure.last_at for cure in history.cures)
+    yield from (at for at in (history.settled_at, history.taken_at) if at is not None)
+
+
 def believable(history: History, now: datetime) -> History:
     """Return the history without moments that lie ahead: a clock that once was wrong must not block a fleet for years.
 
     What is ahead by less than the window of marks counts: clocks of two replicas differ a little.
     """
     latest = now + AHEAD
+    if all(moment <= latest for moment in moments_of(history)):
+        return history
     return replace(
         history,
         cures=tuple(c for c in history.cures if c.last_at <= latest),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from gpuheal_responder.core.duration import YEARS
 from gpuheal_responder.core.node import Change, Condition, Node, Taint, UndoRecord, Unreadable
 
 UNDO_ANNOTATION = "gpu.health/undo"
@@ -20,7 +21,6 @@ LONGEST_NODE = 240
 """Of a node's name so much goes into a case's name, which may have 253 characters (RFC 1123 subdomain)."""
 TAINT_KEY = "gpu.health/unhealthy"
 VERSION = 2
-YEARS = range(2000, 2200)
 TAINT, CORDON, CONDITION, LABEL = "taint", "cordon", "condition", "label"
 LONGEST_KEPT = 512
 """Of a record that cannot be read, so many characters are kept to show people."""

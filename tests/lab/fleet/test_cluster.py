@@ -263,6 +263,18 @@ async def test_kill_visits_both_sides_of_every_changing_call() -> None:
         assert ("taints" in sim.raw(ONE)["spec"]) is written
 
 
+async def test_a_kill_waits_for_a_call_of_ours_whatever_others_do_meanwhile() -> None:
+    """What a person writes crosses no boundary of ours and ends nobody."""
+    sim = simulation()
+    sim.gate.kill_at(0)
+    node = await sim.cluster.node(ONE)
+    assert node is not None
+    with sim.gate.by_others():
+        node = await sim.cluster.mark(node, mark(node, undo_record(sim)))
+    with pytest.raises(Killed):
+        await sim.cluster.mark(node, mark(node, undo_record(sim)))
+
+
 async def test_frozen_cache_tells_the_past_and_a_direct_read_the_truth() -> None:
     """While the watch hangs, `nodes` is old and `node` is new."""
     sim = simulation()

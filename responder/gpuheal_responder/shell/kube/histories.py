@@ -12,11 +12,11 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from gpuheal_responder.core.history import History
+from gpuheal_responder.core.history import History, moments_of
 from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.errors import ConfigError, Transient
 from gpuheal_responder.ports import Clock
@@ -93,11 +93,13 @@ class KubeHistories:
         """
         name, key = _shard(history.machine), _key(history.machine)
         known = self.mirror.peek(name)
-        if history.unreadable:
-            log.warning("the history of %s is left as it is: %s", history.machine, history.unreadable)
+        before = known.histories.get(key) if known is not None else None
+        lost = history.unreadable or (before.unreadable if before is not None else "")
+        if lost:
+            log.warning("the history of %s is left as it is: %s", history.machine, lost)
             return
         data = dump_history(history)
-        if known is not None and key in known.histories:
+        if known is not None and before is not None:
             data = merged(json.loads(known.texts[key]), data, History)
         text = json.dumps(data, separators=(",", ":"), sort_keys=True)
         with changing(f"history of {history.machine}"):
@@ -139,13 +141,8 @@ class KubeHistories:
 
 
 def _over(history: History, now: datetime) -> bool:
-    return not history.unreadable and now - _newest(history) > FORGOTTEN_AFTER
-
-
-def _newest(history: History) -> datetime:
-    """Return the newest moment that the history tells of."""
-    moments = [*history.marks, *(c.last_at for c in history.cures), history.settled_at, history.taken_at]
-    return max((m for m in moments if m is not None), default=datetime(1970, 1, 1, tzinfo=UTC))
+    newest = max(moments_of(history), default=None)
+    return not history.unreadable and (newest is None or now - newest > FORGOTTEN_AFTER)
 
 
 def _shard(machine: str) -> str:

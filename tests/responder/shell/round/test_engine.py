@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tests.responder.stage import CLUSTER, Stage
 
@@ -22,6 +22,18 @@ from gpuheal_responder.shell.process.slices import SLICE_S
 from gpuheal_responder.shell.round.board import board_of
 from gpuheal_responder.shell.round.observe import observe
 from gpuheal_responder.shell.round.pace import Pace
+
+
+def thermal(node: str, at: datetime) -> Alert:
+    """Return a warning that no witness confirms."""
+    labels = {
+        "alertname": "GPUThermal",
+        "fault": "gpu-thermal",
+        "severity": "warning",
+        "node": node,
+        "cluster": CLUSTER,
+    }
+    return Alert(fingerprint="t", labels=labels, starts_at=at, updated_at=at)
 
 
 async def test_a_broken_gpu_is_healed_and_the_node_given_back_exactly() -> None:
@@ -73,14 +85,7 @@ async def test_an_observed_fault_does_not_hide_one_to_act_on() -> None:
     look = replace(act, name="look", mode=Mode.OBSERVE, faults=("gpu-thermal",))
     stage.policies = (act, look)
     name, now = stage.names[0], stage.sim.now()
-    labels = {
-        "alertname": "GPUThermal",
-        "fault": "gpu-thermal",
-        "severity": "warning",
-        "node": name,
-        "cluster": CLUSTER,
-    }
-    stage.alerts.extra = (Alert(fingerprint="t", labels=labels, starts_at=now, updated_at=now),)
+    stage.alerts.extra = (thermal(name, now),)
     assert await stage.play(3) == ["Hold taint not-probable"]
     stage.break_gpu()
     assert (await stage.play(until="Done"))[-1] == "Done restored"
@@ -99,14 +104,7 @@ async def test_a_fault_that_a_person_lives_with_does_not_hide_another_policys_fa
     assert stage.only_case().result is Result.TAKEN_OVER
     assert {(i.node, i.reason) for i in stage.heard.ignored} == {(name, Reason.TAKEN_BACK)}
     now = stage.sim.now()
-    labels = {
-        "alertname": "GPUThermal",
-        "fault": "gpu-thermal",
-        "severity": "warning",
-        "node": name,
-        "cluster": CLUSTER,
-    }
-    stage.alerts.extra = (Alert(fingerprint="t", labels=labels, starts_at=now, updated_at=now),)
+    stage.alerts.extra = (thermal(name, now),)
     for _ in range(3):
         await stage.play(1)
         (case,) = [c for c in stage.cases() if c.closed_at is None]

@@ -11,6 +11,7 @@ from tests.responder.shell.scripted import NOW, MakeScript, Script, StillClock, 
 
 from gpuheal_responder.config.settings import AlertmanagerPeer, BasicAuth
 from gpuheal_responder.core.alert import Matcher, Peer, Silence
+from gpuheal_responder.core.faults import fold
 from gpuheal_responder.shell.sources.alertmanager import AlertmanagerAlerts
 
 STATUS = {"uptime": "2026-03-01T11:00:00.123456789Z", "cluster": {"status": "ready"}, "versionInfo": {}}
@@ -231,3 +232,16 @@ async def test_a_path_prefix_is_kept(make_script: MakeScript) -> None:
     script.answers = {"/am/api/v2/alerts": [], "/am/api/v2/status": STATUS, "/am/api/v2/silences": []}
     (peer,) = await ask(peer_at(script.url + "/am/"))
     assert peer.answered
+
+
+@pytest.mark.parametrize("at", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00", "0000-01-01T00:00:00Z"])
+async def test_s05_an_alert_of_an_impossible_time_makes_no_peer_unreadable(make_script: MakeScript, at: str) -> None:
+    """Anybody may post one: it is told as a dead letter by itself, and all other alerts count."""
+    labels = {"alertname": "A", "fault": "gpu-fell-off-bus", "node": "n1", "severity": "critical"}
+    odd = {**ALERT, "fingerprint": "f1", "startsAt": at, "labels": labels}
+    script = await answering(make_script, [odd, ALERT])
+    (peer,) = await ask(peer_at(script.url))
+    assert peer.answered
+    assert [a.fingerprint for a in peer.alerts] == ["f1", ALERT["fingerprint"]]
+    intake = fold((peer,), cluster="", known_faults={"gpu-fell-off-bus"}, known_nodes={"n1"})
+    assert [d.fingerprint for d in intake.dead if d.reason == "unusable-time"] == ["f1"]
