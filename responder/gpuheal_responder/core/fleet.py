@@ -136,8 +136,10 @@ def _burst(members: Mapping[str, Collection[datetime]], least: int) -> Mapping[s
     for high, (at, node) in enumerate(ordered):
         inside[node] += 1
         while at - ordered[low][0] > WINDOW:
-            inside[ordered[low][1]] -= 1
-            inside += Counter()  # drops what has no beginning inside any more
+            oldest = ordered[low][1]
+            inside[oldest] -= 1
+            if not inside[oldest]:
+                del inside[oldest]
             low += 1
         if len(inside) >= least:
             for began, member in ordered[low : high + 1]:

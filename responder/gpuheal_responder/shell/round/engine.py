@@ -206,11 +206,7 @@ class Engine:
             done = await self._perform(look, work)
             if work.stored is not None and work.case != work.stored.case:
                 await self._store(look, work)
-            if done.outcome in ERRORS:
-                kind = Permanent if done.outcome in FOR_GOOD else Transient
-                self._refusals.failed(write, kind(done.outcome, done.detail or done.outcome), look.now)
-            else:
-                self._refusals.succeeded(write)
+            self._note(write, done, look)
         except ActionError as problem:
             self._refusals.failed(write, problem, look.now)
             log.warning("%s", problem)
@@ -319,12 +315,16 @@ class Engine:
         if self._refusals.waits(mark, look.now):
             self._soon = True
         else:
-            done = await self._perform(look, work)
-            if done.outcome in ERRORS - FOR_GOOD:
-                self._refusals.failed(mark, Transient(done.outcome, done.detail or done.outcome), look.now)
-            else:
-                self._refusals.succeeded(mark)
+            self._note(mark, await self._perform(look, work), look)
         work.verdict = self._refusals.hold(mark, look.now) or work.verdict
+
+    def _note(self, write: str, done: Performed, look: Look) -> None:
+        """Take note of whether the other side refused what was done, so that it is told, and tried more slowly."""
+        if done.outcome in ERRORS:
+            kind = Permanent if done.outcome in FOR_GOOD else Transient
+            self._refusals.failed(write, kind(done.outcome, done.detail or done.outcome), look.now)
+        else:
+            self._refusals.succeeded(write)
 
     async def _perform(self, look: Look, work: Work) -> Performed:
         assert isinstance(work.verdict, Act)
