@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.run import MUTANTS, selection
+from tests.mutants.run import MUTANTS, applied, selection
 from tests.safety.promises import PAGE, ROOT, mutants_of, numbers, proven_by, written
 
 
@@ -28,3 +28,9 @@ def test_every_mutant_names_tests_that_are_there() -> None:
         paths = [word for word in selection(patch) if "/" in word]
         assert paths, patch.name
         assert [word for word in paths if not (ROOT / word.partition("::")[0]).exists()] == [], patch.name
+
+
+def test_every_mutant_still_applies() -> None:
+    """Whoever changes a line that a mutant changes hears of it here, not at the end of the run of all mutants."""
+    problems = {patch.stem: applied(patch, ROOT, check=True) for patch in MUTANTS.glob("S*.patch")}
+    assert {name: problem for name, problem in problems.items() if problem} == {}

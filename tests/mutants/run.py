@@ -43,9 +43,17 @@ def copy_tree(into: Path) -> None:
             shutil.copy(source, into / name)
 
 
-def applied(patch: Path, folder: Path) -> str:
-    """Apply a patch to a copy of the tree; return what is wrong with it, empty when nothing is."""
-    command = ["git", "apply", "--unsafe-paths", "-C1", f"--directory={folder}", str(patch)]
+def applied(patch: Path, folder: Path, *, check: bool = False) -> str:
+    """Apply a patch to a tree, or only `check` that it would; return what is wrong with it, empty when nothing is."""
+    command = [
+        "git",
+        "apply",
+        "--unsafe-paths",
+        "-C1",
+        f"--directory={folder}",
+        *(["--check"] if check else []),
+        str(patch),
+    ]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DEADLINE_S)
     return f"does not apply: {ran.stderr.strip()}" if ran.returncode != 0 else ""
 
