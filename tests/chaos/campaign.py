@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -19,6 +19,7 @@ from tests.chaos.schedule import Schedule, play
 from tests.chaos.shrink import breaking, shrink
 
 CHUNK = 20
+BROKEN = "BROKEN.txt"
 SHAPES = 3
 """Scripts kept of one rule, each of another sequence of acts."""
 TRIED = 8
@@ -31,6 +32,7 @@ class Outcome:
 
     theme: str = ""
     schedules: int = 0
+    seconds: float = field(default=0.0, compare=False)
     counts: Counter[str] = field(default_factory=Counter)
     seeds: dict[str, list[int]] = field(default_factory=dict)
 
@@ -40,6 +42,11 @@ class Outcome:
         for rule in rules:
             self.counts[rule] += 1
             self.seeds.setdefault(rule, []).append(seed)
+
+    @property
+    def rate(self) -> float:
+        """Return how many schedules were played per second."""
+        return self.schedules / self.seconds if self.seconds else 0.0
 
     @property
     def unknown(self) -> list[str]:
@@ -58,28 +65,57 @@ def examine(seeds: Sequence[int], theme: str) -> list[tuple[int, list[str]]]:
     return [(seed, sorted({v.rule for v in play(generate(seed, theme))})) for seed in seeds]
 
 
-def search(first: int, schedules: int, *, theme: str = "", jobs: int = 1, quiet: bool = False) -> Outcome:
-    """Return what so many schedules from seed `first` on break."""
+def search(
+    first: int,
+    schedules: int,
+    *,
+    theme: str = "",
+    jobs: int = 1,
+    quiet: bool = False,
+    found: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Return what so many schedules from seed `first` on break, or as many as were played when `stop` says so.
+
+    Each one that breaks a rule is written to BROKEN of the folder `found` at once.
+    """
     outcome, began = Outcome(theme), time.monotonic()
     chunks = [range(s, min(s + CHUNK, first + schedules)) for s in range(first, first + schedules, CHUNK)]
-    for results in _on(jobs, chunks, theme):
+    for results in _on(jobs, chunks, theme, stop):
         for seed, rules in results:
             outcome.take(seed, rules)
+            if rules and found is not None:
+                _note(found, f"{time.strftime('%H:%M:%S')} seed {seed}: {', '.join(rules)}")
+        outcome.seconds = time.monotonic() - began
         if not quiet:
-            speed = outcome.schedules / (time.monotonic() - began)
-            rate = f"{outcome.schedules}/{schedules} schedules, {speed:.0f} per second"
+            rate = f"{outcome.schedules}/{schedules} schedules, {outcome.rate:.1f} per second"
             print(f"\r{rate}, {len(outcome.counts)} rules broken ", end="", file=sys.stderr, flush=True)
     if not quiet:
         print(file=sys.stderr)
     return outcome
 
 
-def _on(jobs: int, chunks: Sequence[range], theme: str) -> Iterator[list[tuple[int, list[str]]]]:
+def _note(folder: Path, line: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / BROKEN).open("a") as file:
+        file.write(f"{line}\n")
+
+
+def _on(
+    jobs: int, chunks: Sequence[range], theme: str, stop: Callable[[], bool]
+) -> Iterator[list[tuple[int, list[str]]]]:
     if jobs == 1:
-        yield from (examine(chunk, theme) for chunk in chunks)
+        for chunk in chunks:
+            if stop():
+                return
+            yield examine(chunk, theme)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(examine, chunks, [theme] * len(chunks))
+        for results in pool.map(examine, chunks, [theme] * len(chunks)):
+            yield results
+            if stop():
+                pool.shutdown(cancel_futures=True)
+                return
 
 
 def smallest(outcome: Outcome, rule: str, theme: str = "") -> list[tuple[int, Schedule, list[Violation]]]:

@@ -36,6 +36,15 @@ _DRAIN = (act("deploy", name="app-1", nodes=[0], minimum=1), _breaks(), _run(3))
 _BURST = (_breaks(0, fault="gsp"), _breaks(1, fault="gsp"), _breaks(2, fault="gsp"))
 
 CASES: Mapping[str, Schedule] = {
+    "S09-rebooted-well (dark)": Schedule(
+        Setup(reboots=2),
+        (
+            _breaks(),
+            _run(8, 2),
+            act("darken", node=0, on=True),
+            *(_run(rounds, every) for rounds, every in ((5, 5), (8, 5), (3, 9), (6, 2))),
+        ),
+    ),
     "E-sick-untold": _story(*_LATE),
     "L-never-contained": _story(*_LATE),
     "E-standing-still": _story(
@@ -47,6 +56,8 @@ CASES: Mapping[str, Schedule] = {
         act("stand"),
     ),
     "E-sick-untold (silence)": _story(*_AWAY),
+    "E-sick-untold (no policy)": _story(_breaks(fault="relapse"), act("set_policy", state="gone"), act("stand")),
+    "E-sick-untold (dark)": _story(act("darken", node=3, on=True), _breaks(3, 1), act("stand")),
     "E-standing-still (record)": _story(_breaks(), _run(1), act("damage_undo", node=0, how="cut")),
     "E-unbounded-attempts": _story(_breaks(), _run(1), act("forbid", method="mark"), act("stand")),
     "E-unbounded-tries": _story(_breaks(), act("forbid", method="unlock"), act("stand")),

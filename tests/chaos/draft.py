@@ -98,7 +98,7 @@ def calls_and_process(d: Draft, node: int, on: bool, error: str) -> Acts:
         ("kill", {"crossing": d.rng.randrange(10)}),
         ("crash", {}),
         ("stall", {"crossing": d.rng.randrange(6), "seconds": d.one(5, 30, 300), "lose": d.maybe(0.5)}),
-        ("slow", {"crossing": d.rng.randrange(8), "seconds": d.one(10, 60, 400)}),
+        ("slow", {"crossing": d.rng.randrange(8), "seconds": d.one(5, 10, 60)}),
         ("change_leader", {}),
     )
 

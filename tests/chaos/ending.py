@@ -7,6 +7,7 @@ are told. A node without marks has nothing of ours left.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from tests.chaos.observer import ENGINE, HOLD, TAINT, Illness, ours
@@ -17,9 +18,20 @@ from gpuheal_lab.fleet.injection import READS
 from gpuheal_lab.fleet.machine import Power
 from gpuheal_lab.fleet.objects import Json, has_taint, is_ready
 from gpuheal_responder.core.mode import Mode
+from gpuheal_responder.core.reason import Reason
 
-TELLING = frozenset({"held", "escalated", "pending", "stale", "incident", "unreadable"})
-"""States of a case that generated rules alert on (GPUHealHeld, GPUHealEscalated, GPUHealPending, GPUHealStaleCase)."""
+TELLING: Mapping[str, str] = {
+    "held": "GPUHealHeld",
+    "escalated": "GPUHealEscalated",
+    "pending": "GPUHealActionPending",
+    "stale": "GPUHealStaleCase",
+    "incident": "GPUHealIncident",
+    "unreadable": "GPUHealUnreadableUndo",
+}
+"""States of a case that people are told of, and the alert of the generated rules that tells them."""
+TELLING_DARK = "GPUHealExporterDown"
+"""The alert about a node whose exporters are away: nobody can see faults there, and people know it."""
+TELLING_BUDGET = "GPUHealCordonBudget"
 GIVEN_UP = "escalated"
 """What could not be done for good has been given to people."""
 QUIET = timedelta(hours=2)
@@ -143,14 +155,27 @@ class Ending(People):
         told, exhausted = self._states(), bool(sum(s.value for s in self.samples(EXHAUSTED)))  # type: ignore[attr-defined]
         for name, raw in self.sim.api.nodes.items():
             states = told.get(name, set())
-            if ours(raw) and not states & TELLING:
+            if ours(raw) and not states & TELLING.keys():
                 known = f"its case is {', '.join(sorted(states))}" if states else "no case is shown"
                 self.observer.broken(
                     "E-standing-still", name, f"{when} it stays contained, and nobody is told: {known}"
                 )
             uncontained = not ours(raw) and self._must_be_contained(name)
-            if uncontained and not states & TELLING and not exhausted:
+            known_to_people = exhausted or name in self.signs.dark or self._no_policy(name)
+            if uncontained and not states & TELLING.keys() and not known_to_people:
                 self.observer.broken("E-sick-untold", name, f"{when} a sick node takes pods, and nobody is told")
+
+    def _no_policy(self, name: str) -> bool:
+        """Return whether the node's faults are nobody's by the site's own policies: then their alerts are for people.
+
+        The responder must say so, and every fault that nothing silences must be alerting.
+        """
+        leader = self.leading()
+        ignored = leader.telemetry.ignored_faults() if leader is not None else None
+        told = any(one.node == name and one.reason == Reason.NO_POLICY for one in ignored or ())
+        firing = [a.labels for a in self.prometheus.firing() if a.labels["node"] == name]
+        sick = self.observer.sick_gpus(name)
+        return told and bool(sick) and sick <= {(labels["gpu_uuid"], labels["fault"]) for labels in firing}
 
     def _states(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}

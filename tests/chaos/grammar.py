@@ -205,7 +205,7 @@ def fencing(d: Draft) -> None:
             case "stall":
                 d.add("stall", crossing=d.rng.randrange(6), seconds=d.one(5, 20, 60, 400), lose=d.maybe(0.7))
             case "slow":
-                d.add("slow", crossing=d.rng.randrange(8), seconds=d.one(10, 60, 400))
+                d.add("slow", crossing=d.rng.randrange(8), seconds=d.one(5, 10, 60))
                 d.run(1, 4)
                 d.breaks(d.there)
             case "stall-uncordon":

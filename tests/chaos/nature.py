@@ -30,6 +30,10 @@ ERRORS: dict[str, Callable[[], GpuhealError]] = {
 AUTOSCALER = "ToBeDeletedByClusterAutoscaler"
 FOREVER = 10**9
 MOMENT = 0.01
+LONGEST_CALL = 60
+"""Seconds. We wait 10 s for an answer (DEADLINE of shell.kube.api, over the whole exchange and without a retry). What
+was sent by then the API server carries out or drops within its own timeout, 60 s by default.
+"""
 """Seconds between an act and a fault: in the world nothing happens at the same instant."""
 
 
@@ -217,7 +221,7 @@ class Nature(World):
     async def slow(self, crossing: int, seconds: int) -> None:
         """One call of the leader takes so long; the process goes on, as far as it does not wait for it."""
         leader = self.leading()
-        await self.stall(crossing, seconds, lose=False)
+        await self.stall(crossing, min(seconds, LONGEST_CALL), lose=False)
         if leader is not None and leader.stall is not None:
             leader.slow = True
 

@@ -224,6 +224,11 @@ class Observer(Watcher):
         uid = self.world.machine_of(node)
         return [i for k, i in self.ill.items() if k[0] == uid and i.ended is None]
 
+    def sick_gpus(self, node: str) -> set[tuple[str, str]]:
+        """Return the faults that the node's machine has at this moment, as pairs of the GPU and the fault."""
+        uid = self.world.machine_of(node)
+        return {(k[1], k[2]) for k, i in self.ill.items() if k[0] == uid and i.ended is None}
+
     def was_sick(self, node: str) -> bool:
         """Return whether the node's machine has, or has had since it booted, any fault."""
         uid = self.world.machine_of(node)

@@ -29,6 +29,7 @@ RESOLVE = timedelta(minutes=5)
 """Alertmanager ends an alert that Prometheus has not repeated for so long."""
 SINCE_EVENT = frozenset({WitnessClass.KERNEL, WitnessClass.DCGM})
 OK, FAULTY, LOST = 0, 3, 4
+ACRONYMS = frozenset({"gsp"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -233,7 +234,8 @@ class Prometheus:
 
 def alert(kind: Kind, node: str, gpu: str, since: datetime, now: datetime) -> Alert:
     """Return the alert of a fault as the generated rules word it."""
-    name = "GPU" + "".join(p.capitalize() for p in kind.slug.removeprefix("gpu-").split("-"))
+    words = kind.slug.removeprefix("gpu-").split("-")
+    name = "GPU" + "".join(w.upper() if w in ACRONYMS else w.capitalize() for w in words)
     labels = {"alertname": name, "fault": kind.slug, "severity": kind.severity, "node": node, "gpu_uuid": gpu}
     labels["cluster"] = CLUSTER
     return Alert(fingerprint=f"{node}-{gpu}-{kind.slug}", labels=labels, starts_at=since, updated_at=now)

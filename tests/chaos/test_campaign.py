@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,10 @@ def lazy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("lazy")
 def test_a_lazy_responder_is_found_out_and_the_way_is_written_down(tmp_path: Path) -> None:
     """Whoever does nothing leaves sick nodes: one broken GPU is enough, and the script says so."""
-    outcome = search(1, 6, theme="B", quiet=True)
+    outcome = search(1, 6, theme="B", quiet=True, found=tmp_path)
     assert outcome.counts["L-never-contained"] >= 4
+    told = (tmp_path / "BROKEN.txt").read_text().splitlines()
+    assert sum("L-never-contained" in line for line in told) == outcome.counts["L-never-contained"]
     report(outcome, tmp_path, "B")
     script = (tmp_path / "AF-L-never-contained-1.py").read_text()
     assert "await w.break_gpu(" in script
@@ -45,6 +48,15 @@ def test_every_kind_of_harm_has_a_mend_to_take_back() -> None:
     assert {mend.kind for mend in REVERTED} == set("ABCDEFGHJK")
     assert all((MUTANTS / f"{mend.mutant}.patch").exists() for mend in REVERTED)
     assert {mend.theme for mend in REVERTED} <= THEMES.keys()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_campaign_that_is_stopped_tells_what_it_found(jobs: int) -> None:
+    """After the schedules in hand it ends, and says how many were played."""
+    asked = chain([False], repeat(True))
+    outcome = search(1, 100, jobs=jobs, quiet=True, stop=lambda: next(asked))
+    assert outcome.schedules == 20 * jobs
+    assert outcome.rate > 0
 
 
 def test_two_processes_find_the_same() -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from tests.chaos.ending import TELLING, TELLING_BUDGET, TELLING_DARK
+from tests.chaos.faults import KINDS
 from tests.chaos.observer import TAINT
 from tests.chaos.rogue import LONG, Rogue, broken_by
 from tests.chaos.rules import RULES
+from tests.chaos.sources import alert
 from tests.chaos.world import Setup
 
 from gpuheal_lab.fleet.objects import put_condition, remove_taint
@@ -17,6 +23,8 @@ from gpuheal_responder.core.case import Attempt, AttemptState, Case
 from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.world import NodeLock
 
+GENERATED = Path(__file__).resolve().parents[2] / "rules" / "generated" / "gpuheal.rules.yaml"
+NEVER = datetime(2026, 1, 1, tzinfo=UTC)
 Story = Callable[[Rogue], Awaitable[None]]
 STORIES: dict[str, tuple[Story, Setup]] = {}
 
@@ -305,6 +313,20 @@ def test_rule(rule: str) -> None:
     assert rule in {v.rule for v in broken_by(story, setup)}
 
 
+def test_people_are_told_by_alerts_that_there_are() -> None:
+    """Every alert that the adversary takes for telling people is a generated rule, those of the faults included."""
+    alerts = set(re.findall(r"^ *- alert: (\w+)$", GENERATED.read_text(encoding="utf-8"), re.MULTILINE))
+    faults = {alert(kind, "n", "g", NEVER, NEVER).labels["alertname"] for kind in KINDS.values()}
+    assert {*TELLING.values(), TELLING_DARK, TELLING_BUDGET, *faults} <= alerts
+
+
+async def unseen(w: Rogue) -> None:
+    """Leave a sick node alone whose exporters are away: people are told that nobody sees it."""
+    await w.darken(0, on=True)
+    await w.break_gpu(node=0, gpu=0, fault="dead")
+    await w.stand()
+
+
 async def rightly(w: Rogue) -> None:
     """Contain a sick node, empty and reboot it, and give it back when it is well."""
     await w.deploy("web", [0], 0)
@@ -333,7 +355,7 @@ async def locked(w: Rogue) -> None:
     await w.calm()
 
 
-@pytest.mark.parametrize("story", [rightly, taken_back, locked])
+@pytest.mark.parametrize("story", [rightly, taken_back, locked, unseen])
 def test_what_is_right_breaks_nothing(story: Story) -> None:
     """The same acts in their right order break no rule."""
     assert broken_by(story) == []

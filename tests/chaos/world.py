@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from tests.chaos.faults import KINDS
 from tests.chaos.loop import VirtualLoop
@@ -96,6 +98,12 @@ class Failures(logging.Handler):
         """Record what went wrong inside the responder."""
         if record.exc_info and record.exc_info[1] is not None:
             self._observer.broken("X-exception", "", describe(record.exc_info[1]))
+
+
+@lru_cache
+def _parsed(text: str, faults: frozenset[str]) -> tuple[Policy, ...]:
+    """Return the policies of a file; thousands of worlds have the same few."""
+    return parse_policies(json.loads(text), file="chaos.yaml", actions=SPECS, faults=faults)
 
 
 def describe(problem: BaseException) -> str:
@@ -337,7 +345,7 @@ class World(Questions):
         steps += [{"reboot": {**named, "deadline": "2m"}}] * setup.reboots
         steps += [{"verify": {"evaluations": 3, "deadline": "2m"}}, {"probation": {"quiet": "10s"}}, "restore"]
         raw = {"name": name, "mode": mode or setup.mode, "match": {"faults": sorted(KINDS)}, "steps": steps}
-        return parse_policies({"policies": [raw]}, file="chaos.yaml", actions=SPECS, faults=self.faults)
+        return _parsed(json.dumps({"policies": [raw]}), self.faults)
 
     def policy(self, state: str) -> None:
         """Let people edit the policy file: there, gone, renamed, observe or propose."""

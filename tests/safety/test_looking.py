@@ -233,7 +233,7 @@ async def test_s08_after_the_reboot_missing_series_are_unknown_not_healthy() -> 
     await stage.play(until="Act verify")
     stage.evidence.blind = True
     said = await stage.play(150)
-    assert said[-1] == "Escalate verify-deadline"
+    assert said[-1] == "Escalate health-unknown"
     assert stage.sim.raw(name)["spec"]["unschedulable"] is True
 
 

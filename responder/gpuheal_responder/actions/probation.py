@@ -55,10 +55,11 @@ def progress(due: Due, case: Case, world: World) -> Progress:
     lacking = ev.unproven(case, world, since=attempt.started_at, evaluations=EVALUATIONS)
     if not lacking:
         return Progress(state=ProgressState.DONE, reason=Reason.QUIET)
-    detail = "; ".join(text for _, text in lacking[:4])
+    detail = "; ".join(lack.text for lack in lacking[:4])
     if world.now >= ends_at + GRACE:
-        blamed = tuple(gpu for gpu, _ in lacking if gpu)
-        return Progress(state=ProgressState.FAILED, reason=Reason.PROBATION_UNPROVEN, detail=detail, blamed=blamed)
+        reason = Reason.PROBATION_UNPROVEN if any(lack.seen for lack in lacking) else Reason.HEALTH_UNKNOWN
+        blamed = ev.lacking_about(lacking)
+        return Progress(state=ProgressState.FAILED, reason=reason, detail=detail, blamed=blamed)
     return Progress(state=ProgressState.RUNNING, reason=Reason.PROBATION, detail=detail)
 
 

@@ -1,6 +1,8 @@
 """Wait for a positive proof that every GPU of the node is well, counted from the end of the last cure.
 
 A resolved alert is no proof and a missing series is none either. A fault seen again after the cure fails it at once.
+At the deadline the next cure follows only where a GPU of the case is seen to be unwell; when nobody tells how the node
+is, the case is escalated. A GPU that no fault of the case is about may be degraded, but not faulty.
 
 ```yaml
 steps:
@@ -54,10 +56,11 @@ def progress(due: Due, case: Case, world: World) -> Progress:
     lacking = ev.unproven(case, world, since=since, evaluations=due.params.evaluations)
     if not lacking:
         return Progress(state=ProgressState.DONE, reason=Reason.PROVEN)
-    detail = "; ".join(text for _, text in lacking[:4])
+    detail = "; ".join(lack.text for lack in lacking[:4])
     if world.now - attempt.started_at >= due.deadline:
-        blamed = tuple(gpu for gpu, _ in lacking if gpu)
-        return Progress(state=ProgressState.FAILED, reason=Reason.VERIFY_DEADLINE, detail=detail, blamed=blamed)
+        reason = Reason.VERIFY_DEADLINE if any(lack.seen for lack in lacking) else Reason.HEALTH_UNKNOWN
+        blamed = ev.lacking_about(lacking)
+        return Progress(state=ProgressState.FAILED, reason=reason, detail=detail, blamed=blamed)
     return Progress(state=ProgressState.RUNNING, reason=Reason.VERIFYING, detail=detail)
 
 

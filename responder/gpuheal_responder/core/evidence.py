@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gpuheal_responder.core.alert import Fault
@@ -15,10 +16,22 @@ from gpuheal_responder.core.sighting import Confidence, Evidence, Strength, Witn
 from gpuheal_responder.core.world import World
 
 FRESH = timedelta(minutes=2)
-OK, FAULTY = 0, 3
-"""States of a GPU (see HealthSample): well, and the first that is bad."""
+OK, DEGRADED, FAULTY, UNKNOWN = 0, 1, 3, 5
+"""States of a GPU (see HealthSample): well, slower than it could be, the first that is bad, and not known."""
 _STRONG = frozenset({WitnessClass.KERNEL, WitnessClass.NVML, WitnessClass.DCGM})
 """Classes that count as strong where the rules do not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lack:
+    """One thing that is missing to a proof of health: of which GPU (empty for the node), and what, in words.
+
+    `seen` tells what somebody sees to be unwell from what nobody tells of. Only the former asks for a further cure.
+    """
+
+    text: str
+    gpu: str = ""
+    seen: bool = False
 
 
 def witnesses_of(fault: Fault, evidence: Evidence | None) -> tuple[Witness, ...]:
@@ -150,52 +163,58 @@ def digest(case: Case, step: str, params: object, world: World) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def missing_proof(
-    *,
-    node: Node,
-    gpus: Sequence[str],
-    evidence: Evidence | None,
-    since: datetime,
-    evaluations: int,
-    capacity: int = 0,
-) -> tuple[str, ...]:
-    """Return what is still missing to a positive proof of health since `since`; empty means proven.
+def unproven(case: Case, world: World, *, since: datetime, evaluations: int) -> tuple[Lack, ...]:
+    """Return what is missing to a positive proof of health since `since`; empty means proven.
 
-    Proof is: the node is Ready, all GPUs that it counts (or did, `capacity`) are allocatable, and for every one of
-    `gpus` the newest `evaluations` rule evaluations after `since` exist, are fresh and say ok. A node whose GPUs are
-    handed out by DRA counts none.
+    Proof is: the node is Ready, all GPUs that it counts (or did when the case was opened) are allocatable, and for
+    every GPU the newest `evaluations` rule evaluations after `since` exist, are fresh and say ok. A node whose GPUs are
+    handed out by DRA counts none. A GPU that no fault of the case is about may be degraded: such a one takes work
+    elsewhere, and was so before.
     """
-    return tuple(text for _, text in _missing(node, gpus, evidence, since, evaluations, capacity))
-
-
-def unproven(case: Case, world: World, *, since: datetime, evaluations: int) -> tuple[tuple[str, str], ...]:
-    """Return what a proof of this case's node lacks: pairs of the GPU (empty for the node) and what, in words."""
     if world.node is None:
-        return (("", "the node does not exist"),)
+        return (Lack(text="the node does not exist"),)
     gone = exchanged(case, world.evidence)
     gpus = [gpu for gpu in case.gpus if gpu not in gone]
-    return tuple(_missing(world.node, gpus, world.evidence, since, evaluations, case.gpu_capacity))
+    found = [*_nodes_lacks(world.node, case.gpu_capacity)]
+    if world.evidence is None:
+        return (*found, Lack(text="Prometheus returned no evidence"))
+    return (*found, *_gpus_lacks(case, gpus, world.evidence, since, evaluations))
 
 
-def _missing(
-    node: Node, gpus: Sequence[str], evidence: Evidence | None, since: datetime, evaluations: int, capacity: int
-) -> Iterator[tuple[str, str]]:
+def lacking_about(lacks: Sequence[Lack]) -> tuple[str, ...]:
+    """Return the GPUs that a failed proof is about: those that are seen to be unwell, else those nobody tells of."""
+    seen = [lack for lack in lacks if lack.seen]
+    return tuple(lack.gpu for lack in seen or lacks if lack.gpu)
+
+
+def _nodes_lacks(node: Node, capacity: int) -> Iterator[Lack]:
     if not node.ready:
-        yield "", "node is not Ready"
+        yield Lack(text="node is not Ready")
     counted = max(node.gpu_capacity, capacity)
     if node.gpu_allocatable < counted:
-        yield "", f"{node.gpu_allocatable} of {counted} GPUs are allocatable"
-    if evidence is None:
-        yield "", "Prometheus returned no evidence"
-        return
+        told = node.ready and node.gpu_allocatable > 0  # none at all is a device plugin that is silent
+        yield Lack(text=f"{node.gpu_allocatable} of {counted} GPUs are allocatable", seen=told)
+
+
+def _gpus_lacks(
+    case: Case, gpus: Sequence[str], evidence: Evidence, since: datetime, evaluations: int
+) -> Iterator[Lack]:
     samples = {h.gpu_uuid: h.samples for h in evidence.health}
-    for gpu in gpus or tuple(samples):
-        recent = [s for s in samples.get(gpu, ()) if s.at > since][-evaluations:]
-        if len(recent) < evaluations:
-            yield gpu, f"{gpu}: {len(recent)} of {evaluations} rule evaluations since the last action"
-        elif evidence.at - recent[-1].at > FRESH:
-            yield gpu, f"{gpu}: newest rule evaluation is older than {people_duration(FRESH)}"
-        elif any(s.state != OK for s in recent):
-            yield gpu, f"{gpu}: not ok in every one of the last {evaluations} rule evaluations"
-    if not gpus and not samples:
-        yield "", "Prometheus has no health state for any GPU on this node"
+    recent = {g: [s for s in samples.get(g, ()) if s.at > since][-evaluations:] for g in gpus or tuple(samples)}
+    others_told = any(len(found) == evaluations and evidence.at - found[-1].at <= FRESH for found in recent.values())
+    faulty = {f.target.gpu_uuid for f in case.faults}
+    unnamed = any(f.target.gpu_uuid is None and not f.alertname for f in case.faults)  # an undo record names no GPU
+    for gpu, found in recent.items():
+        well = {OK} if unnamed or gpu in faulty else {OK, DEGRADED}
+        fresh = bool(found) and evidence.at - found[-1].at <= FRESH
+        bad = fresh and any(s.state not in {*well, UNKNOWN} for s in found)
+        if len(found) < evaluations:
+            text = f"{gpu}: {len(found)} of {evaluations} rule evaluations since the last action"
+            yield Lack(gpu=gpu, text=text, seen=bad or (not found and others_told))
+        elif not fresh:
+            yield Lack(gpu=gpu, text=f"{gpu}: newest rule evaluation is older than {people_duration(FRESH)}")
+        elif any(s.state not in well for s in found):
+            text = f"{gpu}: not ok in every one of the last {evaluations} rule evaluations"
+            yield Lack(gpu=gpu, text=text, seen=bad)
+    if not recent:
+        yield Lack(text="Prometheus has no health state for any GPU on this node")

@@ -124,6 +124,8 @@ def _cure(case: Case, policy: Policy, world: World) -> Stage:
         if not isinstance(stage, Spent):
             return stage
         rungs = [_rung(case, policy, world, target, refuted=stage) for target in tracks(case)]
+        if all(isinstance(rung, _Cured) for rung in rungs):
+            return stage  # the proof fails for something that no cure of this case is for
     spent = next((r for r in rungs if isinstance(r, Spent)), None)
     closer = next((r for r in rungs if isinstance(r, Closer)), None)
     if closer is not None:
@@ -194,12 +196,14 @@ def _rung(
             failed = _failed_proof(case, policy, proven, target, refuted)
             if failed is None:
                 return _Cured(since=proven)
+            if not _climbs(failed):
+                return failed
             failure, proven = failed, None
         else:
             if progress.state is ProgressState.TODO and proven is not None and attempt is None:
                 failed = _failed_proof(case, policy, proven, target, refuted)
-                if failed is None:
-                    return _Cured(since=proven)
+                if failed is None or not _climbs(failed):
+                    return failed or _Cured(since=proven)
             return Next(due=due, progress=progress)
     if proven is not None and (failed := _failed_proof(case, policy, proven, target, refuted)) is None:
         return _Cured(since=proven)
@@ -227,9 +231,17 @@ def _failed_proof(case: Case, policy: Policy, since: datetime, target: str, refu
     return refuted if refuted is not None and _about(refuted.blamed, target, known) else None
 
 
+def _climbs(failed: Spent) -> bool:
+    """Return whether a failed proof asks for the next cure: that nobody tells how the node is says nothing of it."""
+    return failed.reason != Reason.HEALTH_UNKNOWN
+
+
 def _about(blamed: Sequence[str], target: str, known: set[str]) -> bool:
-    """Return whether a failed proof makes this track climb: it blames the track's GPU, or no track that there is."""
-    return target in blamed or not known & set(blamed)
+    """Return whether a failed proof is about this track: it blames the track's GPU, or the node.
+
+    A GPU that has no track is the node's affair where the node has a fault, and else no reason for any cure.
+    """
+    return target in blamed or not blamed or (target == WHOLE_NODE and not known & set(blamed))
 
 
 def _foreign_end(case: Case) -> datetime | None:
@@ -325,13 +337,19 @@ def _gone_by_itself(case: Case, policy: Policy, world: World) -> bool:
     """Return whether the fault is over without a cure of ours: no alert any more, and a positive proof of health.
 
     A resolved alert alone is no proof: the exporter may have died. Once proving has begun it goes on; after it failed,
-    a proof of later date is needed.
+    a proof of later date is needed. That may come while the next cure has to wait, which is needed no more then.
     """
     prove = policy.of(Phase.PROVE)
-    cured = any(a.cure and not a.foreign and a.state is not AttemptState.FAILED for a in case.attempts)
+    since = _proof_before(case, policy)
+    cured = any(
+        a.cure
+        and not a.foreign
+        and a.state is not AttemptState.FAILED
+        and (since is None or (a.ended_at or since) >= since)
+        for a in case.attempts
+    )
     if not prove or world.faults or world.node is None or cured:
         return False
-    since = _proof_before(case, policy)
     attempt = case.latest(prove[0].key)
     if attempt is not None and (since is None or attempt.started_at >= since):
         return True

@@ -84,6 +84,7 @@ class Reason(Told):
     VERIFY_DUE = "verify-due", "the node's health has to be verified"
     VERIFYING = "verifying", "verification is not complete yet"
     VERIFY_DEADLINE = "verify-deadline", "verification was not complete at its deadline"
+    HEALTH_UNKNOWN = "health-unknown", "no source has reported on the node's health since the recovery step"
     PROVEN = "proven", "every GPU on the node is verified healthy"
     FAULT_AGAIN = "fault-again", "a fault was reported again after the recovery step"
     PROBATION_DUE = "probation-due", "the node has to pass probation"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from gpuheal_lab.fleet.clock import Schedule
-from gpuheal_lab.fleet.objects import Budget, Json, canonical
+from gpuheal_lab.fleet.objects import Budget, Json, canonical, copied
 from gpuheal_lab.fleet.spec import NAMESPACE
 
 
@@ -90,7 +89,7 @@ class ApiServer:
                 f'Operation cannot be fulfilled on nodes "{name}": the object has been modified; '
                 "please apply your changes to the latest version and try again"
             )
-        new = copy.deepcopy(old)
+        new = copied(old)
         change(new)
         if canonical(new) == canonical(old):
             return old
@@ -121,7 +120,7 @@ class ApiServer:
         current = self.pods.get(_key(pod))
         if current is None or current["metadata"]["uid"] != pod["metadata"]["uid"]:
             return
-        new = copy.deepcopy(current)
+        new = copied(current)
         change(new)
         if canonical(new) != canonical(current):
             self.put_pod(new)

@@ -18,12 +18,27 @@ GPU_RESOURCE = "nvidia.com/gpu"
 UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
 NOT_READY = "node.kubernetes.io/not-ready"
 UNREACHABLE = "node.kubernetes.io/unreachable"
+_PLAIN = frozenset({str, int, bool, float, type(None)})
 # Conditions a kubelet writes beside Ready (k8s.io/api/core/v1, NodeConditionType), with its own words.
 _PRESSURES = (
     ("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
     ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
     ("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
 )
+
+
+def copied(raw: Json) -> Json:
+    """The object with nothing in common with the given one; faster than copy.deepcopy, which knows cycles."""
+    return {key: _copied(value) for key, value in raw.items()}
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {key: _copied(one) for key, one in value.items()}
+    if kind is list:
+        return [_copied(one) for one in value]
+    return value if kind in _PLAIN else copy.deepcopy(value)
 
 
 def stamp(at: datetime) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gpuheal_lab.fleet.apiserver import ApiServer
 from gpuheal_lab.fleet.injection import Gate
-from gpuheal_lab.fleet.objects import Json, canonical
+from gpuheal_lab.fleet.objects import Json, canonical, copied
 from gpuheal_responder.core.case import Approval, Case
 from gpuheal_responder.core.history import History
 from gpuheal_responder.errors import Permanent, Transient
@@ -62,7 +61,7 @@ class SimulatedRemediations:
         def effect() -> Stored:
             if case.name in self.stored:
                 raise Transient("conflict", f'remediations.gpu.health "{case.name}" already exists')
-            self.decisions.setdefault(case.name, []).append(copy.deepcopy(dict(decision)))
+            self.decisions.setdefault(case.name, []).append(copied(dict(decision)))
             return self._put(replace(case, approvals=()))
 
         return await self._gate.cross("create", case.name, effect)
@@ -74,7 +73,7 @@ class SimulatedRemediations:
             name = stored.case.name
             before = self._at(stored)
             if decision is not None:
-                self.decisions.setdefault(name, []).append(copy.deepcopy(dict(decision)))
+                self.decisions.setdefault(name, []).append(copied(dict(decision)))
             return self._put(replace(stored.case, approvals=before.approvals))
 
         return await self._gate.cross("save", stored.case.name, effect)

@@ -129,6 +129,6 @@ def proven(q: Question) -> Iterator[Refusal]:
         yield Refusal(
             guard=GUARD,
             reason=Reason.PROOF_MISSING,
-            message="; ".join(text for _, text in lacking[:4]),
+            message="; ".join(lack.text for lack in lacking[:4]),
             retry_in=timedelta(seconds=15),
         )
