@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.responder.stage import CLUSTER, LADDER, Stage
+from tests.responder.stage import CLUSTER, LADDER, PlayedAlerts, Stage
 
 from gpuheal_responder.core.alert import Alert
 from gpuheal_responder.core.node import Node, Pod
@@ -48,6 +48,24 @@ async def test_s11_one_fault_on_a_fifth_of_a_pool_reboots_nobody() -> None:
     assert stage.sim.machines.reboots == []
     assert stage.sim.gate.made("evict") == []
     assert any(w.startswith("Act taint") for w in stage.heard.words()), "taints are not held back"
+    assert any(w.endswith("fleet-incident") for w in stage.heard.words())
+
+
+async def test_s11_a_burst_of_warnings_that_a_policy_treats_is_an_incident() -> None:
+    """What a site lets alert as a warning reboots nobody either when twenty of sixty-four nodes have it at once."""
+
+    class Mild(PlayedAlerts):
+        def _alerts(self) -> list[Alert]:
+            return [replace(a, labels={**a.labels, "severity": "warning"}) for a in super()._alerts()]
+
+    stage = Stage(nodes=64)
+    stage.alerts = Mild(stage)
+    stage.boot()
+    for node in range(20):
+        stage.break_gpu(node)
+    await stage.play(30)
+    assert stage.sim.machines.reboots == []
+    assert stage.sim.gate.made("evict") == []
     assert any(w.endswith("fleet-incident") for w in stage.heard.words())
 
 

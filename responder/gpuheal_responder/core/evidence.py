@@ -84,12 +84,17 @@ def news(faults: Iterable[Fault], evidence: Evidence | None, history: History) -
     if taken_at is None:
         return True
     for fault in faults:
-        if TakenFault(slug=fault.slug, gpu_uuid=fault.target.gpu_uuid) not in history.taken and fault.since >= taken_at:
+        if not stood(fault, history) and fault.since >= taken_at:
             return True
         lines = (w for w in witnesses_of(fault, evidence) if w.witness_class is WitnessClass.KERNEL)
         if any(w.last_seen_at >= taken_at for w in lines):
             return True
     return False
+
+
+def stood(fault: Fault, history: History) -> bool:
+    """Return whether the fault was one of those with which a person last took the machine back."""
+    return TakenFault(slug=fault.slug, gpu_uuid=fault.target.gpu_uuid) in history.taken
 
 
 def relapses(case: Case, world: World, since: datetime) -> tuple[Witness, ...]:

@@ -72,15 +72,17 @@ def incidents_of(
     size: Callable[[str], int],
     released: Sequence[str] = (),
     released_at: datetime | None = None,
+    treated: Callable[[str, Fault], bool] = lambda _node, _fault: False,
 ) -> Incidents:
     """Return what the faulty nodes are part of.
 
     `domains` gives every faulty node's domains, `size` the nodes of a pool, `released` the domains (`rack/r1`) that a
     person has looked at; one that names several (a rack and its zone) is released by any of them. What began after
-    `released_at` nobody has looked at yet.
+    `released_at` nobody has looked at yet. Faults count that are critical or `treated` by a policy, whatever severity
+    a site gives them; a swarm of trends that nothing acts on needs no brake.
     """
     found: dict[str, list[GroupIncident]] = {}
-    for members, incident in [*_counted(faults, domains, size), *_told(wide, domains)]:
+    for members, incident in [*_counted(faults, domains, size, treated), *_told(wide, domains)]:
         looked_at = released_at is None or incident.since <= released_at
         if looked_at and not set(incident.where.split(", ")).isdisjoint(released):
             continue
@@ -90,13 +92,16 @@ def incidents_of(
 
 
 def _counted(
-    faults: Mapping[str, Sequence[Fault]], domains: Mapping[str, Mapping[str, str]], size: Callable[[str], int]
+    faults: Mapping[str, Sequence[Fault]],
+    domains: Mapping[str, Mapping[str, str]],
+    size: Callable[[str], int],
+    treated: Callable[[str, Fault], bool],
 ) -> Iterable[tuple[Sequence[str], GroupIncident]]:
     """Yield (nodes, incident) for what we count ourselves."""
     since: dict[str, dict[str, dict[Target, datetime]]] = {}
     for node, many in faults.items():
         for fault in many:
-            if fault.severity is Severity.CRITICAL and node in domains:
+            if node in domains and (fault.severity is Severity.CRITICAL or treated(node, fault)):
                 first = since.setdefault(fault.slug, {}).setdefault(node, {})
                 first[fault.target] = min(fault.since, first.get(fault.target, fault.since))
     for slug, by_node in since.items():

@@ -96,9 +96,11 @@ def _past(faults: Sequence[Fault], world: World) -> Ignore | None:
         return _ignore(
             world, Reason.EVIDENCE_SETTLED, f"all evidence predates {when}, when the node was returned to service"
         )
-    lasts = history.taken_at is not None and world.now - history.taken_at < KEPT_FOR
-    if lasts and history.taken_at is not None and not ev.news(faults, world.evidence, history):
-        when = history.taken_at.isoformat(timespec="seconds")
+    taken = history.taken_at
+    stands = taken is not None and all(ev.stood(f, history) and f.since < taken for f in faults)
+    lasts = taken is not None and (stands or world.now - taken < KEPT_FOR)
+    if lasts and taken is not None and not ev.news(faults, world.evidence, history):
+        when = taken.isoformat(timespec="seconds")
         return _ignore(
             world,
             Reason.TAKEN_BACK,

@@ -80,11 +80,14 @@ def test_what_most_nodes_share_is_a_cause_only_while_all_others_are_well(dimensi
 
 
 @pytest.mark.parametrize("severity", [Severity.WARNING, Severity.INFO])
-def test_only_critical_faults_count(severity: Severity) -> None:
-    """What nothing acts on needs no brake, and trends come in swarms."""
+def test_only_faults_that_something_acts_on_count(severity: Severity) -> None:
+    """What nothing acts on needs no brake, and trends come in swarms; what a policy treats does."""
     names = ["a", "b", "c"]
     faults = {n: [fault(n, severity=severity)] for n in names}
-    assert incidents_of(faults, (), {key: {RACK: "r"} for key in names}, lambda _: 9).all() == ()
+    domains = {key: {RACK: "r"} for key in names}
+    assert incidents_of(faults, (), domains, lambda _: 9).all() == ()
+    (found,) = incidents_of(faults, (), domains, lambda _: 9, treated=lambda node, _: node in names).all()
+    assert found.nodes == 3
 
 
 def test_different_faults_are_not_added_up() -> None:

@@ -31,7 +31,7 @@ class Board:
         return world_of(look, node, policy, domains=self.ledger, seen=seen, gangs=others, incidents=self.incidents)
 
 
-async def board_of(look: Look, keys: Mapping[str, Sequence[str]]) -> Board:
+async def board_of(look: Look, keys: Mapping[str, Sequence[str]], policies: Sequence[Policy]) -> Board:
     """Return the board of this look, before anything is decided."""
     held = {name: stored.case for name, stored in look.open.items()}
     ledger = Ledger(())
@@ -48,7 +48,13 @@ async def board_of(look: Look, keys: Mapping[str, Sequence[str]]) -> Board:
             faults_of[name] = [*faults_of.get(name, ()), *case.faults]
             known.setdefault(name, _domains(look, ledger, name))
     controls = look.controls
-    incidents = incidents_of(faults_of, look.intake.wide, known, ledger.size, controls.released, controls.released_at)
+
+    def treated(name: str, fault: Fault) -> bool:
+        return any(policy.matches(fault, look.nodes[name]) for policy in policies)
+
+    incidents = incidents_of(
+        faults_of, look.intake.wide, known, ledger.size, controls.released, controls.released_at, treated
+    )
     gangs = {name: case.gangs for name, case in held.items() if life.disrupting(case)}
     return Board(ledger=ledger, gangs=gangs, incidents=incidents)
 

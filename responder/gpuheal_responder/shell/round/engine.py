@@ -137,7 +137,7 @@ class Engine:
             self.recorder.looked(look.problems, look.intake.dead)
         if look.intake.watchdog_at is not None:
             self.heartbeat(look.intake.watchdog_at)
-        board = await board_of(look, self.budget_keys)
+        board = await board_of(look, self.budget_keys, self.policies())
         for begun in self._begun.values():
             if self._steps.busy(begun.case.name):  # its intent may not be stored yet
                 self._count(board, begun)

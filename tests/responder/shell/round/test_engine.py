@@ -174,7 +174,7 @@ async def test_a_look_at_a_large_fleet_leaves_the_loop_to_others() -> None:
     waiting = asyncio.create_task(others())
     look = await observe(stage.engine.ports, cluster=CLUSTER, known_faults=stage.faults)
     seen, before = turns, time.process_time()
-    await board_of(look, DEFAULT_KEYS)
+    await board_of(look, DEFAULT_KEYS, stage.policies)
     spent = time.process_time() - before
     waiting.cancel()
     assert seen > 0
