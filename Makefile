@@ -63,8 +63,9 @@ nightly: install mutants ## what takes too long for every change: the adversary'
 	$(PYTEST) -m nightly
 	$(RUN) -m tests.chaos --schedules 20000 --seed "$$(date +%y%j0000)" --jobs 2 --found .chaos
 	$(RUN) -m tests.chaos.reverted
-	$(BIN)/gpuheal rules mutate --all \
-	  --promtool "$$($(RUN) -m gpuheal_lab.servers ensure promtool --generation current | awk '{print $$NF}')"
+	promtool="$$($(RUN) -m gpuheal_lab.servers ensure promtool --generation current | awk '{print $$NF}')" && \
+	  $(BIN)/gpuheal rules check --promtool "$$promtool" --whole && \
+	  $(BIN)/gpuheal rules mutate --all --promtool "$$promtool"
 
 lock: install ## pin what the images install, with hashes
 	$(RUN) .ci/lock

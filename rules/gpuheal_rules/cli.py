@@ -87,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--promtool", help="promtool command; if given, also run `promtool check rules` and the rule tests"
     )
+    check.add_argument(
+        "--whole",
+        action="store_true",
+        help="evaluate every rule in each test, not only those that can change its result",
+    )
     _render_options(check)
     check.set_defaults(run=_check)
     commands.add_parser(
@@ -177,7 +182,9 @@ def _check(args: argparse.Namespace) -> int:
         return 1
     if args.promtool:
         problems = promtool.check_rules(args.promtool, [folder / "generated/gpuheal.rules.yaml"])
-        problems += promtool.run_tests(args.promtool, sorted((folder / "promtool").glob("*.test.yaml")))
+        problems += promtool.run_tests(
+            args.promtool, sorted((folder / "promtool").glob("*.test.yaml")), whole=args.whole
+        )
         if problems:
             print(problems, file=sys.stderr)
             return 1

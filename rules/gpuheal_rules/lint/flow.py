@@ -159,10 +159,10 @@ class Flow:
 
     def recorders(self, selector: Node) -> list[Rule]:
         """The recording rules whose series a selector can see; [] for a raw metric."""
-        found = []
+        found, wanted = [], matchers(selector)
         for name in metric_names(selector):
             for rule in self._records.get(name, []):
-                if all(_fits(rule.labels, *matcher) for matcher in matchers(selector)):
+                if all(_fits(rule.labels, *matcher) for matcher in wanted):
                     found.append(rule)
         return found
 
