@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.responder.stage import Stage
+from tests.responder.stage import PlayedEvidence, Stage
 
 from gpuheal_responder.core.case import Result
+from gpuheal_responder.core.sighting import Evidence
 from gpuheal_responder.core.world import NodeLock
 
 
@@ -50,6 +52,27 @@ async def test_s18_a_node_that_somebody_has_just_rebooted_is_given_time() -> Non
     name = stage.names[0]
     stage.sim.fleet[name].reboot()
     stage.advance(20)
+    stage.break_gpu()
+    said = await stage.play(10)
+    assert said[-1] == "Hold drain booted-lately"
+    stage.sim.advance(timedelta(minutes=30))
+    assert (await stage.play(until="Done"))[-1] == "Done restored"
+
+
+async def test_s18_a_changed_boot_id_tells_of_a_reboot_where_no_exporter_does() -> None:
+    """A site without our exporter knows no boot time: whose boot ID was seen to change has just been rebooted."""
+
+    class Timeless(PlayedEvidence):
+        def _of(self, node: str) -> Evidence:
+            return replace(super()._of(node), booted_at=None)
+
+    stage = Stage()
+    stage.evidence = Timeless(stage)
+    stage.boot()
+    name = stage.names[0]
+    await stage.play(5)
+    stage.sim.fleet[name].reboot()
+    await stage.play(30)
     stage.break_gpu()
     said = await stage.play(10)
     assert said[-1] == "Hold drain booted-lately"

@@ -71,7 +71,10 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """The parts of a Kubernetes node that decisions read; everything else is dropped on arrival."""
+    """The parts of a Kubernetes node that decisions read; everything else is dropped on arrival.
+
+    `rebooted_at` is when its boot ID was last seen to change, None while it has not since this process follows it.
+    """
 
     name: str
     uid: str
@@ -83,6 +86,7 @@ class Node:
     ready: bool = True
     conditions: tuple[Condition, ...] = ()
     boot_id: str = ""
+    rebooted_at: datetime | None = None
     system_uuid: str = ""
     provider_id: str = ""
     gpu_capacity: int = 0

@@ -174,7 +174,7 @@ class SimulatedCluster:
             return None
         view = self._views.get(name)
         if view is None or view.resource_version != raw["metadata"]["resourceVersion"]:
-            view = self._views[name] = read_node(raw)
+            view = self._views[name] = read_node(raw, view, self._api.schedule.now())
         return view
 
     def _pod(self, raw: Json) -> Pod:
@@ -185,9 +185,10 @@ class SimulatedCluster:
     def _change(self, node: Node, change: Callable[[Json], None], *, versioned: bool = True) -> Node:
         version = node.resource_version if versioned else None
         try:
-            changed = read_node(self._api.change_node(node.name, change, uid=node.uid, version=version))
+            raw = self._api.change_node(node.name, change, uid=node.uid, version=version)
         except (Conflict, Missing) as problem:
             _refuse(problem)
+        changed = read_node(raw, self._views.get(node.name), self._api.schedule.now())
         if versioned and self._frozen is not None:
             self._frozen[node.name] = changed
         return changed

@@ -79,8 +79,12 @@ def left_to_us(q: Question) -> Iterator[Refusal]:
 
 
 def settled_boot(q: Question) -> Iterator[Refusal]:
-    """Yield a refusal when somebody else rebooted the node a moment ago, and may not be done."""
-    booted_at = q.world.evidence.booted_at if q.world.evidence is not None else None
+    """Yield a refusal when somebody else rebooted the node a moment ago, and may not be done.
+
+    Where no exporter tells when it booted, the moment counts at which its boot ID was seen to change.
+    """
+    told = q.world.evidence.booted_at if q.world.evidence is not None else None
+    booted_at = told or (q.world.node.rebooted_at if q.world.node is not None else None)
     if booted_at is not None and q.world.now - booted_at < QUIET_AFTER_BOOT:
         yield Refusal(
             guard=GUARD,

@@ -106,14 +106,16 @@ class KubeCluster:
 
     async def node(self, name: str) -> Node | None:
         """Return the node as it is in the API server now, or None; from then on `nodes` knows at least as much."""
+        known = self.mirror.peek(name)
         with reading(f"node {name}"):
             try:
-                node = read_node(await self._api.get(f"{NODES}/{quote(name)}"))
+                raw = await self._api.get(f"{NODES}/{quote(name)}")
             except ApiError as problem:
                 if problem.status == 404:
                     return None
                 raise
-        if self.mirror.peek(name) is not None:
+            node = read_node(raw, known, self._clock.now())
+        if known is not None:
             self.mirror.put(name, node.resource_version, node)
         return node
 
@@ -217,7 +219,7 @@ class KubeCluster:
 
     def _keep(self, raw: Mapping[str, Any], known: Node | None) -> Node | None:
         # A node that once had GPUs stays: its capacity goes with the device plugin, which is when we are needed.
-        return read_node(raw) if known is not None or is_gpu_node(raw) else None
+        return read_node(raw, known, self._clock.now()) if known is not None or is_gpu_node(raw) else None
 
     async def _pods(self, path: str, **query: str) -> list[Mapping[str, Any]]:
         found: list[Mapping[str, Any]] = []

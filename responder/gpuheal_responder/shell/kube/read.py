@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -53,8 +54,11 @@ def is_gpu_node(raw: Mapping[str, Any]) -> bool:
     )
 
 
-def read_node(raw: Mapping[str, Any]) -> Node:
-    """Return the node without what no decision reads: images, managed fields, heartbeats, foreign annotations."""
+def read_node(raw: Mapping[str, Any], known: Node | None = None, now: datetime | None = None) -> Node:
+    """Return the node without what no decision reads: images, managed fields, heartbeats, foreign annotations.
+
+    `known` is how it was last heard of: a boot ID that is another `now` tells of a reboot.
+    """
     meta, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
     info = status.get("nodeInfo", {})
     annotations = meta.get("annotations") or {}
@@ -80,12 +84,19 @@ def read_node(raw: Mapping[str, Any]) -> Node:
         ready=any(c.type == "Ready" and c.status == "True" for c in conditions),
         conditions=conditions,
         boot_id=info.get("bootID", ""),
+        rebooted_at=_rebooted_at(known, meta["uid"], info.get("bootID", ""), now),
         system_uuid=info.get("systemUUID", ""),
         provider_id=spec.get("providerID", ""),
         gpu_capacity=gpu_count(status.get("capacity", {})),
         gpu_allocatable=gpu_count(status.get("allocatable", {})),
         undo=undo,
     )
+
+
+def _rebooted_at(known: Node | None, uid: str, boot_id: str, now: datetime | None) -> datetime | None:
+    if known is None or known.uid != uid:
+        return None
+    return now if known.boot_id and boot_id and boot_id != known.boot_id else known.rebooted_at
 
 
 _NOTHING: Mapping[str, str] = {}

@@ -158,6 +158,31 @@ def test_owner_gpus_and_state_of_a_pod() -> None:
     assert read.protected == ""
 
 
+def booted(boot: str, uid: str = "u1") -> Json:
+    """A node in a boot of this ID."""
+    return node(metadata={"uid": uid}, status={"nodeInfo": {"bootID": boot}})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "seen"),
+    [
+        (booted("a"), booted("b"), True),
+        (booted("a"), booted("a"), False),
+        (booted("a", "u0"), booted("b"), False),
+        (booted(""), booted("b"), False),
+        (booted("a"), booted(""), False),
+    ],
+)
+def test_a_boot_id_that_changes_tells_of_a_reboot(before: Json, after: Json, seen: bool) -> None:
+    """Its moment is kept as long as the Node object is the same; the first look at a node tells of none."""
+    then, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    first = read_node(before, None, then)
+    assert first.rebooted_at is None
+    read = read_node(after, first, then)
+    assert read.rebooted_at == (then if seen else None)
+    assert read_node(after, read, later).rebooted_at == read.rebooted_at
+
+
 def test_pods_that_must_not_be_moved_say_why() -> None:
     """The annotation protects, a missing controller protects, a mirror pod needs no protection: it is never evicted."""
     owner = [{"kind": "ReplicaSet", "name": "r", "controller": True}]
