@@ -74,7 +74,7 @@ bench: install ## print measurements; nothing is asserted
 	@for b in tests/bench/bench_*.py; do echo "== $$b"; $(RUN) -m tests.bench.$$(basename $$b .py) || exit 1; done
 
 generated: install rules ## make all generated files anew
-	$(RUN) -m gpuheal_responder.shell.kube.generate deploy/kustomize/base
+	$(RUN) -m gpuheal_responder.shell.kube.generate deploy/kustomize/base deploy/helm/gpuheal/templates
 	$(RUN) -m gpuheal_responder.config.page > responder/SETTINGS.md
 	$(RUN) -m gpuheal_responder.shell.metrics > responder/METRICS.md.new && mv responder/METRICS.md.new responder/METRICS.md
 	$(RUN) -m gpuheal_responder.shell.round.page responder/ROUND.md

@@ -22,7 +22,7 @@ AT_ONCE = 16
 
 
 def main(argv: Sequence[str]) -> int:
-    """Undo one case or all; exit status 1 if a node could not be reverted."""
+    """Undo one case or all; exit status 1 if a node could not be reverted, or in a dry run would be."""
     parser = argparse.ArgumentParser(
         prog="gpuheal revert",
         description="Revert gpuheal's changes to nodes: its taints, cordon and conditions, and nothing else. A running "
@@ -32,6 +32,9 @@ def main(argv: Sequence[str]) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("case", nargs="?", help="name of the case or its node")
     what.add_argument("--all", action="store_true", help="all nodes with an undo record")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only list what would be reverted; exit with status 1 if there is anything"
+    )
     add_arguments(parser)
     return asyncio.run(_revert(parser.parse_args(argv)))
 
@@ -48,7 +51,9 @@ async def _revert(args: argparse.Namespace) -> int:
         cluster.start()
         try:
             await cluster.mirror.wait_synced(SYNC)
-            said = await revert(cluster, chosen(await cluster.nodes(), None if args.all else args.case))
+            nodes = await cluster.nodes()
+            names = chosen(nodes, None if args.all else args.case)
+            said = planned(nodes, names) if args.dry_run else await revert(cluster, names)
         finally:
             await cluster.stop()
     for line in said.values():
@@ -58,7 +63,9 @@ async def _revert(args: argparse.Namespace) -> int:
         print(f"gpuheal: {len(failed)} of {len(said)} nodes could not be reverted", file=sys.stderr)
     if not said:
         print("no node has an undo record")
-    return 1 if failed else 0
+    if args.dry_run and said:
+        print(f"gpuheal: {len(said)} nodes are out of service by gpuheal; nothing was changed", file=sys.stderr)
+    return 1 if failed or (args.dry_run and said) else 0
 
 
 def chosen(nodes: Mapping[str, Node], case: str | None) -> Sequence[str]:
@@ -78,6 +85,22 @@ def chosen(nodes: Mapping[str, Node], case: str | None) -> Sequence[str]:
 
 def _case_of(node: Node) -> str:
     return node.record.case if node.record is not None else ""
+
+
+def planned(nodes: Mapping[str, Node], names: Sequence[str]) -> Mapping[str, str]:
+    """Return by node, in words, what `revert` would undo or could not."""
+    return {name: _plan(name, nodes[name]) for name in names}
+
+
+def _plan(name: str, node: Node) -> str:
+    from gpuheal_responder.core.node import Unreadable
+
+    record = node.record
+    if record is None:
+        why = node.undo.problem if isinstance(node.undo, Unreadable) else "it no longer exists"
+        return f"{name}: cannot read its undo record: {why}"
+    faults = ", ".join(record.faults) or "no fault"
+    return f"{name}: {faults}; would be: {_undone(record, node)} (case {record.case})"
 
 
 async def revert(cluster: Cluster, nodes: Sequence[str]) -> Mapping[str, str]:

@@ -31,6 +31,7 @@ COLLECTIONS = {
     "Namespace": "/api/v1/namespaces",
     "ResourceQuota": "/api/v1/namespaces/{namespace}/resourcequotas",
     "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
     "DaemonSet": "/apis/apps/v1/namespaces/{namespace}/daemonsets",
 }
 

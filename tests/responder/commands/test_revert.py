@@ -11,7 +11,7 @@ from gpuheal_lab.fleet.injection import conflict, forbidden
 from gpuheal_lab.fleet.objects import Json
 from gpuheal_lab.fleet.spec import fleet
 from gpuheal_responder.commands import revert as subject
-from gpuheal_responder.commands.revert import chosen, revert
+from gpuheal_responder.commands.revert import chosen, planned, revert
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.node import Condition, Taint, UndoRecord
 from gpuheal_responder.core.undo import UNDO_ANNOTATION, conditioned, cordoned, mark, tainted
@@ -135,3 +135,18 @@ async def test_a_race_is_tried_again_and_a_refusal_is_told(monkeypatch: pytest.M
     assert said[TWO].startswith(f"{TWO}: NOT REVERTED: ")
     assert UNDO_ANNOTATION not in (sim.raw(ONE)["metadata"].get("annotations") or {})
     assert UNDO_ANNOTATION in sim.raw(TWO)["metadata"]["annotations"]
+
+
+async def test_a_dry_run_tells_the_same_and_changes_nothing() -> None:
+    """Each node with its faults and what would be undone; the nodes stay as they are."""
+    sim = Simulation(fleet(3, 8))
+    await contained(sim, ONE)
+    before = essence(sim, ONE)
+    nodes = await sim.cluster.nodes()
+    assert planned(nodes, chosen(nodes, None)) == {
+        ONE: f"{ONE}: gpu-fell-off-bus; would be: taint gpu.health/unhealthy removed, uncordoned,"
+        f" condition GPUHealthy removed (case {ONE}-1)"
+    }
+    assert essence(sim, ONE) == before
+    done = await everything(sim)
+    assert done[ONE].partition(": ")[2] == planned(nodes, [ONE])[ONE].partition("would be: ")[2]

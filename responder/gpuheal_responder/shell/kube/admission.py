@@ -20,12 +20,10 @@ from gpuheal_responder.core.node import Node
 from gpuheal_responder.providers.job import PREFIX, JobSettings, manifest
 from gpuheal_responder.shell.kube.histories import PREFIX as HISTORIES
 from gpuheal_responder.shell.kube.remediations import GROUP, PLURAL
-from gpuheal_responder.shell.kube.roles import ACCOUNT, NAMESPACE, PRIVILEGED
+from gpuheal_responder.shell.kube.roles import ACCOUNT, DEFAULT, Place
 
 Json = dict[str, Any]
 
-USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
-OURS = "request.userInfo.username == " + json.dumps(USER)
 KEYS = f"{GROUP}/"
 CONDITIONS = "^(GPU|NVLink)[A-Za-z]*Healthy$"
 """Types of node conditions that are ours to write; a test holds the actions to it."""
@@ -40,13 +38,14 @@ Checks = Sequence[tuple[str, str]]
 """CEL expressions that have to be true, each with what is said if it is not."""
 
 
-def documents() -> Iterator[tuple[str, Json]]:
+def documents(installed: Place = DEFAULT) -> Iterator[tuple[str, Json]]:
     """Yield policies and bindings, each with the comment that stands above it."""
+    ours = f"request.userInfo.username == {json.dumps(f'system:serviceaccount:{installed.namespace}:{ACCOUNT}')}"
     yield from _pair(
         "gpuheal-cases",
         "Approvals are in the requester's own name; only the responder writes the status, and it cannot approve.",
         rules=[_rule(GROUP, [PLURAL, f"{PLURAL}/status"], ["CREATE", "UPDATE"])],
-        variables=_CASE_VARIABLES,
+        variables={"ours": ours, **_CASE_VARIABLES},
         checks=_CASES,
     )
     yield from _pair(
@@ -55,15 +54,15 @@ def documents() -> Iterator[tuple[str, Json]]:
         rules=[_rule("", ["nodes", "nodes/status"], ["CREATE", "UPDATE"])],
         variables=_NODE_VARIABLES,
         checks=_nodes(),
-        only=OURS,
+        only=ours,
     )
     yield from _pair(
         "gpuheal-reboot-jobs",
         "The only privileged object that the responder may create is the reboot Job of the template.",
         rules=[_rule("batch", ["jobs"], ["CREATE", "UPDATE"])],
         variables=_JOB_VARIABLES,
-        checks=_jobs(),
-        only=OURS,
+        checks=_jobs(installed.privileged),
+        only=ours,
     )
     yield from _pair(
         "gpuheal-histories",
@@ -72,15 +71,16 @@ def documents() -> Iterator[tuple[str, Json]]:
         variables={},
         checks=[
             (
-                f"request.namespace == '{NAMESPACE}' && object.metadata.name.startsWith('{HISTORIES}-')",
-                f"the responder may write only ConfigMaps named {HISTORIES}-… in {NAMESPACE}",
+                f"request.namespace == '{installed.namespace}' && object.metadata.name.startsWith('{HISTORIES}-')",
+                f"the responder may write only ConfigMaps named {HISTORIES}-… in {installed.namespace}",
             )
         ],
-        only=OURS,
+        only=ours,
     )
     yield from _pair(
         IMAGE_PARAMETER,
-        f"With ConfigMap {IMAGE_PARAMETER} (key image) in {PRIVILEGED} only that image, otherwise any by digest.",
+        f"With ConfigMap {IMAGE_PARAMETER} (key image) in {installed.privileged} only that image,"
+        " otherwise any by digest.",
         rules=[_rule("batch", ["jobs"], ["CREATE", "UPDATE"])],
         variables={},
         checks=[
@@ -89,13 +89,12 @@ def documents() -> Iterator[tuple[str, Json]]:
                 f"the image differs from the one in ConfigMap {IMAGE_PARAMETER}",
             )
         ],
-        only=OURS,
-        parameter=IMAGE_PARAMETER,
+        only=ours,
+        parameter={"name": IMAGE_PARAMETER, "namespace": installed.privileged},
     )
 
 
 _CASE_VARIABLES = {
-    "ours": OURS,
     "status": "request.?subResource.orValue('') == 'status'",
     "before": "oldObject != null ? oldObject.spec.?approvals.orValue([]) : []",
     "added": "object.spec.?approvals.orValue([]).filter(a, !variables.before.exists(b, b == a))",
@@ -212,7 +211,7 @@ _NOT_IN_CONTAINER = (
 )
 
 
-def _jobs() -> Checks:
+def _jobs(namespace: str) -> Checks:
     """Return the shape of the template's Job; what is fixed is taken from the template itself."""
     shape = manifest(
         Node(name="node", uid="uid", boot_id="boot"),
@@ -231,7 +230,7 @@ def _jobs() -> Checks:
     job = ("parallelism", "completions", "backoffLimit")
     return [
         ("request.operation == 'CREATE'", "the responder may not change Jobs"),
-        (f"request.namespace == '{PRIVILEGED}'", f"the responder may create Jobs only in {PRIVILEGED}"),
+        (f"request.namespace == '{namespace}'", f"the responder may create Jobs only in {namespace}"),
         (f"object.metadata.name.startsWith('{PREFIX}')", f"a reboot Job's name must start with {PREFIX}"),
         (_equal("object.spec", {key: shape["spec"][key] for key in job}), "a reboot Job must run one pod, once"),
         (
@@ -314,7 +313,7 @@ def _pair(
     variables: Mapping[str, str],
     checks: Checks,
     only: str = "",
-    parameter: str = "",
+    parameter: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, Json]]:
     version = "admissionregistration.k8s.io/v1"
     metadata = {"name": name, "labels": {"app.kubernetes.io/name": "gpuheal"}}
@@ -330,8 +329,7 @@ def _pair(
     yield words, {"apiVersion": version, "kind": "ValidatingAdmissionPolicy", "metadata": metadata, "spec": spec}
     binding: Json = {"policyName": name, "validationActions": ["Deny"]}
     if parameter:
-        place = {"name": parameter, "namespace": PRIVILEGED}
-        binding["paramRef"] = {**place, "parameterNotFoundAction": "Allow"}
+        binding["paramRef"] = {**parameter, "parameterNotFoundAction": "Allow"}
     yield (
         "",
         {

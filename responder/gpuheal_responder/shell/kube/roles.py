@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from gpuheal_responder.config.settings import Kubernetes, Settings
@@ -29,6 +29,21 @@ ROLES: Mapping[str, str] = {
 """Name of our role by namespace; the empty one is the ClusterRole."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The namespaces of an installation; the Helm chart puts its values in here."""
+
+    namespace: str = NAMESPACE
+    privileged: str = PRIVILEGED
+
+    def of(self, namespace: str) -> str:
+        """Return what a namespace of the default installation is called here."""
+        return {NAMESPACE: self.namespace, PRIVILEGED: self.privileged}.get(namespace, namespace)
+
+
+DEFAULT = Place()
+
+
 def rights() -> tuple[Right, ...]:
     """Return all that the responder needs of the API server, as installed from deploy/kustomize."""
     return (
@@ -44,24 +59,24 @@ def rights() -> tuple[Right, ...]:
     )
 
 
-def documents() -> Iterator[tuple[str, Json]]:
+def documents(installed: Place = DEFAULT) -> Iterator[tuple[str, Json]]:
     """Yield accounts, roles and bindings, each with the comment that stands above it."""
-    yield "", _account(ACCOUNT, NAMESPACE)
+    yield "", _account(ACCOUNT, installed.namespace)
     no_token = {"automountServiceAccountToken": False}
     yield (
         "Service account of the reboot pods; it has no permissions, and its token is not mounted.",
         {
-            **_account(REBOOT_ACCOUNT, PRIVILEGED),
+            **_account(REBOOT_ACCOUNT, installed.privileged),
             **no_token,
         },
     )
     for namespace, name in ROLES.items():
         found = [right for right in rights() if right.namespace == namespace]
         kind = "Role" if namespace else "ClusterRole"
-        place = {"namespace": namespace} if namespace else {}
+        place = {"namespace": installed.of(namespace)} if namespace else {}
         words = "\n".join(dict.fromkeys(_words(right) for right in found))
         yield words, _role(kind, {"name": name, **place}, [_rule(right) for right in found])
-        yield "", _binding(kind, {"name": name, **place})
+        yield "", _binding(kind, {"name": name, **place}, installed.namespace)
     yield from _people()
 
 
@@ -103,11 +118,11 @@ def _role(kind: str, metadata: Json, rules: list[Json]) -> Json:
     return {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": metadata, "rules": rules}
 
 
-def _binding(kind: str, metadata: Json) -> Json:
+def _binding(kind: str, metadata: Json, namespace: str) -> Json:
     return {
         "apiVersion": f"{RBAC}/v1",
         "kind": f"{kind}Binding",
         "metadata": metadata,
         "roleRef": {"apiGroup": RBAC, "kind": kind, "name": metadata["name"]},
-        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}],
+        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}],
     }

@@ -14,10 +14,13 @@ import yaml
 from gpuheal_responder.core.alert import Fault, Severity, Target
 from gpuheal_responder.core.case import Case
 from gpuheal_responder.shell.kube import bounds, generate, remediations
+from gpuheal_responder.shell.kube.roles import Place
 from gpuheal_responder.shell.kube.schema import definition
 from gpuheal_responder.shell.record import dump_case
 
-BASE = Path(__file__).parents[4] / "deploy" / "kustomize" / "base"
+DEPLOY = Path(__file__).parents[4] / "deploy"
+BASE = DEPLOY / "kustomize" / "base"
+CHART = DEPLOY / "helm" / "gpuheal" / "templates"
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
@@ -38,7 +41,9 @@ def schema(part: str) -> Mapping[str, Any]:
 def test_the_files_are_what_the_code_makes(name: str) -> None:
     """Byte for byte; `make generated` writes them anew."""
     assert (BASE / name).read_text(encoding="utf-8") == generate.text(name)
-    assert list(yaml.safe_load_all(generate.text(name))) == [document for _, document in generate.FILES[name]()]
+    made = [document for _, document in generate.FILES[name](Place())]
+    assert list(yaml.safe_load_all(generate.text(name))) == made
+    assert (CHART / name).read_text(encoding="utf-8") == generate.template(name)
 
 
 def test_spec_is_what_people_may_write_and_status_all_the_rest() -> None:
