@@ -11,7 +11,7 @@ PLANE := $(PYTEST) -n 3 --maxschedchunk 1 --durations=15
 SOURCES := responder rules exporters deploy/lab tests dashboards
 
 OLD := prometheus promtool alertmanager amtool
-NEW := prometheus promtool alertmanager amtool etcd kube-apiserver kube-controller-manager kube-scheduler kubectl
+NEW := prometheus promtool alertmanager amtool etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm
 
 .PHONY: help install demo test test-cluster lint unit servers cluster mutants nightly bench rules generated lock clean
 
@@ -75,6 +75,8 @@ bench: install ## print measurements; nothing is asserted
 
 generated: install rules ## make all generated files anew
 	$(RUN) -m gpuheal_responder.shell.kube.generate deploy/kustomize/base deploy/helm/gpuheal/templates
+	$(RUN) -m gpuheal_lab.servers ensure helm
+	$(RUN) -m gpuheal_lab.chart
 	$(RUN) -m gpuheal_responder.config.page > responder/SETTINGS.md
 	$(RUN) -m gpuheal_responder.shell.metrics > responder/METRICS.md.new && mv responder/METRICS.md.new responder/METRICS.md
 	$(RUN) -m gpuheal_responder.shell.round.page responder/ROUND.md

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = ROOT / "tests" / "mutants"
 DEADLINE_S = 300
-COPIED = ("responder", "rules", "exporters", "deploy/lab", "deploy/kustomize", "tests", "pyproject.toml")
+COPIED = ("responder", "rules", "exporters", "deploy/lab", "deploy/kustomize", "deploy/helm", "tests", "pyproject.toml")
 
 
 def selection(patch: Path) -> list[str]:

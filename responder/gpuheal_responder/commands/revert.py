@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     what.add_argument("case", nargs="?", help="name of the case or its node")
     what.add_argument("--all", action="store_true", help="all nodes with an undo record")
     parser.add_argument(
-        "--dry-run", action="store_true", help="only list what would be reverted; exit with status 1 if there is anything"
+        "--dry-run", action="store_true", help="only list what would be reverted; exit status 1 if there is any"
     )
     add_arguments(parser)
     return asyncio.run(_revert(parser.parse_args(argv)))

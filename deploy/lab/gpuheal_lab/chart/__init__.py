@@ -1,0 +1,4 @@
+"""The Helm chart: what is copied into it or made for it, and what is made from it by the real helm.
+
+- `render`: `helm template`, the files of kustomize; `python -m gpuheal_lab.chart` (`__main__`) writes everything
+"""
