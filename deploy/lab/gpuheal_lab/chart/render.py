@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from gpuheal_lab.chart import rules
 from gpuheal_lab.servers.find import find
 from gpuheal_lab.servers.process import LabError, run
 
@@ -42,6 +44,7 @@ FILES: Mapping[str, str] = {
 BY_HAND: Mapping[str, Any] = {
     "responder": {"existingSettings": "gpuheal-settings"},
     "tokens": {"create": False},
+    "rules": {"enabled": False},
     "dashboards": {"enabled": False},
     "uninstall": {"marks": "keep"},
 }
@@ -80,10 +83,16 @@ def kustomize() -> dict[str, str]:
     return {file: IN_NAMESPACE.sub("", text) if file.startswith("exporter") else text for file, text in made.items()}
 
 
-def made() -> dict[str, str]:
+@cache
+def made() -> Mapping[str, str]:
     """Return the files of the chart that are made without helm, by their path in it."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    found = {"values.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n"}
+    schema["properties"]["rules"]["properties"]["site"] = rules.schema()
+    found = {
+        "values.schema.json": _json(schema),
+        "files/knobs.json": _json([knob.data() for knob in rules.knobs()]),
+        "templates/monitoring/_rules.tpl": rules.template(),
+    }
     for folder, pattern in COPIES.items():
         for file in sorted(ROOT.glob(pattern)):
             found[f"files/{folder}/{file.name}"] = file.read_text(encoding="utf-8")
@@ -111,3 +120,7 @@ def main(argv: Sequence[str]) -> int:
     for name, text in kustomize().items():
         (KUSTOMIZE / name).write_text(text, encoding="utf-8")
     return 0
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
