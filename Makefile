@@ -37,10 +37,11 @@ test-cluster: install cluster mutants ## tests on a real control plane and on bo
 lint: install ## formatting, lint, types, layers, generated files
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/mypy responder/gpuheal_responder rules/gpuheal_rules exporters/gpuheal_exporters deploy/lab/gpuheal_lab
+	$(BIN)/mypy responder/gpuheal_responder rules/gpuheal_rules exporters/gpuheal_exporters dashboards/gpuheal_dashboards deploy/lab/gpuheal_lab
 	$(BIN)/lint-imports
 	$(BIN)/gpuheal rules check
 	$(BIN)/gpuheal rules lint
+	$(BIN)/gpuheal dashboards check
 
 unit: install ## tests without servers; coverage of the pure core is at least 95 %
 	$(UNIT) -m "not servers and not cluster" --cov=gpuheal_responder.core --cov-report=term --cov-fail-under=95
@@ -74,6 +75,7 @@ bench: install ## print measurements; nothing is asserted
 	@for b in tests/bench/bench_*.py; do echo "== $$b"; $(RUN) -m tests.bench.$$(basename $$b .py) || exit 1; done
 
 generated: install rules ## make all generated files anew
+	$(BIN)/gpuheal dashboards build
 	$(RUN) -m gpuheal_responder.shell.kube.generate deploy/kustomize/base deploy/helm/gpuheal/templates
 	$(RUN) -m gpuheal_lab.servers ensure helm
 	$(RUN) -m gpuheal_lab.chart

@@ -7,6 +7,7 @@ COPY pyproject.toml README.md LICENSE deploy/docker/responder.lock ./
 COPY responder responder
 COPY rules rules
 COPY exporters exporters
+COPY dashboards dashboards
 # Nothing in the image can install. Bytecode is kept of what a start imports: the file system is read-only later, and it
 # halves the time of a start; that of modules which nobody imports would only make the image larger.
 RUN python -m venv --without-pip /opt/gpuheal \

@@ -81,7 +81,7 @@ def test_each_file_is_in_one_wheel_and_the_lab_only_in_its_own(wheels: dict[str,
     assert {name for name in lab if not name.startswith(LAB_ONLY)} == set()
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", "*/gpuheal_*/*"]
     listed = [Path(line) for line in run(command, cwd=ROOT).stdout.splitlines() if (ROOT / line).exists()]
-    parts = {"responder", "rules", "exporters", "deploy"}
+    parts = {"responder", "rules", "exporters", "dashboards", "deploy"}
     wanted = {re.sub(r"^.*?(?=gpuheal_)", "", p.as_posix()) for p in listed if p.parts[0] in parts}
     assert ours | lab == wanted
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("responder", "rules", "exporters", "deploy", "tests")
+PARTS = ("responder", "rules", "exporters", "dashboards", "deploy", "tests")
 MODULE, FUNCTION = 400, 60
 
 

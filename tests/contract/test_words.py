@@ -35,6 +35,7 @@ CODE = (
     "responder/gpuheal_responder",
     "exporters/gpuheal_exporters",
     "rules/gpuheal_rules",
+    "dashboards/gpuheal_dashboards",
     "deploy/lab/gpuheal_lab/demo",
 )
 NOT_SHOWN = ("rules/gpuheal_rules/cases", "rules/gpuheal_rules/mutation")

@@ -1,0 +1,1 @@
+"""Grafana dashboards as code, and a preview of them without Grafana."""

@@ -1,0 +1,1 @@
+"""The five boards: what each shows, and of which series."""
