@@ -20,6 +20,11 @@ _PLACES = {"node", "target_node", "rack", "fabric_domain"}
 _OF_DCGM = re.compile(r'DCGM_\w+\{[^}]*\} < \d+, "gpu_uuid", "\$1", "UUID"')
 OURS = 'namespace="gpuheal"'
 """The label of all alerts of gpuheal, as the boards are written."""
+_OF_RESPONDER = re.compile(
+    r"gpuheal_(verdicts|tick|observe_errors|evidence_ignored|dead_letters|deliveries|delivery|connections_ended|"
+    r"event_loop|config_errors|ignored_faults)_?"
+)
+"""What the responder exports and no rule reads."""
 _OF_SERVERS = ("prometheus_", "alertmanager_")
 """Series of servers that may serve several clusters, and belong to none."""
 THRESHOLD = "gpuheal:threshold"
@@ -63,9 +68,11 @@ def _matchers(metric: str, label: str, options: Options) -> list[str]:
         return []
     cluster = f'{label}=~"$cluster"'
     if metric == "ALERTS":
-        return [cluster]
+        # Alerts of a ruler about itself, the watchdog among them, are of no cluster.
+        return [f'{label}=~"$cluster|"']
     if metric == THRESHOLD:
         return ['job=""']
     if metric.startswith("gpuheal:") and not OF_TARGETS.fullmatch(metric):
         return ['job=""', cluster]
-    return [f'job=~"{options.job(source(metric))}"', cluster]
+    of = "responder" if _OF_RESPONDER.match(metric) else source(metric)
+    return [f'job=~"{options.job(of)}"', cluster]

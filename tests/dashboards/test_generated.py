@@ -166,11 +166,10 @@ def test_every_series_is_there_and_of_its_source(board: Board, panel: Panel) -> 
             base = re.sub(r"_(bucket|count|sum)$", "", name)
             assert {name, base} & KNOWN or OF_SERVERS.match(name), name
             found = {label: value for label, _sign, value in matchers(selector)}
-            assert (
-                name.startswith(("prometheus_", "alertmanager_"))
-                or found.get("cluster") == "$cluster"
-                or (name == "gpuheal:threshold")
-            ), query.expr
+            of_cluster = {"gpuheal:threshold": None, "ALERTS": "$cluster|"}.get(name, "$cluster")
+            if name.startswith(("prometheus_", "alertmanager_")):
+                of_cluster = None
+            assert found.get("cluster") == of_cluster, query.expr
             if name.startswith("gpuheal:"):
                 assert found["job"] == "", query.expr
             elif name.startswith(("gpuheal_", "kube_", "DCGM_")):

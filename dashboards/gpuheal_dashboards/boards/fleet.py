@@ -224,11 +224,12 @@ ALL_RACK = f"sum by (rack) (gpuheal:node_gpus:count * on (node) group_left (rack
 
 
 def _by_fact(*, id: int, title: str, of: str, label: str, every: str, bad: str) -> Panel:  # noqa: A002
+    """Return the table of a fact that only gpuheal's exporter knows; where it is silent it is not reported."""
     return table(
         id=id,
         title=title,
         description=f"GPUs by {of.lower()}, as NVML reports it: all, and those that are faulty, lost or unknown.",
-        queries=[Query(expr=every), Query(expr=bad), Query(expr=f"{bad} / on ({label}) ({every})")],
+        queries=[Query(expr=every), Query(expr=bad), Query(expr=f"({bad}) / on ({label}) ({every})")],
         columns=(
             Column(title=of, label=label),
             Column(title="GPUs", value="A", width=70),
@@ -238,6 +239,10 @@ def _by_fact(*, id: int, title: str, of: str, label: str, every: str, bad: str) 
         sort="GPUs",
         width=6,
     )
+
+
+def _or_none(expr: str, rest: str, label: str) -> str:
+    return f'{expr} or label_replace({rest}, "{label}", "not reported", "", "")'
 
 
 WHERE: Sequence[Panel] = (
@@ -262,18 +267,30 @@ WHERE: Sequence[Panel] = (
         title="By model",
         of="Model",
         label="product",
-        every=f"count by (product) ({MODEL})",
-        bad=f"count by (product) ({BAD} * on (node, gpu_uuid) group_left (product) {MODEL})",
+        every=_or_none(
+            f"count by (product) ({MODEL})", f"count({STATE} unless on (node, gpu_uuid) gpuheal_gpu_info)", "product"
+        ),
+        bad=_or_none(
+            f"count by (product) ({BAD} * on (node, gpu_uuid) group_left (product) {MODEL})",
+            f"count({BAD} unless on (node, gpu_uuid) gpuheal_gpu_info)",
+            "product",
+        ),
     ),
     _by_fact(
         id=133,
         title="By driver",
         of="Driver",
         label="driver_version",
-        every=(
-            "sum by (driver_version) (gpuheal:node_gpus:count * on (node) group_left (driver_version) " + DRIVER + ")"
+        every=_or_none(
+            f"sum by (driver_version) (gpuheal:node_gpus:count * on (node) group_left (driver_version) {DRIVER})",
+            "sum(gpuheal:node_gpus:count unless on (node) gpuheal_nvml_driver_info)",
+            "driver_version",
         ),
-        bad=f"count by (driver_version) ({BAD} * on (node) group_left (driver_version) {DRIVER})",
+        bad=_or_none(
+            f"count by (driver_version) ({BAD} * on (node) group_left (driver_version) {DRIVER})",
+            f"count({BAD} unless on (node) gpuheal_nvml_driver_info)",
+            "driver_version",
+        ),
     ),
     table(
         id=134,
