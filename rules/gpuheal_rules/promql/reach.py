@@ -35,18 +35,20 @@ class Selector:
             if label in rule.labels
         )
 
+    def finds(self, labels: Mapping[str, str]) -> bool:
+        """Return whether a series of this name with these labels is read."""
+        return all(_MATCHES[operator](wanted, labels.get(label, "")) for label, operator, wanted in self.matchers)
+
 
 @cache
 def selectors(expr: str) -> tuple[Selector, ...]:
     """Return every series that an expression reads; raise ValueError when it does not parse."""
-    return tuple(
-        Selector(
-            name=node.name or "",
-            matchers=tuple((m.name, str(m.op), m.value) for m in node.matchers.matchers),
-        )
-        for node in _nodes(pp.parse(expr))
-        if isinstance(node, pp.VectorSelector)
-    )
+    return tuple(selector_of(node) for node in _nodes(pp.parse(expr)) if isinstance(node, pp.VectorSelector))
+
+
+def selector_of(node: Any) -> Selector:
+    """Return what a vector selector of a parsed expression reads."""
+    return Selector(name=node.name or "", matchers=tuple((m.name, str(m.op), m.value) for m in node.matchers.matchers))
 
 
 def _nodes(node: Any) -> Iterator[Any]:

@@ -1,13 +1,15 @@
 """What a promtool test needs of the rules: those that can change its answers, and no others.
 
-promtool evaluates every rule at every step, so a test that asks for one alert pays for three hundred rules. A rule that
-nothing asked for reads, directly or through others, cannot change what is asked; an error in its evaluation would go
-unnoticed, though, so at night all rules are evaluated (`gpuheal rules check --promtool P --whole`).
+promtool evaluates every rule at every step, so a test of one GPU and one alert pays for three hundred rules. A rule
+that nothing asked for reads, directly or through others, cannot change what is asked; nor can one that finds no series
+to read. An error in its evaluation would go unnoticed, though, so at night all rules are evaluated
+(`gpuheal rules check --promtool P --whole`).
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,11 @@ from typing import Any
 
 import yaml
 
-from gpuheal_rules.promql.reach import selectors
+from gpuheal_rules.promql.reach import Selector, selectors
 from gpuheal_rules.promql.rule import Record
+from gpuheal_rules.promql.yields import can_yield
 
-WORTH = 0.6
+WORTH = 0.85
 """A file is cut up when less than this share of its evaluations is left: writing the parts takes a while, too."""
 
 _ALERTS = frozenset({"ALERTS", "ALERTS_FOR_STATE"})
@@ -36,6 +39,9 @@ class Rules:
         self.groups = groups
         self._rules = [rule for group in groups for rule in group["rules"]]
         self._shown = [_shown(rule) for rule in self._rules]
+        self._places: dict[str, list[int]] = defaultdict(list)
+        for index, shown in enumerate(self._shown):
+            self._places[shown.name].append(index)
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -43,8 +49,9 @@ class Rules:
     def read_by(self, expr: str) -> Iterator[int]:
         """The places of the rules whose series an expression may read directly."""
         for selector in selectors(expr):
-            wanted = replace(selector, name="ALERTS") if selector.name in _ALERTS else selector
-            yield from (i for i, rule in enumerate(self._shown) if not wanted.name or wanted.reads(rule))
+            wanted = _of_alerts(selector)
+            places = self._places[wanted.name] if wanted.name else range(len(self))
+            yield from (index for index in places if not wanted.name or wanted.reads(self._shown[index]))
 
     def needed(self, test: Mapping[str, Any]) -> frozenset[int]:
         """Return the places of the rules that can change what a test asks for."""
@@ -59,6 +66,27 @@ class Rules:
                 new = set(self.read_by(read)) - found
                 found |= new
                 left += new
+        return frozenset(found)
+
+    def alive(self, test: Mapping[str, Any]) -> frozenset[int]:
+        """Return the places of the rules that may have a result from the series of a test."""
+        given: dict[str, list[dict[str, str]]] = {}
+        for series in test.get("input_series") or ():
+            (read,) = selectors(series["series"])
+            given.setdefault(read.name, []).append({label: value for label, _equals, value in read.matchers})
+        found: set[int] = set()
+
+        def shows(selector: Selector) -> bool:
+            wanted = _of_alerts(selector)
+            if not wanted.name or any(map(wanted.finds, given.get(wanted.name, ()))):
+                return True
+            return any(index in found and wanted.reads(self._shown[index]) for index in self._places[wanted.name])
+
+        before = -1
+        while len(found) > before:
+            before = len(found)
+            rest = [index for index in range(len(self)) if index not in found]
+            found.update([index for index in rest if can_yield(self._shown[index].expr, shows)])
         return frozenset(found)
 
     def only(self, places: frozenset[int]) -> list[dict[str, Any]]:
@@ -79,7 +107,7 @@ def sliced(file: Path, folder: Path) -> list[Path]:
     parts: dict[frozenset[int], list[dict[str, Any]]] = {}
     work = 0.0
     for test in document["tests"]:
-        places = rules.needed(test)
+        places = rules.needed(test) & rules.alive(test)
         parts.setdefault(places, []).append(test)
         work += _steps(test) * len(places)
     if work > WORTH * len(rules) * sum(map(_steps, document["tests"])):
@@ -88,6 +116,10 @@ def sliced(file: Path, folder: Path) -> list[Path]:
         _written(folder / f"{file.name.partition('.')[0]}-{number}", rules.only(places), {**document, "tests": tests})
         for number, (places, tests) in enumerate(parts.items())
     ]
+
+
+def _of_alerts(selector: Selector) -> Selector:
+    return replace(selector, name="ALERTS") if selector.name in _ALERTS else selector
 
 
 def _shown(rule: Mapping[str, Any]) -> Record:
