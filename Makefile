@@ -46,7 +46,8 @@ lint: install ## formatting, lint, types, layers, generated files
 unit: install ## tests without servers; coverage of the pure core is at least 95 %
 	$(UNIT) -m "not servers and not cluster" --cov=gpuheal_responder.core --cov-report=term --cov-fail-under=95
 
-servers: install ## tests on Debian's Prometheus and Alertmanager
+servers: install ## tests on Debian's Prometheus and Alertmanager, and of the dashboards in a browser
+	sh .ci/install browser
 	$(RUN) -m gpuheal_lab.servers ensure $(OLD) --generation debian
 	GPUHEAL_GENERATION=debian $(REAL) -m "servers and not cluster and not nightly"
 

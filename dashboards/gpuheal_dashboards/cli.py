@@ -1,4 +1,4 @@
-"""`gpuheal dashboards`: build the Grafana dashboards, and check the generated ones."""
+"""`gpuheal dashboards`: build the Grafana dashboards, check the generated ones, preview them without Grafana."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ SDK = "requires the package grafana-foundation-sdk (pip install 'grafana-foundat
 
 def main(argv: Sequence[str]) -> int:
     """Run one subcommand and return its exit status: 0 done, 1 not done, 2 wrong input."""
+    if argv and argv[0] == "preview":
+        from gpuheal_dashboards.preview import command
+
+        return command.main(argv[1:])
     args = _parser().parse_args(list(argv))
     if find_spec("grafana_foundation_sdk") is None:
         print(f"gpuheal dashboards: `{argv[0]}` {SDK}", file=sys.stderr)
@@ -53,7 +57,9 @@ def drift(folder: Path, files: Mapping[str, str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gpuheal dashboards", description="Build and check the Grafana dashboards.")
+    parser = argparse.ArgumentParser(
+        prog="gpuheal dashboards", description="Build, check and preview the Grafana dashboards."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (
         ("build", _build, "write the dashboards as JSON"),
@@ -67,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
             "--site", type=Path, metavar="FILE", help="site file of the rules: jobs, labels, runbooks, own faults"
         )
         command.set_defaults(run=run)
+    commands.add_parser("preview", help="draw all dashboards from a Prometheus as one HTML page", add_help=False)
     return parser
 
 

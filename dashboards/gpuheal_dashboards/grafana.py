@@ -217,7 +217,9 @@ def _column(column: Column) -> Iterator[models.DynamicConfigValue]:
         yield set_to("min", 0)
         yield set_to("max", 1)
         yield set_to("custom.cellOptions", {"type": "gauge", "mode": "basic"})
-    elif column.steps or any(shade.color for shade in column.texts.values()):
+    elif any(shade.color for shade in column.texts.values()):
+        yield set_to("custom.cellOptions", {"type": "color-background", "mode": "basic"})
+    elif column.steps:
         yield set_to("custom.cellOptions", {"type": "color-text"})
     if column.link:
         yield set_to("links", [_link(column.link, "field").build()])

@@ -108,7 +108,7 @@ class Panel:
     link: Link | None = None
     min_step: str = "15s"
     points: int = MOST_POINTS
-    nothing: str = "none"
+    nothing: str = "no data"
     """What is shown when nothing matches."""
 
 

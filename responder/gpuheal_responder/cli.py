@@ -26,7 +26,7 @@ COMMANDS = {
     "serve": Command("gpuheal_responder.commands.serve", "run the responder"),
     "exporter": Command("gpuheal_exporters.main", "export Xid, NVLink and driver metrics of this node"),
     "rules": Command("gpuheal_rules.cli", "build, check and test alert rules, Alertmanager routes and runbooks"),
-    "dashboards": Command("gpuheal_dashboards.cli", "build and check the Grafana dashboards"),
+    "dashboards": Command("gpuheal_dashboards.cli", "build, check and preview the Grafana dashboards"),
     "check": Command("gpuheal_responder.commands.check", "validate settings and policy files"),
     "explain": Command("gpuheal_responder.commands.explain", "show what gpuheal would decide for an alert, and why"),
     "cases": Command("gpuheal_responder.commands.cases", "list cases: target, fault, state, step and blockers"),

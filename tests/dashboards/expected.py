@@ -156,7 +156,7 @@ EXPECTED: Mapping[int, Lines | Rows] = {
     512: [("a-2", "case-pending"), ("a-4", "dcgm-down"), ("a-4", "exporter-down")],  # Nodes with problems
     513: {"dcgm": 1, "exporter": 1},  # Silent sources
     514: {"unknown": 0.1429},  # Unknown GPUs
-    515: {"a-3": 12},  # Kernel log records lost within 15m
+    515: [("a-3", 12)],  # Kernel log records lost within 15m
     516: {"node-name": 6},  # Evidence that was ignored
     521: {
         "/etc/prometheus/rules/gpuheal.yml;gpuheal": 0.8,

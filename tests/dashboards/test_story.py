@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.dashboards.browser import dom
 from tests.dashboards.expected import EXPECTED, MARKS, OTHER, THEN, VARIABLES, WHERE, Lines, Rows
 from tests.dashboards.story import BEGIN, END, OPTIONS, STEP_S, playing, uuid
 
 from gpuheal_dashboards.boards.all import boards
+from gpuheal_dashboards.cli import main
 from gpuheal_dashboards.model import Board, Panel
 from gpuheal_dashboards.preview.data import Scope, Shown, ask, marks
 from gpuheal_dashboards.preview.prometheus import Prometheus
@@ -74,6 +78,7 @@ def test_every_panel_has_an_expectation() -> None:
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(300)
 @generations
 def test_every_panel_shows_what_the_story_says(story: Path, tmp_path: Path, generation: Generation) -> None:
     """Values at the end and earlier, choices of variables and marks are those of the story, of cluster a alone."""
@@ -93,3 +98,52 @@ def test_every_panel_shows_what_the_story_says(story: Path, tmp_path: Path, gene
         assert others == OTHER
         both = ask(PANELS[106], server, scope(cluster=".*"))
         assert at(both, END) == {"": 15}
+
+
+SITE = "scrape_interval: 1m\ninterval: 1m\ncluster_label: cluster\n"
+INKED = """
+<script>
+const drawn = (canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+const inked = (canvas) => drawn(canvas).some((byte) => byte);
+document.documentElement.dataset.canvases = document.querySelectorAll("canvas").length;
+document.documentElement.dataset.inked = [...document.querySelectorAll("canvas")].filter(inked).length;
+</script>
+"""
+"""Counts the graphs on which something was drawn."""
+
+
+@pytest.mark.servers
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("generation", [Generation.DEBIAN])
+def test_the_preview_draws_every_panel_in_a_browser(
+    story: Path, tmp_path: Path, generation: Generation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Chromium runs the page's scripts without an error; every panel is drawn, with the story's values in it."""
+    site, out = tmp_path / "site.yaml", tmp_path / "page.html"
+    site.write_text(SITE)
+    end = datetime.fromtimestamp(END, UTC).isoformat()
+    with playing(story, tmp_path / "prometheus", generation) as running:
+        where = ["--prometheus", running.url, "--out", str(out), "--site", str(site)]
+        assert main(["preview", *where, "--range", "2h", "--end", end, "--cluster", "a"]) == 0
+    assert capsys.readouterr().out == f"{out}: {len(PANELS)} panels\n"
+    assert out.stat().st_size < 500_000
+    out.write_text(out.read_text().replace("</body>", f"{INKED}</body>"))
+    page = dom(out, "all", tmp_path)
+    (facts,) = re.findall(r"<html [^>]*>", page)
+    assert f'data-drawn="{len(PANELS)}"' in facts
+    assert "data-failed" not in facts
+    (canvases,) = re.findall(r'data-canvases="(\d+)"', facts)
+    assert int(canvases) > 30
+    assert f'data-inked="{canvases}"' in facts
+    # The worst GPU of the fleet was chosen, and tables, stats and timelines say in words what happened to it.
+    boxes = {
+        int(number): text for number, text in re.findall(r'id="panel-(\d+)"(.*?)(?=id="panel-|$)', page, re.DOTALL)
+    }
+    assert boxes.keys() == PANELS.keys()
+    for panel, text in {
+        101: ">unknown<", 102: ">64.3%<", 121: ">lost<", 122: "runbooks/GPUFellOffBus", 202: ">preemptible<",
+        208: ">waits for approval<", 211: f"1 {uuid('a-2', 1)[:12]}: lost, ", 301: ">lost<",
+        311: ">79: The GPU does not answer on PCIe any more<", 411: "a PodDisruptionBudget or a protected pod blocks",
+        431: ">3.3 m<", 501: ">fires<", 505: ">80.0%<",
+    }.items():  # fmt: skip
+        assert text in boxes[panel], panel

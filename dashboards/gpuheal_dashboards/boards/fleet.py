@@ -103,6 +103,7 @@ NOW: Sequence[Panel] = (
 TIME: Sequence[Panel] = (
     graph(
         id=111,
+        nothing="none",
         title="GPUs that are not ok",
         description="GPUs by state, without those that are ok.",
         queries=[Query(expr=f'count_values("state", {STATE} > 0)', legend="{{state}}")],
@@ -123,6 +124,7 @@ TIME: Sequence[Panel] = (
     ),
     graph(
         id=113,
+        nothing="none",
         title="Active faults",
         description="GPUs (nodes, for a fault of a whole node) on which each kind of fault is active.",
         queries=[Query(expr="count by (fault) (gpuheal:fault_active:count)", legend="{{fault}}")],
@@ -140,6 +142,7 @@ TIME: Sequence[Panel] = (
     ),
     graph(
         id=115,
+        nothing="none",
         title="Nodes that went bad within 30m, most in one place",
         description=(
             "The largest number of nodes of one rack, NVLink domain or driver version that went bad within 30m. "
@@ -195,6 +198,7 @@ WORST: Sequence[Panel] = (
     ),
     table(
         id=122,
+        nothing="none",
         title="Firing alerts by name",
         description="gpuheal's alerts that fire, each with a link to its runbook.",
         queries=[Query(expr=f"count by (alertname, severity) ({alerts_of()})")],
@@ -208,6 +212,7 @@ WORST: Sequence[Panel] = (
     ),
     table(
         id=123,
+        nothing="none",
         title="Nodes with unknown GPUs",
         description=f"The {ROWS} nodes with the most GPUs that no source reports now.",
         queries=[Query(expr=f"topk({ROWS}, count by (node) (gpuheal:gpu_unknown:info))")],
@@ -248,6 +253,7 @@ def _or_none(expr: str, rest: str, label: str) -> str:
 WHERE: Sequence[Panel] = (
     table(
         id=131,
+        nothing="none",
         title="By rack",
         description="Racks with faulty, lost or unknown GPUs: how many, and the share of the rack's GPUs.",
         queries=[
@@ -294,6 +300,7 @@ WHERE: Sequence[Panel] = (
     ),
     table(
         id=134,
+        nothing="none",
         title="Incidents",
         description=(
             "What affects many nodes at once. Disruptive steps are held until it ends or somebody releases it."

@@ -43,6 +43,7 @@ LINKS: Sequence[Panel] = (
     ),
     stat(
         id=333,
+        nothing="none",
         title="Links that are down",
         description="NVLinks that are down and should be up.",
         queries=[Query(expr=f"max by (link) (gpuheal_gpu_nvlink_down{{{THIS_GPU}}} == 1)", legend="link {{link}}")],
@@ -150,6 +151,7 @@ HEAT: Sequence[Panel] = (
     ),
     states(
         id=344,
+        nothing="none",
         title="Clocks held back",
         description="Reasons for which the clocks are throttled. Idle and a power cap are normal.",
         queries=[

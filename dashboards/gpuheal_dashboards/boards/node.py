@@ -98,6 +98,7 @@ NOW: Sequence[Panel] = (
     ),
     stat(
         id=206,
+        nothing="none",
         title="Guards",
         description="Why absences on this node are taken for no fault now: a boot, an upgrade, a step of gpuheal.",
         queries=[Query(expr=f"group by (reason) (gpuheal:node_guard:info{{{THIS_NODE}}})", legend="{{reason}}")],
@@ -107,6 +108,7 @@ NOW: Sequence[Panel] = (
     ),
     stat(
         id=207,
+        nothing="none",
         title="Problems of telemetry and cases",
         description="What keeps gpuheal from seeing or healing this node.",
         queries=[Query(expr=f"group by (problem) (gpuheal:node_problem:info{{{THIS_NODE}}})", legend="{{problem}}")],
@@ -293,6 +295,7 @@ SIGNALS: Sequence[Panel] = (
 AROUND: Sequence[Panel] = (
     states(
         id=231,
+        nothing="none",
         title="Clocks held back",
         description="GPUs whose clocks are throttled, and why. Idle GPUs and power caps are normal.",
         queries=[

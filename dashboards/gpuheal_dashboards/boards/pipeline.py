@@ -94,6 +94,7 @@ NOW: Sequence[Panel] = (
 COVERAGE: Sequence[Panel] = (
     graph(
         id=511,
+        nothing="none",
         title="Problems by kind",
         description="Nodes on which something keeps gpuheal from seeing or healing, by kind.",
         queries=[Query(expr="count by (problem) (gpuheal:node_problem:info)", legend="{{problem}}")],
@@ -102,6 +103,7 @@ COVERAGE: Sequence[Panel] = (
     ),
     table(
         id=512,
+        nothing="none",
         title="Nodes with problems",
         description=f"What keeps gpuheal from seeing or healing, by node; the first {ROWS}.",
         queries=[Query(expr=f"topk({ROWS}, group by (node, problem) (gpuheal:node_problem:info))")],
@@ -110,6 +112,7 @@ COVERAGE: Sequence[Panel] = (
     ),
     graph(
         id=513,
+        nothing="none",
         title="Silent sources",
         description="Nodes whose source reported within the last hour (the responder: the last week) and does not.",
         queries=[Query(expr="count by (source) (gpuheal:source_silent:info)", legend="{{source}}")],
@@ -130,21 +133,21 @@ COVERAGE: Sequence[Panel] = (
         lowest=0,
         width=8,
     ),
-    graph(
+    table(
         id=515,
         title="Kernel log records lost within 15m",
         description="Records that the kernel overwrote before they were read: an Xid may have been among them.",
         queries=[
-            Query(
-                expr="topk(5, sum by (node) (increase(gpuheal_kmsg_lost_records_total[15m])) > 0)",
-                legend="{{node}}",
-            )
+            Query(expr=f"topk({ROWS}, sum by (node) (increase(gpuheal_kmsg_lost_records_total[15m])) > 0)"),
         ],
-        lowest=0,
+        columns=(node_column(), Column(title="Records", value="A", decimals=0, width=100)),
+        sort="Records",
         width=8,
+        nothing="none",
     ),
     graph(
         id=516,
+        nothing="none",
         title="Evidence that was ignored",
         description="Series that violate the contract and were ignored within an hour, by reason.",
         queries=[Query(expr="sum by (reason) (increase(gpuheal_evidence_ignored_total[1h]))", legend="{{reason}}")],
@@ -197,6 +200,7 @@ SERVERS: Sequence[Panel] = (
     ),
     graph(
         id=524,
+        nothing="none",
         title="Failed notifications of Alertmanager within 5m",
         description="Notifications that Alertmanager failed to deliver, by integration.",
         queries=[
@@ -259,6 +263,7 @@ RESPONDER: Sequence[Panel] = (
     ),
     graph(
         id=533,
+        nothing="none",
         title="Failed reads within 5m",
         description="Reads of Alertmanager, Prometheus and Kubernetes that failed.",
         queries=[Query(expr="sum by (source) (increase(gpuheal_observe_errors_total[5m]))", legend="{{source}}")],
@@ -278,6 +283,7 @@ RESPONDER: Sequence[Panel] = (
     ),
     table(
         id=535,
+        nothing="none",
         title="Alerts that cannot be used",
         description="Firing alerts that are addressed to gpuheal and cannot be used, by reason.",
         queries=[Query(expr="max by (reason) (gpuheal_dead_letters_current) > 0")],

@@ -75,6 +75,7 @@ NOW: Sequence[Panel] = (
     ),
     stat(
         id=405,
+        nothing="none",
         title="Held by a budget",
         description="Cases whose next step would exceed a limit, by limit.",
         queries=[
@@ -90,6 +91,7 @@ NOW: Sequence[Panel] = (
     ),
     stat(
         id=406,
+        nothing="none",
         title="Faults that open no case",
         description="Active faults that gpuheal leaves alone, by reason: `gpuheal cases --ignored`.",
         queries=[Query(expr="max by (reason) (gpuheal_ignored_faults) > 0", legend="{{reason}}")],
@@ -182,6 +184,7 @@ CASES: Sequence[Panel] = (
     ),
     table(
         id=415,
+        nothing="none",
         title="Incidents",
         description="What affects many nodes at once; disruptive steps are held until it ends or is released.",
         queries=[Query(expr="max by (kind, where, fault) (gpuheal_incident_nodes)")],
@@ -283,6 +286,7 @@ TIMES: Sequence[Panel] = (
     ),
     table(
         id=434,
+        nothing="none",
         title="Cases that ended",
         description=f"How long each case took that ended within the range; the {ROWS} longest.",
         queries=[Query(expr=f"topk({ROWS}, {TO_REPAIR})")],
@@ -295,6 +299,7 @@ TIMES: Sequence[Panel] = (
     ),
     table(
         id=435,
+        nothing="none",
         title="Relapses",
         description="Nodes that had more than one case within the range: what was done did not help for long.",
         queries=[
