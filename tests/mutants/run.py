@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,9 +107,21 @@ def started(patch: Path, folder: Path) -> tuple[int, Child]:
         os.dup2(output, 1)
         os.dup2(output, 2)
         code = tried(patch, folder / "tree")
-        sys.stdout.flush()
+    except BaseException:  # noqa: BLE001  # whatever it is, it must not go on in the copy of the parent
+        traceback.print_exc(file=sys.stdout)
     finally:
+        sys.stdout.flush()
         os._exit(code)
+
+
+class Ending:
+    """A plugin of pytest that keeps how the session ended, whatever its cleaning up says afterwards."""
+
+    status = ERROR
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Keep pytest's exit status."""
+        self.status = int(exitstatus)
 
 
 def tried(patch: Path, tree: Path) -> int:
@@ -126,7 +139,12 @@ def tried(patch: Path, tree: Path) -> int:
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests" or name.startswith("gpuheal_")]:
         del sys.modules[name]
     known = ("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-    return int(pytest.main(["-q", "-x", "--no-header", *known, *selection(patch)]))
+    ending = Ending()
+    try:
+        pytest.main(["-q", "-x", "--no-header", *known, *selection(patch)], plugins=[ending])
+    except BaseExceptionGroup as left:  # what failed tests left open, found after the last of them
+        print(left)
+    return ending.status
 
 
 def _ours(entry: str) -> bool:
