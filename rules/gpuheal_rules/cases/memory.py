@@ -6,7 +6,7 @@ from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, always, 
 from gpuheal_rules.catalogue.model import Evidence, Fault
 from gpuheal_rules.groups.identity import IDENTITY, NODE_KNOWN, SOURCE_SEEN
 from gpuheal_rules.groups.latch import LOST, PORT_DOWN
-from gpuheal_rules.groups.memory import STATES, TAKEN, TIMED, kept
+from gpuheal_rules.groups.memory import SINCE, STATES, TAKEN, TIMED, kept
 from gpuheal_rules.promql.rule import EVIDENCE, GPU_GONE, GPU_SHOWN, recovered
 
 EARLY, SECOND, LATE = 3, 8, 24
@@ -23,6 +23,12 @@ LONG_AGO = -1e6
 
 LAST = Series(metric=TAKEN, labels={}, at=between(1, 2, 0.0))
 """The last snapshot before the start; after it none is taken for a while."""
+LISTED = Series(
+    metric="kube_node_status_condition",
+    labels={"job": "kube-state-metrics", "node": NODE, "condition": "Ready", "status": "true"},
+    at=always(1),
+)
+"""Kubernetes knows the node: of one that was deleted nothing is remembered."""
 
 
 def cases() -> list[Case]:
@@ -33,7 +39,24 @@ def cases() -> list[Case]:
         *(_given_back(name, at, value) for name, at, value in remembered),
         *_lost(),
         *(_known(name) for name in (GPU_GONE, GPU_SHOWN)),
+        Case(
+            name="A node that a source spoke for is known after an outage of Prometheus before anything was scraped",
+            series=_snapshot(SOURCE_SEEN, source="exporter"),
+            queries=[
+                Query(step=EARLY, expr=f'max({NODE_KNOWN}{{node="{NODE}"}})', samples=[("{}", 1.0)]),
+                Query(step=LATE + 4, expr=f'max({NODE_KNOWN}{{node="{NODE}"}})'),
+            ],
+            steps=LATE + 4,
+            alone=True,
+        ),
         _port(),
+        Case(
+            name="Memory begins when a Prometheus without data first hears a source",
+            series=lean(dcgm=None).series(),
+            queries=[Query(step=step, expr=SINCE, samples=[(SINCE, 0.0)]) for step in (0, SECOND, LATE)],
+            steps=LATE,
+            alone=True,
+        ),
     ]
 
 
@@ -41,7 +64,7 @@ def over_an_outage(fault: Fault, evidence: Evidence, source: str) -> Case:
     """Return the case of evidence whose source has not been heard since Prometheus started anew."""
     return Case(
         name=f"{fault.slug} ({evidence.witness} {evidence.name}) holds over an outage of Prometheus while it is silent",
-        series=[*_snapshot(SOURCE_SEEN, source=source), *_evidence(fault, evidence)],
+        series=[*_snapshot(SOURCE_SEEN, source=source), LISTED, *_evidence(fault, evidence)],
         queries=[_seen(fault, evidence, step) for step in (EARLY, SECOND, LATE + 4)],
         steps=LATE + 4,
         alone=source == "ksm",
@@ -97,7 +120,7 @@ def _lost() -> list[Case]:
                 queries=[Query(step=step, expr=began, samples=[("{}", BEFORE)]) for step in (SECOND, LATE + 4)],
                 steps=LATE + 4,
             )
-            for series in (still.series(), _snapshot(SOURCE_SEEN, source=source))
+            for series in (still.series(), [*_snapshot(SOURCE_SEEN, source=source), LISTED])
         ]
     return found
 

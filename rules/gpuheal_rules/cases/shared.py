@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gpuheal_rules.cases import memory
 from gpuheal_rules.cases.world import (
     BUSES,
     NODE,
+    STALE,
     STEP_SECONDS,
     UUIDS,
     Case,
@@ -26,6 +28,7 @@ from gpuheal_rules.cases.world import (
 )
 from gpuheal_rules.cases.xid import EVENT, silent_about_codes
 from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.groups.identity import IDENTITY, SOURCE_SEEN
 
 FAULT, CODE = "gpu-engine-fault", 62
 GPU = {"gpu_uuid": UUIDS[1]}
@@ -37,6 +40,7 @@ def cases(_catalogue: Catalogue) -> list[Case]:
     return [
         *_identity(),
         *_nodes(),
+        *_deleted(),
         *_kernel(),
         *_dcgm(),
         *_lost(),
@@ -103,6 +107,44 @@ def _nodes() -> list[Case]:
         _case("GPU node: an exporter's GPUs are enough", lean().series(), asked(known, (EVENT, 1))),
         _case("GPU node: a capacity of none is not", capacity, asked(known, (EVENT, None))),
     ]
+
+
+def _deleted() -> list[Case]:
+    world, end = lean(dcgm=None), EVENT + 15
+    targets = [Series(metric=s.metric, labels=s.labels, at=_ending(s.at, end)) for s in world.series()]
+    ksm = Series(metric="up", labels={"job": "kube-state-metrics", "instance": "10.0.0.2:8080"}, at=always(1))
+    lists, listed = (
+        World().of_ksm("kube_node_status_condition", at, condition="Ready", status="true")
+        for at in (always(1), until(end, 1.0))
+    )
+    seen = f'max({SOURCE_SEEN}{{node="{NODE}", source="exporter"}})'
+    last, gap, gone = float((end - 1) * STEP_SECONDS), end + 19, end + 22
+    return [
+        _alone(
+            "Deleted: what was said of a node is forgotten five minutes after kube-state-metrics last listed it",
+            [*targets, ksm, *listed],
+            asked(seen, (gap, last), (gone, None)),
+            asked(_of(IDENTITY), (gap, last + STEP_SECONDS), (gone, None)),
+        ),
+        _alone(
+            "Deleted: a node without targets that kube-state-metrics lists is there",
+            [*targets, ksm, *lists],
+            asked(seen, (gone, last)),
+        ),
+        _alone(
+            "Deleted: where nobody lists nodes, what is silent is remembered for its time",
+            targets,
+            asked(seen, (gone, last)),
+        ),
+    ]
+
+
+def _ending(at: Timeline, step: int) -> Timeline:
+    return lambda now: at(now) if now < step else STALE if now == step else None
+
+
+def _alone(name: str, series: Sequence[Series], *queries: Sequence[Query]) -> Case:
+    return replace(_case(name, series, *queries), alone=True)
 
 
 def _kernel() -> list[Case]:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from gpuheal_rules.coverage.seen import Seen
 from gpuheal_rules.errors import ConfigError
+from gpuheal_rules.groups.memory import SINCE
 
 DEADLINE_S = 30.0
 LARGEST_ANSWER = 16 * 1024 * 1024
@@ -71,23 +72,24 @@ async def ask(
     try:
         async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
 
-            async def query(expr: str) -> list[dict[str, Any]]:
+            async def query(expr: str) -> list[tuple[dict[str, str], float]]:
                 async with session.post(
                     f"{server}/api/v1/query", data={"query": expr}, ssl=context, allow_redirects=False
                 ) as answer:
                     return _rows(answer.status, await _body(answer.content))
 
             jobs: dict[str, set[str]] = {}
-            for row in await query(f"group by (__name__, job) ({{{any_of}}})"):
+            for row, _value in await query(f"group by (__name__, job) ({{{any_of}}})"):
                 jobs.setdefault(row.get("__name__", ""), set()).add(row.get("job", ""))
             having: dict[str, frozenset[str]] = {}
             lacking: dict[str, frozenset[str]] = {}
             for label in sorted(labels):
                 for found, sign in ((having, "!="), (lacking, "=")):
                     rows = await query(f'group by (__name__) ({{{any_of}, {label}{sign}""}})')
-                    found[label] = frozenset(row.get("__name__", "") for row in rows)
+                    found[label] = frozenset(row.get("__name__", "") for row, _value in rows)
             shown = f'__name__=~"{"|".join(gauges)}"'
             zero = await query(f"max by (__name__) ({{{shown}}}) == 0")
+            age = await query(f'time() - max({SINCE}{{job=""}})')
     except (TimeoutError, aiohttp.ClientError) as problem:
         raise Unreachable(f"{server}: {str(problem) or 'timed out'}") from None
     return Seen(
@@ -95,7 +97,8 @@ async def ask(
         labelled=True,
         having=having,
         lacking=lacking,
-        zero=frozenset(row.get("__name__", "") for row in zero),
+        zero=frozenset(row.get("__name__", "") for row, _value in zero),
+        remembers=age[0][1] if age else None,
     )
 
 
@@ -118,15 +121,15 @@ async def _body(content: Any) -> bytes:
     return bytes(body)
 
 
-def _rows(status: int, body: bytes) -> list[dict[str, Any]]:
-    """Return the labels of the series of an instant vector; Unreachable for anything but a whole answer."""
+def _rows(status: int, body: bytes) -> list[tuple[dict[str, str], float]]:
+    """Return labels and value of the series of an instant vector; Unreachable for anything but a whole answer."""
     try:
         answer = json.loads(body)
         if status != 200 or answer["status"] != "success":
             raise Unreachable(f"it answered {status}: {str(answer.get('error', ''))[:SAID]}")
         if answer.get("warnings"):
             raise Unreachable(f"the answer may be partial: {str(answer['warnings'])[:SAID]}")
-        return [dict(series["metric"]) for series in answer["data"]["result"]]
+        return [(dict(series["metric"]), float(series["value"][1])) for series in answer["data"]["result"]]
     except (ValueError, LookupError, TypeError, AttributeError):
         said = body[:SAID].decode(errors="replace").strip()
         raise Unreachable(f"it answered {status}, and not as Prometheus does: {said!r}") from None

@@ -8,10 +8,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from gpuheal_rules.catalogue.load import load_catalogue
+from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.coverage.ask import Unreachable, ask
 from gpuheal_rules.coverage.judge import READERS, Covered, Need, covered, looked_for, raw_names, sources_of
 from gpuheal_rules.coverage.seen import Seen, from_file
@@ -21,6 +23,13 @@ from gpuheal_rules.render import build_groups
 from gpuheal_rules.site.read import Site, read_site
 
 EPILOG = "Exit status: 0 if every alert can fire, 1 if some cannot, 2 for wrong input or if Prometheus does not answer."
+
+FULL_MEMORY = timedelta(hours=24)
+"""The longest that an alert looks back: growth of counters, owners of programs that failed."""
+
+MEMORY_YOUNG = """\
+This Prometheus has evaluated the rules for {young} only: it is new, or has lost its data. It knows nothing of faults
+that only dcgm-exporter showed earlier, and for 24h it does not see all growth of counters and all owners of a GPU."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,6 +99,7 @@ def document(found: Sequence[Covered], sources: Mapping[str, Sequence[Need]], se
     """Return the answer as JSON has it."""
     return {
         "labels_known": seen.labelled,
+        "remembers_seconds": seen.remembers,
         "sources": {source: [asdict(need) for need in missing] for source, missing in sources.items()},
         "alerts": [asdict(one) for one in found],
     }
@@ -108,6 +118,9 @@ def text(found: Sequence[Covered], sources: Mapping[str, Sequence[Need]], seen: 
     node = options.labels.node
     if "DCGM_FI_DEV_GPU_TEMP" in seen.lacking.get(node, frozenset()) & seen.having.get(node, frozenset()):
         lines.append(f"  Some series of dcgm-exporter lack the label {node}.")
+    if seen.remembers is not None and seen.remembers < FULL_MEMORY.total_seconds():
+        minutes = timedelta(minutes=max(int(seen.remembers // 60), 1))
+        lines += ["", MEMORY_YOUNG.format(young=format_duration(minutes))]
     for verdict, title in (("never", "can never fire"), ("weaker", "can fire, but not from all of their evidence")):
         chosen = [one for one in found if one.verdict == verdict]
         lines += ["", f"{len(chosen)} of {len(found)} alerts {title}:"] if chosen else []

@@ -32,6 +32,9 @@ class Seen:
     zero: frozenset[str] = frozenset()
     """Metrics that are 0 everywhere."""
 
+    remembers: float | None = None
+    """For how many seconds the rules have been evaluated without a gap; unknown when no Prometheus was asked."""
+
     def shown(self, name: str, job: str) -> bool:
         """Return whether a job that matches the pattern shows the metric; any job will do where none is known."""
         found = self.jobs.get(name, frozenset())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.groups.guard import READY
 from gpuheal_rules.groups.identity import ACCELERATORS, IDENTITY, UP
 from gpuheal_rules.groups.latch import LOST
 from gpuheal_rules.groups.witness import UNKNOWN
@@ -92,17 +93,23 @@ def _problems_of_cases(catalogue: Catalogue) -> Iterator[Record]:
 
 
 def _problems(options: Options) -> Iterator[Record]:
+    host = f'up{{job=~"{options.job("node")}"}}'
+    ours = targets(options, ["exporter", "dcgm"])
+    # Where nobody lists nodes and none tells that the node is down, an exporter that does not answer is news.
     alive = promql(f"""
         (
-          group by (node) (up{{job=~"{options.job("node")}"}} == 1)
+          group by (node) ({host} == 1)
             or group by (node) (kube_node_status_condition{{condition="Ready", status="true"}} == 1)
+            or (group by (node) ({ours}) unless on (node) {host} unless on () {UP}{{source="ksm"}})
         )
         """)
     gpus = f'kube_node_status_capacity{{resource=~"{ACCELERATORS}"}} > 0'
     # Empty pages of a node that has GPUs, and GPUs that only dcgm-exporter knew, are not shown now, and are not lost.
+    # With dynamic resource allocation the kubelet counts no GPUs, and the page of an idle node is empty: NVML has them.
     unseen = promql(f"""
         ({targets(options, ["dcgm"], "== 1")}) unless on (node) {UP}{{source="dcgm"}}
           and on (node) ({gpus} or on (node) {IDENTITY}{{source="dcgm"}})
+          unless on (node) (gpuheal_gpu_present == 1 and on (node) ({READY} unless on (node) ({gpus})))
         or on (node)
         ({UP}{{source="exporter"}} and on (node) ({gpus}) unless on (node) gpuheal_gpu_info)
         or on (node)
@@ -120,7 +127,7 @@ def _problems(options: Options) -> Iterator[Record]:
         "exporter-missing": (
             f'(max by (node) (kube_node_status_capacity{{resource=~"{ACCELERATORS}"}}) > 0)\n'
             f"  and on (node) {alive}\n"
-            f"  unless on (node) group by (node) ({targets(options, ['exporter', 'dcgm'])})"
+            f"  unless on (node) group by (node) ({ours})"
         ),
         "gpus-unseen": unseen,
         "kmsg-down": "(max by (node) (gpuheal_kmsg_up) == 0)",

@@ -35,6 +35,8 @@ UP = "gpuheal:source_up:info"
 SOURCE_SEEN = "gpuheal:source_seen:last_seconds"
 SILENT = "gpuheal:source_silent:info"
 NODE_KNOWN = "gpuheal:node_known:info"
+KSM_GAP = "5m"
+"""How long kube-state-metrics may leave out a node before it counts as deleted; a restart takes a minute or two."""
 SLOW_SCRAPES = timedelta(minutes=5)
 """Holds four scrapes of a target that is scraped once a minute, the default of Prometheus and prometheus-operator."""
 
@@ -45,7 +47,6 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         yield Record(name="gpuheal:threshold", expr=f"vector({item.value:.12g})", labels={"name": name})
     yield from _sources(catalogue, options)
     yield _topology(options)
-    yield _live(options)
     yield from _known(catalogue, options)
 
 
@@ -106,15 +107,16 @@ def _sources(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     )
     for source in ("ksm", "responder"):
         yield Record(name=UP, labels={"source": source}, expr=f'group (up{{job=~"{options.job(source)}"}} == 1)')
-    # What a silent exporter said counts for a while; that there was a responder is not forgotten overnight.
+    yield _live(options)
+    # What a silent exporter said counts for a while, as long as its node is there; that there was a responder is not
+    # forgotten overnight.
     memory = dict.fromkeys(("exporter", "dcgm", "ksm"), "hold_seconds") | {"responder": "identity_memory_seconds"}
     for source, name in memory.items():
         of = f'{{source="{source}"}}'
-        yield Record(
-            name=SOURCE_SEEN,
-            labels={"source": source},
-            expr=f"{UP}{of} * time()\n  or {before(f'{SOURCE_SEEN}{of}')} > time() - {threshold(name)}",
-        )
+        remembered = f"{before(f'{SOURCE_SEEN}{of}')} > time() - {threshold(name)}"
+        if source in ("exporter", "dcgm"):
+            remembered = f"({remembered} and on (node) {NODE_KNOWN})"
+        yield Record(name=SOURCE_SEEN, labels={"source": source}, expr=f"{UP}{of} * time()\n  or {remembered}")
     # Silent now, but heard within its time.
     yield Record(name=SILENT, expr=f"group by (node, source) ({SOURCE_SEEN}) unless {UP}")
 
@@ -137,21 +139,24 @@ def _topology(options: Options) -> Record:
 
 
 def _live(options: Options) -> Record:
-    # A node that was deleted is no node: it counts nowhere, and its GPUs are forgotten. Where nobody can say which
-    # nodes there are, the ones of which something is remembered are believed.
+    # A node that was deleted is no node: it counts nowhere, and what was said of it is forgotten. A moment's gap of
+    # kube-state-metrics (a restart, one of its shards) deletes none. Where nobody can say which nodes there are, the
+    # ones of which something is remembered are believed.
+    listed = 'kube_node_status_condition{condition="Ready", status="true"}'
+    remembered = (NODE_GPUS, recovered(GPU_GONE), recovered(GPU_SHOWN), recovered(SOURCE_SEEN))
     return Record(
         name=NODE_KNOWN,
         expr=promql(f"""
             group by (node) ({targets(options, ["exporter", "dcgm"])})
-              or group by (node) (kube_node_status_condition{{condition="Ready", status="true"}})
-              or (group by (node) {_remembered()} unless on () {UP}{{source="ksm"}})
+              or group by (node) ({listed} or {listed} offset {KSM_GAP})
+              or (group by (node) ({" or ".join(remembered)}) unless on () {UP}{{source="ksm"}})
             """),
     )
 
 
-def _remembered(source: str = "") -> str:
+def _remembered(source: str) -> str:
     """Return what was known at the last evaluation; after an outage, what was gone before what was shown."""
-    of = f'{{source="{source}"}}' if source else ""
+    of = f'{{source="{source}"}}'
     return f"({IDENTITY}{of} or {recovered(GPU_GONE)}{of} or {recovered(GPU_SHOWN)}{of})"
 
 

@@ -39,6 +39,9 @@ STATES = (GPU_GONE, XID, DCGM_XID, LOST, EVIDENCE, PORT_DOWN)
 """Series that end at any time, and come back only when the last snapshot has them."""
 
 TAKEN = "gpuheal:snapshot:taken"
+SINCE = "gpuheal:memory_since:timestamp_seconds"
+"""Since when the rules have heard anything without a gap that they cannot bridge: all that this Prometheus remembers."""
+
 EVALUATED = 'gpuheal:threshold{name="hold_seconds"}'
 """A series that every evaluation of the main group writes."""
 
@@ -74,6 +77,7 @@ def rules(_catalogue: Catalogue, options: Options) -> Iterator[Record]:
         yield Record(name=kept(name, "at"), expr=f"{name} * 0 + time()")
     # The value says when it was alive, what it was is known: one series is enough.
     yield Record(name=kept(GPU_SHOWN), expr=f"({IDENTITY} == 1) * time()")
+    yield Record(name=SINCE, expr=f"last_over_time({SINCE}[{MEMORY}]) or on () max({SOURCE_SEEN})")
     # Not after a start: a snapshot of what has come back so far would be taken for all that there was.
     yield Record(name=TAKEN, expr=f"vector(time()) < scalar(absent({STARTED})) * Inf")
 

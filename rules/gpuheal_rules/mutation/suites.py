@@ -73,7 +73,7 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:app_xid_owner": ("shared", "gpu-suspect-repeat"),
     "gpuheal:dcgm_clocks_event": ("gpu-thermal", "gpu-power", "gpu-slow"),
     "gpuheal:signal:near": ("gpu-thermal",),
-    "gpuheal:node_problem": ("pipeline", "own"),
+    "gpuheal:node_problem": ("telemetry-missing", "pipeline", "own"),
     "gpuheal:exporter_frozen": ("state", "pipeline"),
     "gpuheal:node_bad": ("fleet",),
     "gpuheal:rack": ("fleet",),

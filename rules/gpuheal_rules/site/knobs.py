@@ -34,6 +34,7 @@ _OWN = """\
 `faults` names a folder with fault kinds of your own (README, "A site adapts without a fork").
 """
 FIXED: Mapping[str, str] = {
+    "gpuheal:node_known:info": "kube-state-metrics may leave out a node for 5m, while it restarts",
     "gpuheal:gpu_score:term": "weights of the health score",
     "gpuheal:fault_confidence:ratio": "the responder computes the same confidence from the same numbers",
     "gpuheal:gpu_state": "codes of the states",
@@ -42,7 +43,7 @@ FIXED: Mapping[str, str] = {
     "gpuheal:rdma_port_(down:info|active:last_seconds)": "the state of an active port; the memory over an outage",
     "gpuheal:node_topology:info": "a rank among targets",
     "gpuheal:(node_bad:new30m|fault_nodes:growth10m|node_score:min15m|gpu_counter:growth.+)": "the name has the window",
-    "gpuheal:(fault_cleared:timestamp_seconds|pcie_best:max|recovered_.+)": "the memory over an outage",
+    "gpuheal:((fault_cleared|memory_since):timestamp_seconds|pcie_best:max|recovered_.+)": "the memory over an outage",
     "gpuheal:app_xid_owner:last_seconds": "who held a GPU around an event",
     "gpuheal:exporter_frozen:info": "four scrapes, also of a target that is scraped once a minute",
     "GPUHeal(KernelLogLost|WritesRefused|RuleFailures|NotificationsDropped|TelemetryAnomaly)": "windows of counters",

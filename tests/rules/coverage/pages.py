@@ -44,7 +44,7 @@ def page(answer: Callable[[str], tuple[int, bytes]], seen: list[str] | None = No
             thread.join()
 
 
-def vector(*rows: dict[str, str]) -> bytes:
+def vector(*rows: dict[str, str], value: float = 1) -> bytes:
     """An instant vector of series with these labels."""
-    result = [{"metric": row, "value": [0, "1"]} for row in rows]
+    result = [{"metric": row, "value": [0, str(value)]} for row in rows]
     return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()

@@ -254,6 +254,27 @@ def test_what_is_no_whole_answer_of_prometheus_is_an_error(
     assert problem in said.err
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(7500.0, "for 2h5m only"), (20.0, "for 1m only"), (86400.0, ""), (None, "")]
+)
+def test_a_prometheus_without_history_is_told(
+    seconds: float | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that has evaluated the rules for less than a day says so, and for how long; JSON has the seconds."""
+
+    def answer(query: str) -> tuple[int, bytes]:
+        asked = "gpuheal:memory_since" in query and seconds is not None
+        return 200, vector({}, value=seconds or 0.0) if asked else vector()
+
+    with page(answer) as url:
+        assert main(["--prometheus", url]) == 1
+        text = capsys.readouterr().out
+        assert ("evaluated the rules" in text) == bool(said)
+        assert said in text
+        assert main(["--prometheus", url, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["remembers_seconds"] == seconds
+
+
 def test_a_prometheus_that_does_not_answer_is_given_up(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
