@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from gpuheal_rules.catalogue.model import Catalogue
+from gpuheal_rules.groups.latch import APPENDED
 from gpuheal_rules.lint.check import lint
 from gpuheal_rules.options import PROFILES, Options
 from gpuheal_rules.promql.rule import AlertRule, Group, Record
@@ -109,3 +110,23 @@ def test_the_generated_rules_name_what_other_parts_read() -> None:
         "GPUFellOffBus",
         "GPUHealWatchdog",
     } <= names
+
+
+@pytest.mark.parametrize(
+    ("owner", "pods"),
+    [
+        ("web", ["web-6d4cf56db6-x7k2p", "web-x7k2p"]),
+        ("train", ["train-0", "train-1", "train-12"]),
+        ("train", ["train-worker-0", "train-worker-17", "train-master-0", "train-launcher-x7k2p", "train-launcher"]),
+        ("js-workers", ["js-workers-0-3-abcde", "js-workers-1-0-fghij"]),
+        ("lws", ["lws-0", "lws-0-1", "lws-3-7"]),
+        ("sweep", ["sweep-4-x7k2p", "sweep-5-8kq2m", "sweep-28391234-8kq2m"]),
+        ("job-a", ["job-a"]),
+        ("7", ["7"]),
+        ("worker", ["worker", "worker-2"]),
+    ],
+)
+def test_pods_of_one_controller_have_one_owner(owner: str, pods: list[str]) -> None:
+    """What Deployments, Jobs, StatefulSets, JobSets, LeaderWorkerSets and training operators append is left out."""
+    assert {match[1] for pod in pods if (match := re.fullmatch(APPENDED, pod))} == {owner}
+    assert all(re.fullmatch(APPENDED, pod) for pod in pods)

@@ -27,6 +27,11 @@ METRICS = MetricTable(
         (*PORT, "link_layer", "net_device"),
     ),
     gauge("gpuheal_rdma_port_rate_bytes_per_second", "Signalling rate of the port.", PORT, "bytes/s"),
+    gauge(
+        "gpuheal_rdma_exclusive",
+        "1 if RDMA devices can move into the network namespaces of pods and disappear from the host, else 0.",
+        source="/sys/module/ib_core/parameters/netns_mode",
+    ),
     counter("gpuheal_rdma_port_link_downed_total", "Times the link went down.", PORT),
     counter(
         "gpuheal_rdma_port_errors_total", "Port errors by kind, as the kernel names them.", (*PORT, "kind"), "errors"
@@ -56,16 +61,26 @@ def _count(path: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
+def _is_virtual(device: Path) -> bool:
+    """Return whether a device is a virtual function or a subfunction, which come and go with pods and guests."""
+    return (device / "device/physfn").exists() or (device / "device/sfnum").exists()
+
+
 class RdmaCollector(Collector):
-    """State, rate and error counters of each port below `root`."""
+    """State, rate and error counters of each port of a physical device below `root`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def collect(self) -> Iterable[Metric]:
-        """Return the families of now; none on a node without such ports."""
+        """Return the families of now."""
         out = METRICS.families()
-        for port in sorted((self._root / "sys/class/infiniband").glob("*/ports/*"))[:MAX_PORTS]:
+        if (self._root / "sys/module").is_dir():
+            # `N` is exclusive; without the module there is nothing to move (drivers/infiniband/core/device.c).
+            mode = read_text(self._root / "sys/module/ib_core/parameters/netns_mode", 64).strip()
+            out.add("gpuheal_rdma_exclusive", mode == "N")
+        ports = (self._root / "sys/class/infiniband").glob("*/ports/*")
+        for port in sorted(port for port in ports if not _is_virtual(port.parent.parent))[:MAX_PORTS]:
             labels = (port.parent.parent.name, port.name)
             out.add("gpuheal_rdma_port_state", _code(port / "state"), *labels)
             out.add("gpuheal_rdma_port_physical_state", _code(port / "phys_state"), *labels)

@@ -287,11 +287,11 @@ def _suspect() -> Case:
     world = World()
     found = world.xid(1, 31, EVENT)
     for index in range(3):
-        labels = {"gpu_uuid": UUIDS[1], "namespace": "team-a", "pod": f"job-{index}", "container": "c"}
+        labels = {"gpu_uuid": UUIDS[1], "namespace": "team-a", "pod": f"job-{'abc'[index]}", "container": "c"}
         found += world.of_exporter("gpuheal_gpu_pod_info", labels, always(1))
     two = {"gpu_uuid": UUIDS[0], "namespace": "team-a", "container": "c"}
     for index in range(2):
-        found += world.of_exporter("gpuheal_gpu_pod_info", {**two, "pod": f"job-{index}"}, always(1))
+        found += world.of_exporter("gpuheal_gpu_pod_info", {**two, "pod": f"job-{'abc'[index]}"}, always(1))
     state = f'gpuheal:gpu_state{{node="{NODE}"}}'
     expected = [
         (f'gpuheal:gpu_state{{gpu_uuid="{UUIDS[0]}", node="{NODE}"}}', 0.0),

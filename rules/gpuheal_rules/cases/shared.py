@@ -258,10 +258,10 @@ def _owners() -> list[Case]:
     suspect = f'max(gpuheal:gpu_witnesses:count{{fault="gpu-suspect-repeat", node="{NODE}"}})'
     world = lean()
 
-    def pods(*held: tuple[int, int]) -> list[Series]:
+    def pods(*held: tuple[int, int], named: str = "job-{}") -> list[Series]:
         found: list[Series] = []
         for index, (first, last) in enumerate(held):
-            labels = {**GPU, "exported_namespace": "team-a", "exported_pod": f"job-{index}", "container": "c"}
+            labels = {**GPU, "exported_namespace": "team-a", "exported_pod": named.format("abc"[index], index)}
             found += world.of_exporter("gpuheal_gpu_pod_info", labels, between(first, last, 1))
         return found
 
@@ -287,6 +287,16 @@ def _owners() -> list[Case]:
                 *pods((0, EVENT + 2), (EVENT + 28, EVENT + 32), (EVENT + 58, EVENT + 62)),
             ],
             asked(suspect, (EVENT + 58, None), (EVENT + 62, 1)),
+        ),
+        _case(
+            "Owners: workers of one training job that failed one after the other are one",
+            [
+                *world.series(),
+                *world.xid(1, 31, EVENT, last=EVENT + 60),
+                *world.xid(1, 13, EVENT + 30),
+                *pods((0, EVENT + 2), (EVENT + 28, EVENT + 32), (EVENT + 58, EVENT + 62), named="job-worker-{1}"),
+            ],
+            asked(suspect, (EVENT + 62, None)),
         ),
         _case(
             "Owners: those that held the GPU when nothing failed do not count",

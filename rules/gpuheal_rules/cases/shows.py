@@ -122,7 +122,7 @@ def _owners(world: World, shown: Shown) -> list[Series]:
         labels = {
             "gpu_uuid": UUIDS[1],
             "exported_namespace": "team-a",
-            "exported_pod": f"job-{index}",
+            "exported_pod": f"job-{'abc'[index]}",
             "container": "c",
         }
         found += world.of_exporter("gpuheal_gpu_pod_info", labels, _switch(shown, 1.0, None))

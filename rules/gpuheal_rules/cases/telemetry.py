@@ -275,7 +275,7 @@ def _views() -> list[tuple[bool, str, list[Series]]]:
         (
             False,
             "for a GPU that is lost and settled",
-            [*fallen.series(), settled("gpu-fell-off-bus", UUIDS[1], EVENT + 8, EVENT + 8)],
+            [*fallen.series(), settled("gpu-fell-off-bus", UUIDS[1], EVENT + 5, EVENT + 5)],
         ),
         (
             False,

@@ -6,7 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuheal_rules.cases.shows import DEVICES, SXID, bad_value, of_signal
-from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, World, always, merged, since
+from gpuheal_rules.cases.world import (
+    NODE,
+    STEP_SECONDS,
+    UUIDS,
+    Case,
+    Query,
+    Series,
+    World,
+    always,
+    merged,
+    since,
+    until,
+)
 from gpuheal_rules.cases.xid import EVENT
 from gpuheal_rules.catalogue.model import Catalogue, Evidence, Fault
 
@@ -25,6 +37,8 @@ class Variant:
     shows: Shows
     evident: int
     elsewhere: bool = False
+    at: int = EVENT
+    """Step at which one looks."""
 
 
 def cases(catalogue: Catalogue, fault: Fault, evidence: Evidence) -> list[Case]:
@@ -49,12 +63,12 @@ def _case(fault: Fault, evidence: Evidence, variant: Variant) -> Case:
         series=merged(world.series(), changed),
         queries=[
             Query(
-                step=EVENT,
+                step=variant.at,
                 expr=f"count(gpuheal:fault_evidence:last_seen_seconds{{{own}}})",
                 samples=[("{}", float(variant.evident))] if variant.evident else [],
             )
         ],
-        steps=EVENT,
+        steps=variant.at,
     )
 
 
@@ -146,6 +160,31 @@ def _no_module(world: World) -> list[Series]:
     ]
 
 
+def _unloaded(booted: int | None = None) -> Shows:
+    """Return a node whose driver is unloaded at EVENT, because of a reboot at a step or without one."""
+    boot = -86400.0 if booted is None else booted * STEP_SECONDS
+
+    return lambda world: [
+        *world.of_exporter("gpuheal_driver_module_loaded", {"module": "nvidia"}, since(EVENT, 0, 1.0)),
+        *world.of_exporter("gpuheal_node_boot_timestamp_seconds", {}, since(EVENT, boot, -86400.0)),
+    ]
+
+
+def _ports(gone: Sequence[str], come: str = "", exclusive: float = 0) -> Shows:
+    """Return a node on which RDMA devices disappear, and another one comes up in their place."""
+    healthy = {"mlx5_0": 4.0, "mlx5_9": 1.0}
+
+    def shows(world: World) -> list[Series]:
+        found = world.of_exporter("gpuheal_rdma_exclusive", {}, always(exclusive))
+        for device in gone:
+            labels = {"device": device, "port": "1"}
+            found += world.of_exporter("gpuheal_rdma_port_state", labels, until(EVENT - 2, healthy[device]))
+        labels = {"device": come, "port": "1"}
+        return found + (world.of_exporter("gpuheal_rdma_port_state", labels, since(EVENT - 2, 4)) if come else [])
+
+    return shows
+
+
 def _manager(status: float) -> Shows:
     return lambda world: world.of_dcgm("DCGM_FI_DEV_FABRIC_MANAGER_STATUS", 1, always(status))
 
@@ -167,7 +206,17 @@ VARIANTS: Mapping[str, Sequence[Variant]] = {
         Variant(fact="status 2, is starting", shows=_manager(2), evident=False),
     ],
     "driver_module_missing": [
-        Variant(fact="a missing module without a GPU on the bus", shows=_no_module, evident=False)
+        Variant(fact="a missing module without a GPU on the bus", shows=_no_module, evident=False),
+        Variant(fact="a module that was just unloaded", shows=_unloaded(), evident=False, at=EVENT + 78),
+        Variant(fact="a module unloaded long ago", shows=_unloaded(), evident=True, at=EVENT + 82),
+        Variant(fact="a module not loaded after a reboot", shows=_unloaded(EVENT), evident=True, at=EVENT + 42),
+    ],
+    "rdma_port_down": [
+        Variant(fact="a device that has disappeared", shows=_ports(["mlx5_0"]), evident=True),
+        Variant(fact="all devices that have disappeared", shows=_ports(["mlx5_0", "mlx5_9"]), evident=True),
+        Variant(fact="an unused device that has disappeared", shows=_ports(["mlx5_9"]), evident=False),
+        Variant(fact="a device with another name", shows=_ports(["mlx5_0"], "mlx5_2"), evident=False),
+        Variant(fact="a device that a pod took along", shows=_ports(["mlx5_0"], exclusive=1), evident=False),
     ],
     "no_allocatable": [Variant(fact="a capacity of none", shows=_devices(0, 0), evident=False)],
     "dcgm_clocks_thermal": [

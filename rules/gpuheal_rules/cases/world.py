@@ -59,6 +59,7 @@ HEALTHY_NODE: Sequence[tuple[str, Mapping[str, str], float]] = (
     ("gpuheal_software_expected", {"component": "device_plugin"}, 1),
     ("gpuheal_rdma_port_state", {"device": "mlx5_0", "port": "1"}, 4),
     ("gpuheal_rdma_port_state", {"device": "mlx5_9", "port": "1"}, 1),
+    ("gpuheal_rdma_exclusive", {}, 0),
     ("gpuheal_nvml_driver_info", {"driver_version": "580.65.06"}, 1),
 )
 HEALTHY_CONDITIONS = (

@@ -32,9 +32,13 @@ OWNER = "gpuheal:app_xid_owner:last_seconds"
 CLOCKS = "gpuheal:dcgm_clocks_event:mask"
 PORT_DOWN = "gpuheal:rdma_port_down:info"
 PORT_SEEN = "gpuheal:rdma_port_active:last_seconds"
-APPENDED = "(.+?)(-[bcdf0-9]{6,10})?-[a-z0-9]{5}"
-"""A pod's name as Deployments and Jobs make it: hash of the template (apimachinery rand.SafeEncodeString: no vowels),
-then five random letters (names.SimpleNameGenerator)."""
+PORTS_MOST = "gpuheal:rdma_ports:max"
+ROLES = "master|worker|launcher|leader|chief|ps|evaluator"
+"""Replica types of training operators (kubeflow trainer v1: PyTorchJob, TFJob, MPIJob; LeaderWorkerSet's examples)."""
+APPENDED = f"(.+?)(-({ROLES}))?(-[0-9]+)*((-[bcdf4-9]{{6,10}})?-[a-z0-9]{{5}})?"
+"""A pod's name with what controllers append: Deployments and Jobs a hash of the template (apimachinery
+rand.SafeEncodeString: no vowels) and five random letters (names.SimpleNameGenerator), StatefulSets, indexed Jobs,
+JobSets and LeaderWorkerSets one or two ordinals, training operators a role."""
 
 SETTLED_MEMORY_SECONDS = 7 * 86400
 """How long a settlement is remembered while nobody exports it; the responder exports it again after a restart."""
@@ -116,16 +120,13 @@ def _owners(catalogue: Catalogue) -> Record:
     )
     holders += ', "namespace", "$1", "exported_namespace", "(.+)")'
     of_event = f'{holders} and on ({GPU}) ({XID}{{xid=~"{codes}"}} > time() - 120)'
-    # Who held the GPU around an application's Xid, remembered for a day. A job that is tried again gets new pods; the
-    # owner is the pod's name without what controllers append to it (a hash of the template, five random letters).
+    # Who held the GPU around an application's Xid, remembered for a day. A job that is tried again gets new pods, and
+    # its workers are one program: the owner is the pod's name without what controllers append to it.
     return Record(
         name=OWNER,
         expr=promql(f"""
             group by ({GPU}, namespace, owner) (
-              label_replace(
-                label_replace({of_event}, "owner", "$1", "pod", "(.+)"),
-                "owner", "$1", "pod", "{APPENDED}"
-              )
+              label_replace({of_event}, "owner", "$1", "pod", "{APPENDED}")
             ) * time()
               or {before(OWNER)} > time() - {catalogue.number("owners_remembered")}
             """),
@@ -134,12 +135,21 @@ def _owners(catalogue: Catalogue) -> Record:
 
 def _ports() -> Record:
     key = "node, device, port"
-    # A port that was active within the last week and is not now; a port that never was is unused.
+    seen = f"({PORT_SEEN} or {recovered(PORT_DOWN)})"
+    # A port that was active within the last week and is not now, or has disappeared; a port that never was is unused.
+    # Nothing has disappeared where pods take devices along, or as long as there are as many ports as ever: then they
+    # have other names, or others took their place.
     return Record(
         name=PORT_DOWN,
         expr=promql(f"""
             group by ({key}) (
-              gpuheal_rdma_port_state != 4 and on ({key}) ({PORT_SEEN} or {recovered(PORT_DOWN)})
+              gpuheal_rdma_port_state != 4 and on ({key}) {seen}
+                or
+              {seen} unless on ({key}) gpuheal_rdma_port_state
+                and on (node) (
+                  gpuheal_rdma_exclusive == 0
+                    unless on (node) count by (node) (gpuheal_rdma_port_state) >= on (node) {PORTS_MOST}
+                )
             )
             """),
     )

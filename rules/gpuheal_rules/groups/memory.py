@@ -40,7 +40,7 @@ STATES = (GPU_GONE, XID, DCGM_XID, LOST, EVIDENCE, PORT_DOWN)
 
 TAKEN = "gpuheal:snapshot:taken"
 SINCE = "gpuheal:memory_since:timestamp_seconds"
-"""Since when the rules have heard anything without a gap that they cannot bridge: all that this Prometheus remembers."""
+"""Since when the rules have heard sources without a gap that they cannot bridge: all that this Prometheus remembers."""
 
 EVALUATED = 'gpuheal:threshold{name="hold_seconds"}'
 """A series that every evaluation of the main group writes."""

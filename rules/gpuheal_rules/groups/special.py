@@ -92,6 +92,22 @@ def _dcgm_fabric_stuck(catalogue: Catalogue, options: Options) -> tuple[str, str
     return f"max by ({GPU}) ({now})\n  and on ({GPU}) max by ({GPU}) ({before})", "dcgm"
 
 
+def _module_missing(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
+    # GPUs that a hypervisor passes on need no driver here: no GPU of such a node was ever shown or offered. No fault
+    # unloads a module: when it is gone without a reboot, somebody replaces the driver, and gets time for it.
+    module = 'gpuheal_driver_module_loaded{module="nvidia"}'
+    booted = f"time() - gpuheal_node_boot_timestamp_seconds > {catalogue.number('operands_away')}"
+    return (
+        promql(f"""
+            (max by (node) ({module}) == 0)
+              and on (node) max by (node) (gpuheal_driver_pci_gpus) > 0
+              and on (node) {GPU_NODE}
+              unless on (node) ({module} offset {catalogue.window("operands_away")} == 1 and on (node) {booted})
+            """),
+        "exporter",
+    )
+
+
 def _recovery(signal: str, condition: Callable[[Catalogue], str]) -> Special:
     """Return GPUs whose driver asks for a recovery of a kind, read by its number."""
 
@@ -212,15 +228,7 @@ SPECIALS: Mapping[str, Special] = {
     "sxid_degraded": _sxid('action="alert"'),
     "fabric_manager_software": _software("fabric_manager"),
     "dcgm_fabric_manager": _dcgm_fabric_manager,
-    # GPUs that a hypervisor passes on need no driver here: no GPU of such a node was ever shown or offered.
-    "driver_module_missing": _plain(
-        f"""
-        (max by (node) (gpuheal_driver_module_loaded{{module="nvidia"}}) == 0)
-          and on (node) max by (node) (gpuheal_driver_pci_gpus) > 0
-          and on (node) {GPU_NODE}
-        """,
-        "exporter",
-    ),
+    "driver_module_missing": _module_missing,
     "plugin_software": _software("device_plugin"),
     "no_allocatable": _plain(f"({_ALLOCATABLE} == 0) and {_CAPACITY} > 0", "ksm"),
     "dcgm_clocks_thermal": _plain(f"{_bit(0x20)} or {_bit(0x40)}", "dcgm"),
@@ -296,6 +304,6 @@ MEANINGS: Mapping[str, str] = {
     "other_number": "Xid that maps to no known fault, from dcgm-exporter",
     "foreign_condition": "node condition set by another agent",
     "not_ready": "node condition Ready is not True",
-    "rdma_port_down": "RDMA port that was active and is down",
+    "rdma_port_down": "RDMA port that was active and is down or has disappeared",
 }
 """What each of them shows, as runbooks say it; without an entry the name of the evidence is told."""

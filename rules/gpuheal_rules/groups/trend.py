@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuheal_rules.catalogue.model import Catalogue, Signal
-from gpuheal_rules.groups.identity import IDENTITY
-from gpuheal_rules.groups.latch import PORT_SEEN
+from gpuheal_rules.groups.identity import IDENTITY, NODE_KNOWN
+from gpuheal_rules.groups.latch import PORT_SEEN, PORTS_MOST
 from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import GPU, MEMORY, Record, gpu_labels, promql, reading, readings
 
@@ -44,6 +44,13 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         expr=promql(f"""
             max by (node, device, port) (gpuheal_rdma_port_state == 4) * 0 + time()
               or last_over_time({PORT_SEEN}[{MEMORY}]) > time() - {catalogue.number("port_remembered")}
+            """),
+    )
+    ports, most = "count by (node) (gpuheal_rdma_port_state)", f"last_over_time({PORTS_MOST}[{MEMORY}])"
+    yield Record(
+        name=PORTS_MOST,
+        expr=promql(f"""
+            ({ports} > on (node) {most} or on (node) {most} or on (node) {ports}) and on (node) {NODE_KNOWN}
             """),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.stubs.samples import only, samples
 
 from gpuheal_exporters.collectors.rdma import RdmaCollector
@@ -57,3 +58,26 @@ def test_ports_of_both_kinds(tmp_path: Path) -> None:
 def test_node_without_ports(tmp_path: Path) -> None:
     """A node without RDMA devices has no such series."""
     assert samples(RdmaCollector(tmp_path)) == {}
+
+
+def test_functions_that_pods_take_along_are_no_ports_of_the_node(tmp_path: Path) -> None:
+    """Virtual functions and subfunctions have no series: they disappear from the host whenever a pod uses them."""
+    marks = {"mlx5_0": "", "mlx5_2": "physfn", "mlx5_3": "sfnum"}
+    for device, mark in marks.items():
+        port = tmp_path / "sys/class/infiniband" / device / "ports/1"
+        port.mkdir(parents=True)
+        (port / "state").write_text("4: ACTIVE\n")
+        if mark:
+            (tmp_path / "sys/class/infiniband" / device / "device" / mark).mkdir(parents=True)
+    assert only(samples(RdmaCollector(tmp_path)), "gpuheal_rdma_port_state") == {("mlx5_0", "1"): 4}
+
+
+@pytest.mark.parametrize(("mode", "exclusive"), [("Y", 0), ("N", 1), (None, 0)])
+def test_a_host_says_whether_pods_can_take_its_devices_along(mode: str | None, exclusive: int, tmp_path: Path) -> None:
+    """Only the exclusive mode of the RDMA core hides a device; without the module there is none to hide."""
+    (tmp_path / "sys/module").mkdir(parents=True)
+    if mode is not None:
+        file = tmp_path / "sys/module/ib_core/parameters/netns_mode"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{mode}\n")
+    assert only(samples(RdmaCollector(tmp_path)), "gpuheal_rdma_exclusive") == {(): exclusive}
