@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,10 +18,13 @@ from typing import Any
 
 import pytest
 
+from gpuheal_lab.chart import render
 from gpuheal_lab.controlplane.kubeapi import ApiRefused
-from gpuheal_lab.controlplane.manifests import install, write_kubeconfig
+from gpuheal_lab.controlplane.manifests import ACCOUNT, NAMESPACE, kubectl, wait_until_installed, write_kubeconfig
 from gpuheal_lab.controlplane.plane import ControlPlane
 from gpuheal_lab.demo.kubefleet import JOBS
+from gpuheal_lab.servers.find import find
+from gpuheal_lab.servers.process import run
 from gpuheal_lab.servers.stack import wait_for
 from gpuheal_responder.shell.kube.api import Api, connect
 from gpuheal_responder.shell.kube.cluster import ClusterSettings, KubeCluster
@@ -53,11 +58,41 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         yield made
 
 
+QUIET: Json = {
+    "responder": {"existingSettings": "none"},
+    "exporter": {"enabled": False},
+    "rules": {"enabled": False},
+    "prometheus": {"operator": {"enabled": False}},
+}
+"""Values of the chart for tests that run the responder themselves."""
+
+
 @pytest.fixture(scope="session")
 def plane(control_plane: ControlPlane) -> ControlPlane:
-    """The control plane with `kubectl apply -k deploy/kustomize/base` done; its Deployment runs no pods."""
-    install(control_plane)
+    """The control plane with the Helm chart installed, so roles and admission are the chart's; no responder runs.
+
+    What kustomize installs is the same (test_chart.py), and `gpuheal demo --cluster kube` installs that.
+    """
+    control_plane.create_namespace(NAMESPACE)
+    restrict(control_plane)
+    helm(control_plane, "install", "gpuheal", str(render.CHART), values=QUIET)
+    kubectl(control_plane, "-n", NAMESPACE, "scale", f"deployment/{ACCOUNT}", "--replicas=0")
+    wait_until_installed(control_plane)
     return control_plane
+
+
+def restrict(plane: ControlPlane) -> None:
+    """Pods of gpuheal's namespace have to be restricted, as the chart's README says."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    plane.admin.patch(f"/api/v1/namespaces/{NAMESPACE}", {"metadata": {"labels": labels}})
+
+
+def helm(plane: ControlPlane, *args: str, values: Json | None = None, deadline_s: float = 90.0) -> str:
+    """Run helm as the plane's administrator in gpuheal's namespace, with a home of its own."""
+    options = [f"--kubeconfig={plane.kubeconfig()}", f"--namespace={NAMESPACE}"]
+    options += [f"--set-json={name}={json.dumps(value)}" for name, value in (values or {}).items()]
+    env = {**os.environ, "HOME": str(plane.folder)}
+    return run(find("helm").command(*args, *options, folder=render.ROOT), deadline_s=deadline_s, env=env)
 
 
 def sweep(plane: ControlPlane) -> None:

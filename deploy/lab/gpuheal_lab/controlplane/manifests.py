@@ -36,6 +36,11 @@ def install(plane: ControlPlane) -> None:
     """Install the manifests: the CRD is served and the service accounts exist; the Deployment runs no pods."""
     kubectl(plane, "apply", "-k", str(BASE))
     kubectl(plane, "-n", NAMESPACE, "scale", f"deployment/{ACCOUNT}", "--replicas=0")
+    wait_until_installed(plane)
+
+
+def wait_until_installed(plane: ControlPlane) -> None:
+    """The CRD is served and the service accounts exist."""
     wait_for(partial(_established, plane), "the CRD to be established", DEADLINE_S)
     for account in ACCOUNTS:
         wait_for(partial(plane.admin.get, f"/api/v1/namespaces/{account}"), account, DEADLINE_S)
