@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -277,3 +279,41 @@ def test_the_notes_say_what_is_left_to_do() -> None:
     )
     for words in ("changes nothing", "release=kube-prometheus-stack", "No node can be rebooted", "merge a file"):
         assert words not in done
+
+
+def test_the_readmes_values_are_values(tmp_path: Path) -> None:
+    """The file that the README shows renders, its settings are the responder's, and its monitors carry the label."""
+    text = (chart.CHART.parent / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<!-- test: values -->\n```yaml\n(.*?)```", text, re.DOTALL)
+    file = tmp_path / "my-values.yaml"
+    file.write_text(shown, encoding="utf-8")
+    objects = rendered(None, f"--values={file}")
+    assert load(settings_of(tmp_path, objects)).cluster == "prod-1"
+    assert container(objects, "Deployment")["image"] == "registry.example/gpuheal:0.1.0"
+    monitor = objects[("PodMonitor", "gpuheal-exporter", "gpuheal-exporter")]
+    assert monitor["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+    assert ("AlertmanagerConfig", "gpuheal", "gpuheal") in objects
+
+
+def test_the_routes_are_the_committed_ones() -> None:
+    """In the usual namespace the AlertmanagerConfig is the generated one, whose routes have tests of their own."""
+    made = rendered({"alertmanagerConfig": {"enabled": True}})[("AlertmanagerConfig", "gpuheal", "gpuheal")]
+    file = chart.ROOT / "rules/generated/alertmanager/alertmanagerconfig.yaml"
+    assert [made] == chart.objects(file.read_text(encoding="utf-8"))
+
+
+def test_dashboards_are_config_maps_for_the_sidecar(tmp_path: Path) -> None:
+    """One for each file in the chart, as it stands there, with the label that the sidecar selects; none when off."""
+    folder = tmp_path / "gpuheal"
+    shutil.copytree(chart.CHART, folder)
+    shutil.rmtree(folder / "files" / "dashboards", ignore_errors=True)
+    (folder / "files" / "dashboards").mkdir()
+    text = '{\n "title": "Fleet {{node}}",\n "panels": []\n}\n'
+    (folder / "files" / "dashboards" / "fleet.json").write_text(text, encoding="utf-8")
+    command = ["template", "gpuheal", str(folder), "--namespace=gpuheal", "--set=rules.enabled=false"]
+    said = run(find("helm").command(*command, "--set=dashboards.namespace=grafana", folder=tmp_path), deadline_s=60)
+    made = by_key(chart.objects(said))[("ConfigMap", "grafana", "gpuheal-dashboard-fleet")]
+    assert made["data"] == {"fleet.json": text}
+    assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
+    off = run(find("helm").command(*command, "--set=dashboards.enabled=false", folder=tmp_path), deadline_s=60)
+    assert "gpuheal-dashboard-" not in off
