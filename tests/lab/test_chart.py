@@ -80,3 +80,11 @@ def test_versions_agree() -> None:
     about = yaml.safe_load((chart.CHART / "Chart.yaml").read_text(encoding="utf-8"))
     project = (chart.ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'\nversion = "{about["appVersion"]}"\n' in project
+
+
+def test_both_readmes_give_the_same_commands() -> None:
+    """What a newcomer reads first is what test_chart_life.py runs on a real API server."""
+    text = (chart.CHART.parent / "README.md").read_text(encoding="utf-8")
+    commands = text.partition("<!-- test: install -->\n")[2].partition("```sh\n")[2].partition("```")[0]
+    assert "helm install" in commands
+    assert commands in (chart.ROOT / "README.md").read_text(encoding="utf-8")

@@ -250,6 +250,16 @@ def test_a_value_does_what_it_says(name: str) -> None:
     assert check(rendered(values))
 
 
+def test_pods_of_others_are_left_alone() -> None:
+    """No NetworkPolicy selects a pod that is not ours, whatever namespace is shared; that of reboot Jobs never is."""
+    made = rendered(
+        {"exporter": {"namespace": "gpu-operator"}, "reboot": {"namespace": "boots"}}, namespace="monitoring"
+    )
+    for (kind, namespace, name), each in made.items():
+        if kind == "NetworkPolicy" and namespace != "boots":
+            assert each["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "gpuheal", name
+
+
 def test_everything_is_said_where_it_belongs() -> None:
     """Every object of a namespaced kind names its namespace: `helm template | kubectl apply` installs the same."""
     cluster = {"Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}
@@ -267,6 +277,7 @@ def test_the_notes_say_what_is_left_to_do() -> None:
 
     usual = notes()
     for words in (
+        "image.repository, exporter.image.repository",
         "changes nothing",
         "gpuheal-webhook-token",
         "release=kube-prometheus-stack",
@@ -275,9 +286,15 @@ def test_the_notes_say_what_is_left_to_do() -> None:
         assert words in usual
     done = notes(
         f"--set=reboot.image={IMAGE},prometheus.operator.labels.release=x,alertmanagerConfig.enabled=true,mode=enforce",
-        "--set=prometheus.serviceAccount.name=p",
+        "--set=prometheus.serviceAccount.name=p,responder.image.repository=r/g,exporter.image.repository=r/e",
     )
-    for words in ("changes nothing", "release=kube-prometheus-stack", "No node can be rebooted", "merge a file"):
+    for words in (
+        "image.repository",
+        "changes nothing",
+        "release=kube-prometheus-stack",
+        "No node can be rebooted",
+        "merge a file",
+    ):
         assert words not in done
 
 
