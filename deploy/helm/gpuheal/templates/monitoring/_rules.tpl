@@ -135,16 +135,21 @@ groups:
     expr: group (up{job=~"{{ index $k "jobs.responder" "text" }}"} == 1)
     labels:
       source: responder
+  - record: gpuheal:node_known:info
+    expr: |-
+      group by (node) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}"})
+        or group by (node) (kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"} or kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"} offset 5m)
+        or (group by (node) (gpuheal:node_gpus:count{job=""} or gpuheal:recovered_gpu_gone:since_seconds{job=""} or gpuheal:recovered_gpu_shown:last_seconds{job=""} or gpuheal:recovered_source_seen:last_seconds{job=""}) unless on () gpuheal:source_up:info{job="", source="ksm"})
   - record: gpuheal:source_seen:last_seconds
     expr: |-
       gpuheal:source_up:info{job="", source="exporter"} * time()
-        or (gpuheal:source_seen:last_seconds{job="", source="exporter"} or gpuheal:recovered_source_seen:last_seconds{job="", source="exporter"}) > time() - scalar(gpuheal:threshold{job="", name="hold_seconds"})
+        or ((gpuheal:source_seen:last_seconds{job="", source="exporter"} or gpuheal:recovered_source_seen:last_seconds{job="", source="exporter"}) > time() - scalar(gpuheal:threshold{job="", name="hold_seconds"}) and on (node) gpuheal:node_known:info{job=""})
     labels:
       source: exporter
   - record: gpuheal:source_seen:last_seconds
     expr: |-
       gpuheal:source_up:info{job="", source="dcgm"} * time()
-        or (gpuheal:source_seen:last_seconds{job="", source="dcgm"} or gpuheal:recovered_source_seen:last_seconds{job="", source="dcgm"}) > time() - scalar(gpuheal:threshold{job="", name="hold_seconds"})
+        or ((gpuheal:source_seen:last_seconds{job="", source="dcgm"} or gpuheal:recovered_source_seen:last_seconds{job="", source="dcgm"}) > time() - scalar(gpuheal:threshold{job="", name="hold_seconds"}) and on (node) gpuheal:node_known:info{job=""})
     labels:
       source: dcgm
   - record: gpuheal:source_seen:last_seconds
@@ -167,11 +172,6 @@ groups:
         max by (node, rack, zone, fabric_domain) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}", rack!=""} * 0 + 2)
         or max by (node, rack, zone, fabric_domain) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}", rack="", node!=""} * 0 + 1)
       ) ^ 0
-  - record: gpuheal:node_known:info
-    expr: |-
-      group by (node) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}"})
-        or group by (node) (kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"})
-        or (group by (node) (gpuheal:gpu_identity{job=""} or gpuheal:recovered_gpu_gone:since_seconds{job=""} or gpuheal:recovered_gpu_shown:last_seconds{job=""}) unless on () gpuheal:source_up:info{job="", source="ksm"})
   - record: gpuheal:gpu_identity
     expr: |-
       group by (node, gpu_uuid, pci_bus_id) (label_replace(DCGM_FI_DEV_GPU_TEMP{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632 or DCGM_FI_DEV_SM_CLOCK{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632, "gpu_uuid", "$1", "UUID", "(.+)"))
@@ -308,16 +308,19 @@ groups:
   - record: gpuheal:app_xid_owner:last_seconds
     expr: |-
       group by (node, gpu_uuid, namespace, owner) (
-        label_replace(
-          label_replace(label_replace(label_replace(last_over_time(gpuheal_gpu_pod_info{job=~"{{ index $k "jobs.exporter" "text" }}"}[5m]), "pod", "$1", "exported_pod", "(.+)"), "namespace", "$1", "exported_namespace", "(.+)") and on (node, gpu_uuid) (gpuheal:xid_latch:last_seconds{job="", xid=~"8|11|13|25|31|38|39|40|41|43|44|45|60|68|69|70|71|72|75|76|77|82|83|84|85|86|88|89|96|97|98|99|100|101|102|103|104|105|126|127|128|129|130|131|132|133|134|135|137|139|141|142|174"} > time() - 120), "owner", "$1", "pod", "(.+)"),
-          "owner", "$1", "pod", "(.+?)(-[bcdf0-9]{6,10})?-[a-z0-9]{5}"
-        )
+        label_replace(label_replace(label_replace(last_over_time(gpuheal_gpu_pod_info{job=~"{{ index $k "jobs.exporter" "text" }}"}[5m]), "pod", "$1", "exported_pod", "(.+)"), "namespace", "$1", "exported_namespace", "(.+)") and on (node, gpu_uuid) (gpuheal:xid_latch:last_seconds{job="", xid=~"8|11|13|25|31|38|39|40|41|43|44|45|60|68|69|70|71|72|75|76|77|82|83|84|85|86|88|89|96|97|98|99|100|101|102|103|104|105|126|127|128|129|130|131|132|133|134|135|137|139|141|142|174"} > time() - 120), "owner", "$1", "pod", "(.+?)(-(master|worker|launcher|leader|chief|ps|evaluator))?(-[0-9]+)*((-[bcdf4-9]{6,10})?-[a-z0-9]{5})?")
       ) * time()
         or (gpuheal:app_xid_owner:last_seconds{job=""} or gpuheal:recovered_app_xid_owner:last_seconds{job=""}) > time() - {{ index $k "thresholds.owners_remembered" "seconds" }}
   - record: gpuheal:rdma_port_down:info
     expr: |-
       group by (node, device, port) (
         gpuheal_rdma_port_state{job=~"{{ index $k "jobs.exporter" "text" }}"} != 4 and on (node, device, port) (gpuheal:rdma_port_active:last_seconds{job=""} or gpuheal:recovered_rdma_port_down:info{job=""})
+          or
+        (gpuheal:rdma_port_active:last_seconds{job=""} or gpuheal:recovered_rdma_port_down:info{job=""}) unless on (node, device, port) gpuheal_rdma_port_state{job=~"{{ index $k "jobs.exporter" "text" }}"}
+          and on (node) (
+            gpuheal_rdma_exclusive{job=~"{{ index $k "jobs.exporter" "text" }}"} == 0
+              unless on (node) count by (node) (gpuheal_rdma_port_state{job=~"{{ index $k "jobs.exporter" "text" }}"}) >= on (node) gpuheal:rdma_ports:max{job=""}
+          )
       )
   - record: gpuheal:dcgm_clocks_event:mask
     expr: max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_CLOCKS_EVENT_REASONS{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) % 256 >= 8 or (DCGM_FI_DEV_CLOCK_THROTTLE_REASONS{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) % 256 >= 8, "gpu_uuid", "$1", "UUID", "(.+)"))
@@ -1298,6 +1301,7 @@ groups:
         (max by (node) (gpuheal_driver_module_loaded{job=~"{{ index $k "jobs.exporter" "text" }}", module="nvidia"}) == 0)
           and on (node) max by (node) (gpuheal_driver_pci_gpus{job=~"{{ index $k "jobs.exporter" "text" }}"}) > 0
           and on (node) gpuheal:gpu_node:info{job=""}
+          unless on (node) (gpuheal_driver_module_loaded{job=~"{{ index $k "jobs.exporter" "text" }}", module="nvidia"} offset {{ index $k "thresholds.operands_away" "text" }} == 1 and on (node) time() - gpuheal_node_boot_timestamp_seconds{job=~"{{ index $k "jobs.exporter" "text" }}"} > {{ index $k "thresholds.operands_away" "seconds" }})
       ) * time()
         unless on (node) gpuheal:node_guard:info{job=""}
         or on (node)
@@ -1920,6 +1924,7 @@ groups:
         and on (node) (
         group by (node) (up{job=~"{{ index $k "jobs.node" "text" }}"} == 1)
           or group by (node) (kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"} == 1)
+          or (group by (node) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}"}) unless on (node) up{job=~"{{ index $k "jobs.node" "text" }}"} unless on () gpuheal:source_up:info{job="", source="ksm"})
       )
       ) unless on (node) gpuheal:node_guard:info{job=""}
     labels:
@@ -1933,6 +1938,7 @@ groups:
         and on (node) (
         group by (node) (up{job=~"{{ index $k "jobs.node" "text" }}"} == 1)
           or group by (node) (kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"} == 1)
+          or (group by (node) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}"}) unless on (node) up{job=~"{{ index $k "jobs.node" "text" }}"} unless on () gpuheal:source_up:info{job="", source="ksm"})
       )
       ) unless on (node) gpuheal:node_guard:info{job=""}
     labels:
@@ -1955,6 +1961,7 @@ groups:
         and on (node) (
         group by (node) (up{job=~"{{ index $k "jobs.node" "text" }}"} == 1)
           or group by (node) (kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"} == 1)
+          or (group by (node) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}"}) unless on (node) up{job=~"{{ index $k "jobs.node" "text" }}"} unless on () gpuheal:source_up:info{job="", source="ksm"})
       )
         unless on (node) group by (node) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}"})
       ) unless on (node) gpuheal:node_guard:info{job=""}
@@ -1967,6 +1974,7 @@ groups:
       group by (node) (
       (up{job=~"{{ index $k "jobs.dcgm" "text" }}"} == 1) unless on (node) gpuheal:source_up:info{job="", source="dcgm"}
         and on (node) (kube_node_status_capacity{job=~"{{ index $k "jobs.ksm" "text" }}", resource=~"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"} > 0 or on (node) gpuheal:gpu_identity{job="", source="dcgm"})
+        unless on (node) (gpuheal_gpu_present{job=~"{{ index $k "jobs.exporter" "text" }}"} == 1 and on (node) (kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"} unless on (node) (kube_node_status_capacity{job=~"{{ index $k "jobs.ksm" "text" }}", resource=~"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"} > 0)))
       or on (node)
       (gpuheal:source_up:info{job="", source="exporter"} and on (node) (kube_node_status_capacity{job=~"{{ index $k "jobs.ksm" "text" }}", resource=~"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"} > 0) unless on (node) gpuheal_gpu_info{job=~"{{ index $k "jobs.exporter" "text" }}"})
       or on (node)
@@ -2531,7 +2539,7 @@ groups:
       namespace: {{ index $k "namespace" "text" | quote }}
     annotations:
       summary: The GPU driver on {{"{{"}} $labels.node }} is not loaded or has mismatched versions
-      description: 'The node has NVIDIA GPUs on its PCI bus but no loaded kernel module, or the user-space library and the kernel module have different versions.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-driver-missing", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
+      description: 'The node has NVIDIA GPUs on its PCI bus but no loaded kernel module, or the user-space library and the kernel module have different versions. A module that is gone without a reboot counts after {{ index $k "thresholds.operands_away" "text" }}, because upgrades of the driver unload it.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-driver-missing", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUDriverMissing
     {{- if index $k "dashboard_base" "text" }}
       dashboard_url: {{ index $k "dashboard_base" "text" }}
@@ -2837,7 +2845,7 @@ groups:
       namespace: {{ index $k "namespace" "text" | quote }}
     annotations:
       summary: An RDMA port of {{"{{"}} $labels.node }} is down
-      description: 'A port that was active within the last {{ index $k "thresholds.port_remembered" "text" }} is no longer active.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="nic-down", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
+      description: 'A port that was active within the last {{ index $k "thresholds.port_remembered" "text" }} is no longer active, or its device has disappeared.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="nic-down", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUNICDown
     {{- if index $k "dashboard_base" "text" }}
       dashboard_url: {{ index $k "dashboard_base" "text" }}
@@ -2929,7 +2937,7 @@ groups:
       namespace: {{ index $k "namespace" "text" | quote }}
     annotations:
       summary: The gpuheal exporter on {{"{{"}} $labels.node }} cannot be scraped
-      description: The node is up, but its exporter has been down for {{ index $k "alerts.GPUHealExporterDown.for" "text" }}. The state of its GPUs is unknown, not healthy.
+      description: The exporter has been down for {{ index $k "alerts.GPUHealExporterDown.for" "text" }}, although nothing reports the node as down. The state of its GPUs is unknown, not healthy.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealExporterDown
     {{- if index $k "dashboard_base" "text" }}
       dashboard_url: {{ index $k "dashboard_base" "text" }}
@@ -2951,7 +2959,7 @@ groups:
       namespace: {{ index $k "namespace" "text" | quote }}
     annotations:
       summary: The dcgm-exporter on {{"{{"}} $labels.node }} cannot be scraped
-      description: The node is up, but its dcgm-exporter has been down for {{ index $k "alerts.GPUHealDCGMExporterDown.for" "text" }}.
+      description: The dcgm-exporter has been down for {{ index $k "alerts.GPUHealDCGMExporterDown.for" "text" }}, although nothing reports the node as down.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealDCGMExporterDown
     {{- if index $k "dashboard_base" "text" }}
       dashboard_url: {{ index $k "dashboard_base" "text" }}
@@ -3635,6 +3643,8 @@ groups:
     expr: |-
       max by (node, device, port) (gpuheal_rdma_port_state{job=~"{{ index $k "jobs.exporter" "text" }}"} == 4) * 0 + time()
         or last_over_time(gpuheal:rdma_port_active:last_seconds{job=""}[75m]) > time() - {{ index $k "thresholds.port_remembered" "seconds" }}
+  - record: gpuheal:rdma_ports:max
+    expr: (count by (node) (gpuheal_rdma_port_state{job=~"{{ index $k "jobs.exporter" "text" }}"}) > on (node) last_over_time(gpuheal:rdma_ports:max{job=""}[75m]) or on (node) last_over_time(gpuheal:rdma_ports:max{job=""}[75m]) or on (node) count by (node) (gpuheal_rdma_port_state{job=~"{{ index $k "jobs.exporter" "text" }}"})) and on (node) gpuheal:node_known:info{job=""}
   - record: gpuheal:recovered_gpu_shown:last_seconds
     expr: (last_over_time(gpuheal:snapshot_gpu_shown:last_seconds{job=""}[75m]) >= scalar(last_over_time(gpuheal:snapshot:taken{job=""}[75m]) and on () gpuheal:started:info{job=""})) ^ 0
   - record: gpuheal:snapshot_source_seen:last_seconds
@@ -3671,6 +3681,8 @@ groups:
     expr: gpuheal:rdma_port_down:info{job=""} * 0 + time()
   - record: gpuheal:snapshot_gpu_shown:last_seconds
     expr: (gpuheal:gpu_identity{job=""} == 1) * time()
+  - record: gpuheal:memory_since:timestamp_seconds
+    expr: last_over_time(gpuheal:memory_since:timestamp_seconds{job=""}[75m]) or on () max(gpuheal:source_seen:last_seconds{job=""})
   - record: gpuheal:snapshot:taken
     expr: vector(time()) < scalar(absent(gpuheal:started:info{job=""})) * Inf
 {{- end }}
