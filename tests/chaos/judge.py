@@ -231,6 +231,10 @@ class Judge:
         return illness.ended is None and seen and self.now - illness.began < WINDOW
 
     def _looked(self, call: Call) -> int:
+        """Return when the actor had looked before it decided on the call; a step that waited had decided before."""
+        number, until = self._seen.slowed.get(call.actor, (0, None))
+        if until is not None and self.now < until:
+            return number
         return self._seen.looks.get(call.actor, 0)
 
     def _stopped(self, verb: str, node: str, call: Call, kinds: frozenset[str]) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 
 from tests.chaos.faults import BUS, FAULTS
+from tests.chaos.judge import LONG
 from tests.chaos.observer import NATURE
 from tests.chaos.sources import SOURCES, alert
 from tests.chaos.world import World
@@ -224,6 +225,8 @@ class Nature(World):
         await self.stall(crossing, min(seconds, LONGEST_CALL), lose=False)
         if leader is not None and leader.stall is not None:
             leader.slow = True
+            until = self.truth_now() + timedelta(seconds=min(seconds, LONGEST_CALL)) + LONG
+            self.observer.slowed[leader.name] = (self.observer.looks[leader.name], until)
 
     async def stall(self, crossing: int, seconds: int, lose: bool) -> None:
         """The leader's process hangs in a call for so long; with `lose` another replica leads meanwhile."""

@@ -118,6 +118,8 @@ class Observer(Watcher):
         """By machine, GPU and fault; ended ones stay until the machine boots."""
         self.looks: dict[str, int] = {}
         self.looked_at: datetime | None = None
+        self.slowed: dict[str, tuple[int, datetime]] = {}
+        """By replica one of whose calls takes long: its look before that, and until when a step may rest on it."""
         self.marks: list[tuple[datetime, str, str]] = []
         """When the responder contained which Node object."""
         self.boots: list[tuple[datetime, str, str]] = []

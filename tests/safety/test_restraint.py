@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.responder.stage import PlayedEvidence, Stage
+from tests.responder.stage import PlayedAlerts, PlayedEvidence, Stage
 
+from gpuheal_responder.core.alert import Alert
 from gpuheal_responder.core.case import Result
 from gpuheal_responder.core.sighting import Evidence
 from gpuheal_responder.core.world import NodeLock
@@ -142,6 +143,29 @@ async def test_s19_pods_leave_by_eviction_with_their_uid() -> None:
     stage.break_gpu()
     await stage.play(until="Done")
     assert {c.detail for c in stage.sim.gate.made("evict")} == uids
+
+
+async def test_s21_evidence_of_before_its_node_object_reboots_no_machine() -> None:
+    """A Prometheus that repeats the past tells of the machine that had this name before: the new one is not drained."""
+
+    class Alerting(PlayedAlerts):
+        def _alerts(self) -> list[Alert]:
+            return past[0]
+
+    class Repeating(PlayedEvidence):
+        def _of(self, node: str) -> Evidence:
+            return past[1]
+
+    stage = Stage()
+    name = stage.break_gpu()
+    stage.advance(3)
+    past = stage.alerts._alerts(), stage.evidence._of(name)
+    stage.alerts, stage.evidence = Alerting(stage), Repeating(stage)
+    stage.boot()
+    stage.sim.swap(name)
+    said = await stage.play(30)
+    assert said[-1] == "Hold drain evidence-predates-node"
+    assert stage.sim.gate.made("evict") == []
 
 
 async def test_s21_a_deleted_node_ends_the_case_without_failure() -> None:

@@ -73,12 +73,14 @@ class Unreadable:
 class Node:
     """The parts of a Kubernetes node that decisions read; everything else is dropped on arrival.
 
-    `rebooted_at` is when its boot ID was last seen to change, None while it has not since this process follows it.
+    `made_at` is when the Node object was made, `rebooted_at` when its boot ID was last seen to change, None while it
+    has not since this process follows it.
     """
 
     name: str
     uid: str
     resource_version: str = ""
+    made_at: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()

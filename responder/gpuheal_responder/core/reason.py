@@ -108,6 +108,10 @@ class Reason(Told):
     NO_EVIDENCE = "no-evidence", "Prometheus returned no evidence for the node"
     EVIDENCE_STALE = "evidence-stale", "the newest evidence sample is too old"
     EVIDENCE_SETTLED = "evidence-settled", "all evidence predates the node's last return to service"
+    EVIDENCE_OF_BEFORE = (
+        "evidence-predates-node",
+        "all evidence predates the Node object, so it may be another machine's",
+    )
     NOT_PROBABLE = "not-probable", "containment needs evidence from one strong source"
     NOT_CONFIRMED = (
         "not-confirmed",

@@ -89,9 +89,19 @@ def confident(q: Question) -> Iterator[Refusal]:
 
 
 def unsettled(q: Question) -> Iterator[Refusal]:
-    """Yield a refusal when all evidence is older than the moment at which this machine was last given back."""
+    """Yield a refusal when all evidence is older than the moment at which this machine was last given back.
+
+    Or, for what disrupts, older than its Node object: another machine may have had the name then.
+    """
     settled = q.world.history.settled_at
     last = ev.newest(q.world.faults, q.world.evidence)
+    made = q.world.node.made_at if q.world.node is not None and q.moment is not Moment.CONTAIN else None
+    if made is not None and last is not None and last <= made:
+        yield Refusal(
+            guard=GUARD,
+            reason=Reason.EVIDENCE_OF_BEFORE,
+            message=f"all evidence predates the Node object, which was created at {made.isoformat(timespec='seconds')}",
+        )
     if settled is not None and last is not None and last <= settled:
         yield Refusal(
             guard=GUARD,

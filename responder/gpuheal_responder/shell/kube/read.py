@@ -77,6 +77,7 @@ def read_node(raw: Mapping[str, Any], known: Node | None = None, now: datetime |
         name=meta["name"],
         uid=meta["uid"],
         resource_version=meta["resourceVersion"],
+        made_at=_moment(meta.get("creationTimestamp")),
         labels=_interned(meta.get("labels") or {}),
         annotations=kept or _NOTHING,
         taints=read_taints(spec),
@@ -91,6 +92,14 @@ def read_node(raw: Mapping[str, Any], known: Node | None = None, now: datetime |
         gpu_allocatable=gpu_count(status.get("allocatable", {})),
         undo=undo,
     )
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(text)) if text else None
+    except ValueError:
+        return None
+    return at if at is not None and at.tzinfo is not None else None
 
 
 def _rebooted_at(known: Node | None, uid: str, boot_id: str, now: datetime | None) -> datetime | None:
