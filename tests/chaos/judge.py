@@ -15,6 +15,8 @@ FRESH = timedelta(seconds=150)
 """Two minutes, after which evidence is stale, and a look."""
 LONG = timedelta(minutes=1)
 """After so long what people said holds for a step that was decided before as well."""
+UNHEARD = timedelta(seconds=65)
+"""A minute and an evaluation: with a node nobody takes back a fault of which they cannot have heard."""
 WINDOW = timedelta(minutes=10)
 DAY = timedelta(hours=24)
 BURSTS = {"rack": (3, 0.0), "pool": (5, 0.2)}
@@ -252,8 +254,14 @@ class Judge:
         taken = self._seen.told(node).takeback
         if taken is None or call.hung or taken.number >= self._looked(call):
             return
+        marked = max((at for at, name, _ in self._seen.marks if name == node and at < taken.at), default=taken.at)
         news = [
-            i for i in self._seen.sick(node) if i.news > taken.looked_at or i.shown is None or i.shown > taken.number
+            i
+            for i in self._seen.sick(node)
+            if i.news > taken.looked_at
+            or i.shown is None
+            or i.shown > taken.number
+            or max(marked, taken.at - UNHEARD) < i.began
         ]
         if not news:
             text = f"{verb} {node} although {taken.by} took it back at {taken.at:%H:%M:%S} and nothing happened since"

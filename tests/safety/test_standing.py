@@ -282,6 +282,18 @@ async def test_s14_a_node_in_flight_still_counts_as_marked_lately() -> None:
     assert "Hold taint mark-budget" in stage.heard.words()
 
 
+async def test_s18_a_person_is_answered_though_nothing_of_the_case_is_stored() -> None:
+    """Whose Remediation could never be written still ends with an Event when a person uncordons the node."""
+    stage = Stage(steps=["taint"])
+    stage.sim.gate.fail_next("create", injection.forbidden(), times=1000)
+    stage.advance(3)
+    name = stage.break_gpu()
+    await stage.play(3)
+    stage.sim.edit(name, lambda raw: raw["spec"].pop("unschedulable", None))
+    await stage.play(5)
+    assert any("taken-over" in event.message for event in stage.sim.api.events(name))
+
+
 @pytest.mark.parametrize("heard", [False, True])
 async def test_s09_a_person_takes_back_what_they_could_hear_of(heard: bool) -> None:
     """A fault that came up seconds before the cordon was lifted is news; one that was told long before is not."""

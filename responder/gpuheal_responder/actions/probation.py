@@ -46,7 +46,7 @@ def progress(due: Due, case: Case, world: World) -> Progress:
     again = ev.relapses(case, world, proof_since(case, due.step.key))
     if again:
         return Progress(
-            state=ProgressState.FAILED, reason=Reason.FAULT_AGAIN, detail=ev.said(again), blamed=ev.gpus_of(again)
+            state=ProgressState.FAILED, reason=ev.again_for(again), detail=ev.said(again), blamed=ev.gpus_of(again)
         )
     ends_at = attempt.started_at + due.params.quiet
     if world.now < ends_at:
@@ -57,7 +57,7 @@ def progress(due: Due, case: Case, world: World) -> Progress:
         return Progress(state=ProgressState.DONE, reason=Reason.QUIET)
     detail = "; ".join(lack.text for lack in lacking[:4])
     if world.now >= ends_at + GRACE:
-        reason = Reason.PROBATION_UNPROVEN if any(lack.seen for lack in lacking) else Reason.HEALTH_UNKNOWN
+        reason = ev.unproven_for(lacking, Reason.PROBATION_UNPROVEN)
         blamed = ev.lacking_about(lacking)
         return Progress(state=ProgressState.FAILED, reason=reason, detail=detail, blamed=blamed)
     return Progress(state=ProgressState.RUNNING, reason=Reason.PROBATION, detail=detail)

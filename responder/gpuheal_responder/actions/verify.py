@@ -51,14 +51,14 @@ def progress(due: Due, case: Case, world: World) -> Progress:
     again = ev.relapses(case, world, since)
     if again:
         return Progress(
-            state=ProgressState.FAILED, reason=Reason.FAULT_AGAIN, detail=ev.said(again), blamed=ev.gpus_of(again)
+            state=ProgressState.FAILED, reason=ev.again_for(again), detail=ev.said(again), blamed=ev.gpus_of(again)
         )
     lacking = ev.unproven(case, world, since=since, evaluations=due.params.evaluations)
     if not lacking:
         return Progress(state=ProgressState.DONE, reason=Reason.PROVEN)
     detail = "; ".join(lack.text for lack in lacking[:4])
     if world.now - attempt.started_at >= due.deadline:
-        reason = Reason.VERIFY_DEADLINE if any(lack.seen for lack in lacking) else Reason.HEALTH_UNKNOWN
+        reason = ev.unproven_for(lacking, Reason.VERIFY_DEADLINE)
         blamed = ev.lacking_about(lacking)
         return Progress(state=ProgressState.FAILED, reason=reason, detail=detail, blamed=blamed)
     return Progress(state=ProgressState.RUNNING, reason=Reason.VERIFYING, detail=detail)

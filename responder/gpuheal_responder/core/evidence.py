@@ -12,6 +12,7 @@ from gpuheal_responder.core.case import Case
 from gpuheal_responder.core.duration import people_duration
 from gpuheal_responder.core.history import History, TakenFault
 from gpuheal_responder.core.node import Node
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.sighting import Confidence, Evidence, Strength, Witness, WitnessClass
 from gpuheal_responder.core.world import World
 
@@ -26,12 +27,14 @@ _STRONG = frozenset({WitnessClass.KERNEL, WitnessClass.NVML, WitnessClass.DCGM})
 class Lack:
     """One thing that is missing to a proof of health: of which GPU (empty for the node), and what, in words.
 
-    `seen` tells what somebody sees to be unwell from what nobody tells of. Only the former asks for a further cure.
+    `seen` says that somebody sees it to be faulty or gone, `doubtful` that it is degraded or suspect; else nobody
+    tells. Only what is seen asks for a further cure.
     """
 
     text: str
     gpu: str = ""
     seen: bool = False
+    doubtful: bool = False
 
 
 def witnesses_of(fault: Fault, evidence: Evidence | None) -> tuple[Witness, ...]:
@@ -188,8 +191,24 @@ def unproven(case: Case, world: World, *, since: datetime, evaluations: int) -> 
 
 def lacking_about(lacks: Sequence[Lack]) -> tuple[str, ...]:
     """Return the GPUs that a failed proof is about: those that are seen to be unwell, else those nobody tells of."""
-    seen = [lack for lack in lacks if lack.seen]
+    seen = [lack for lack in lacks if lack.seen] or [lack for lack in lacks if lack.doubtful]
     return tuple(lack.gpu for lack in seen or lacks if lack.gpu)
+
+
+def unproven_for(lacks: Sequence[Lack], seen: Reason) -> Reason:
+    """Return why a proof failed that lacks these: `seen` when something is seen to be unwell."""
+    if any(lack.seen for lack in lacks):
+        return seen
+    return Reason.HEALTH_DOUBTFUL if any(lack.doubtful for lack in lacks) else Reason.HEALTH_UNKNOWN
+
+
+def again_for(witnesses: Sequence[Witness]) -> Reason:
+    """Return why a proof failed after which these saw a fault: weak signs of one class are no fault yet."""
+    classes: dict[tuple[str, str | None], set[WitnessClass]] = {}
+    for witness in witnesses:
+        classes.setdefault((witness.fault, witness.gpu_uuid), set()).add(witness.witness_class)
+    agreed = any(len(many) > 1 or WitnessClass.DRIVER in many for many in classes.values())
+    return Reason.FAULT_AGAIN if agreed or any(_is_strong(w) for w in witnesses) else Reason.HEALTH_DOUBTFUL
 
 
 def _nodes_lacks(node: Node, capacity: int) -> Iterator[Lack]:
@@ -212,14 +231,15 @@ def _gpus_lacks(
     for gpu, found in recent.items():
         well = {OK} if unnamed or gpu in faulty else {OK, DEGRADED}
         fresh = bool(found) and evidence.at - found[-1].at <= FRESH
-        bad = fresh and any(s.state not in {*well, UNKNOWN} for s in found)
+        bad = fresh and any(FAULTY <= s.state < UNKNOWN for s in found)
+        doubtful = fresh and any(s.state not in {*well, UNKNOWN} for s in found)
         if len(found) < evaluations:
             text = f"{gpu}: {len(found)} of {evaluations} rule evaluations since the last action"
-            yield Lack(gpu=gpu, text=text, seen=bad or (not found and others_told))
+            yield Lack(gpu=gpu, text=text, seen=bad or (not found and others_told), doubtful=doubtful)
         elif not fresh:
             yield Lack(gpu=gpu, text=f"{gpu}: newest rule evaluation is older than {people_duration(FRESH)}")
         elif any(s.state not in well for s in found):
             text = f"{gpu}: not ok in every one of the last {evaluations} rule evaluations"
-            yield Lack(gpu=gpu, text=text, seen=bad)
+            yield Lack(gpu=gpu, text=text, seen=bad, doubtful=doubtful)
     if not recent:
         yield Lack(text="Prometheus has no health state for any GPU on this node")

@@ -232,8 +232,8 @@ def _failed_proof(case: Case, policy: Policy, since: datetime, target: str, refu
 
 
 def _climbs(failed: Spent) -> bool:
-    """Return whether a failed proof asks for the next cure: that nobody tells how the node is says nothing of it."""
-    return failed.reason != Reason.HEALTH_UNKNOWN
+    """Return whether a failed proof asks for the next cure: silence says nothing of the node, and weak signs little."""
+    return failed.reason not in {Reason.HEALTH_UNKNOWN, Reason.HEALTH_DOUBTFUL}
 
 
 def _about(blamed: Sequence[str], target: str, known: set[str]) -> bool:
@@ -317,7 +317,7 @@ def _prove(case: Case, policy: Policy, world: World, since: datetime | None) -> 
             return Next(due=due, progress=progress)
     again = ev.relapses(case, world, proof_since(case, first[0].key)) if first else ()
     if again:
-        return Spent(reason=Reason.FAULT_AGAIN, message=ev.said(again), blamed=ev.gpus_of(again))
+        return Spent(reason=ev.again_for(again), message=ev.said(again), blamed=ev.gpus_of(again))
     for step in policy.of(Phase.RETURN):
         due = Due(step=step)
         progress = step.spec.progress(due, case, world)

@@ -85,6 +85,10 @@ class Reason(Told):
     VERIFYING = "verifying", "verification is not complete yet"
     VERIFY_DEADLINE = "verify-deadline", "verification was not complete at its deadline"
     HEALTH_UNKNOWN = "health-unknown", "no source has reported on the node's health since the recovery step"
+    HEALTH_DOUBTFUL = (
+        "health-doubtful",
+        "only weak signs of a fault, or a degraded GPU, have been reported since the recovery step",
+    )
     PROVEN = "proven", "every GPU on the node is verified healthy"
     FAULT_AGAIN = "fault-again", "a fault was reported again after the recovery step"
     PROBATION_DUE = "probation-due", "the node has to pass probation"

@@ -23,7 +23,7 @@ from gpuheal_responder.core.history import absorb
 from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
-from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Wait
+from gpuheal_responder.core.verdict import Act, Done, Escalate, Inspect, Wait
 from gpuheal_responder.core.world import World
 from gpuheal_responder.errors import ActionError, ObserveError, Permanent, Transient
 from gpuheal_responder.ports import Recorder, Stored
@@ -34,7 +34,7 @@ from gpuheal_responder.shell.round.close import closed, finish, supersede, surpl
 from gpuheal_responder.shell.round.conclude import conclude
 from gpuheal_responder.shell.round.drafts import Drafts
 from gpuheal_responder.shell.round.locks import Locks
-from gpuheal_responder.shell.round.notes import note_of
+from gpuheal_responder.shell.round.notes import note_of, unsaid
 from gpuheal_responder.shell.round.observe import Details, Look, Ports, details, history_of, observe
 from gpuheal_responder.shell.round.pace import Pace, pause_after
 from gpuheal_responder.shell.round.perform import ERRORS, EXPECTED, FOR_GOOD, Order, Performed, Performer
@@ -383,13 +383,10 @@ class Engine:
         said = signature(work.verdict)
         if isinstance(work.verdict, Inspect) or self._told.get(work.case.name) == said:
             return
-        observing = isinstance(work.verdict, Hold) and any(
-            r.reason == Reason.MODE_OBSERVE for r in work.verdict.refusals
-        )
         if self._decided.get(work.case.name) != said:
             self._decided[work.case.name] = said
             self.recorder.decided(work.case, work.verdict)
-        untouched = (observing or isinstance(work.verdict, Done)) and not work.case.attempts
+        untouched = unsaid(work.case, work.verdict)
         tell = f"tell {work.case.name}"
         if not untouched and self._refusals.waits(tell, look.now):
             return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gpuheal_responder.core.alert import named
-from gpuheal_responder.core.case import Case
+from gpuheal_responder.core.case import TAKEN, Case
+from gpuheal_responder.core.reason import Reason
 from gpuheal_responder.core.verdict import Act, Done, Escalate, Hold, Inspect, Verdict, Wait
 from gpuheal_responder.ports import Note
 
@@ -40,6 +41,21 @@ def note_of(case: Case, verdict: Verdict) -> Note:
         case Done():
             text = f"case {case.name} closed: {verdict.reason}. {what}"
             return Note(node=case.node, reason=f"GPUHeal{_camel(verdict.result.value)}", message=text)
+
+
+def unsaid(case: Case, verdict: Verdict) -> bool:
+    """Return whether people need no Event of the verdict: nothing was done to the node, nor did they do anything to it.
+
+    A person who takes a node back is answered, also where no record of what we did to it is left.
+    """
+    match verdict:
+        case Hold():
+            untouched = any(r.reason == Reason.MODE_OBSERVE for r in verdict.refusals)
+        case Done():
+            untouched = verdict.result not in TAKEN
+        case _:
+            untouched = False
+    return untouched and not case.attempts
 
 
 def _camel(slug: str) -> str:
