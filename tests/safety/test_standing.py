@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -23,6 +23,12 @@ from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.shell.round import engine
 
 REMAP = "gpu-row-remap-failed"
+
+
+def lift(raw: dict[str, Any]) -> None:
+    """Take taints and cordon off a raw Node."""
+    raw["spec"].pop("taints", None)
+    raw["spec"].pop("unschedulable", None)
 
 
 def silent(stage: Stage) -> bool:
@@ -84,10 +90,6 @@ async def test_s18_of_two_open_cases_of_a_node_one_is_closed() -> None:
     await stage.sim.remediations.create(replace(case, name=f"{name}-copy", attempts=()), {})
     await stage.play(3)
     assert {c.name: c.result for c in stage.cases()} == {case.name: None, f"{name}-copy": Result.SUPERSEDED}
-
-    def lift(raw: dict[str, Any]) -> None:
-        raw["spec"].pop("taints", None)
-        raw["spec"].pop("unschedulable", None)
 
     stage.sim.edit(name, lift)
     await stage.play(30)
@@ -282,6 +284,29 @@ async def test_s14_a_node_in_flight_still_counts_as_marked_lately() -> None:
     assert "Hold taint mark-budget" in stage.heard.words()
 
 
+async def test_s09_a_clock_that_is_ahead_settles_nothing_to_come() -> None:
+    """A replica whose clock is ten minutes ahead dates a person's act too late: a fault of a minute later is news."""
+
+    class Ahead:
+        def now(self) -> datetime:
+            return stage.sim.now() + timedelta(minutes=10)
+
+    stage = Stage(steps=["taint", "condition"])
+    base = stage.sim.clock
+    stage.sim.clock = Ahead()
+    stage.boot()
+    stage.sim.clock = base
+    stage.advance(3)
+    name = stage.break_gpu()
+    await stage.play(70)
+    stage.sim.edit(name, lift)
+    await stage.play(60)
+    assert stage.only_case().result is Result.TAKEN_OVER
+    stage.break_gpu(0, 5)
+    await stage.play(20)
+    assert (await stage.sim.cluster.node(name)).record is not None
+
+
 async def test_s18_a_person_is_answered_though_nothing_of_the_case_is_stored() -> None:
     """Whose Remediation could never be written still ends with an Event when a person uncordons the node."""
     stage = Stage(steps=["taint"])
@@ -303,10 +328,6 @@ async def test_s09_a_person_takes_back_what_they_could_hear_of(heard: bool) -> N
     await stage.play(70)
     stage.break_gpu(0, 5)
     await stage.play(120 if heard else 2)
-
-    def lift(raw: dict[str, Any]) -> None:
-        raw["spec"].pop("taints", None)
-        raw["spec"].pop("unschedulable", None)
 
     stage.sim.edit(name, lift)
     await stage.play(20)

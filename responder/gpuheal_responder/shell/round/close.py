@@ -76,17 +76,20 @@ async def supersede(ports: Ports, twin: Stored, may_act: Callable[[], bool]) -> 
         log.warning("case %s was closed: another open case of node %s stands for it", twin.case.name, twin.case.node)
 
 
-def closed(case: Case, before: Case, verdict: Done, now: datetime, looked_at: datetime | None) -> Case:
+def closed(case: Case, before: Case, verdict: Done, world: World, now: datetime, looked_at: datetime | None) -> Case:
     """Return the case as ended; `before` is the case as the last look left it, `looked_at` when that was
     if this process has led since.
 
     A proof settles evidence until the moment from which on it saw no fault, a person who took the node back until our
-    last look before that: not until it was noticed. What happened in between is news.
+    last look before that: not until it was noticed. What happened in between is news. Evidence is dated by Prometheus:
+    a clock of ours that is ahead must not settle what has not been seen yet.
     """
     settled = settled_until(case)
     if verdict.result in TAKEN:
         known = [a.ended_at or a.started_at for a in before.attempts] + ([looked_at] if looked_at is not None else [])
         settled = _before_unheard(case, min(now, max(known, default=now)))
+    if world.evidence is not None:
+        settled = min(settled, world.evidence.at)
     return replace(case, closed_at=now, settled_at=settled, result=verdict.result)
 
 

@@ -359,7 +359,7 @@ class Engine:
         """Write the case if it is new, if it moved, or if the verdict is news."""
         if isinstance(work.verdict, Done):
             await finish(self.ports, work.case, work.policy, work.world, work.verdict, self.may_act)
-            work.case = closed(work.case, work.origin, work.verdict, self.ports.clock.now(), self._led_at)
+            work.case = closed(work.case, work.origin, work.verdict, work.world, self.ports.clock.now(), self._led_at)
         if not self.may_act() or (work.stored is not None and work.stored.unread):
             return
         if to_remember(work):
