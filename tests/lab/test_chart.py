@@ -18,7 +18,7 @@ SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text(encoding="utf
 def test_the_charts_files_are_up_to_date() -> None:
     """Rules, their schema, policies, routes and dashboards are the repository's; `make generated` writes them."""
     old = [name for name, text in chart.made().items() if (chart.CHART / name).read_text(encoding="utf-8") != text]
-    assert old == []
+    assert old == [], "run `make generated`"
 
 
 def test_nothing_is_left_whose_source_is_gone() -> None:

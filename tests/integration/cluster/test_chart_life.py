@@ -6,6 +6,7 @@ Pods are played; what a pod of the uninstall would run is run here, with its arg
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shlex
@@ -26,7 +27,7 @@ from gpuheal_lab.chart import render
 from gpuheal_lab.controlplane.manifests import NAMESPACE, write_kubeconfig
 from gpuheal_lab.controlplane.plane import ControlPlane
 from gpuheal_lab.servers.find import find
-from gpuheal_lab.servers.process import CommandFailed, run
+from gpuheal_lab.servers.process import CommandFailed, LabError, run
 from gpuheal_lab.servers.stack import wait_for
 from gpuheal_responder.actions.taint import UNHEALTHY
 from gpuheal_responder.core.node import UndoRecord
@@ -148,7 +149,7 @@ def wait_for_responders(plane: ControlPlane, prefix: str) -> None:
         up = [p["spec"]["nodeName"] for p in pods if p["status"]["phase"] == "Running"]
         return len(up) == len(pods) == len(set(up)) == 2 and all(name.startswith(prefix) for name in up)
 
-    wait_for(there, f"two responders on nodes named {prefix}-…")
+    wait_for(there, f"two responders on nodes named {prefix}-…", deadline_s=60)
 
 
 def tokens(plane: ControlPlane, *, copies: bool = True) -> dict[str, str]:
@@ -215,11 +216,15 @@ class Containers:
 
     def _follow(self) -> None:
         while not self.over.wait(0.2):
-            for pod in pods_of(self.plane, "uninstall"):
-                uid = pod["metadata"]["uid"]
-                if uid not in self._done and pod["status"]["phase"] == "Running":
-                    self._done.add(uid)
-                    self._run(pod)
+            with contextlib.suppress(LabError):  # the next look sees it
+                self._look()
+
+    def _look(self) -> None:
+        for pod in pods_of(self.plane, "uninstall"):
+            uid = pod["metadata"]["uid"]
+            if uid not in self._done and pod["status"]["phase"] == "Running":
+                self._run(pod)
+                self._done.add(uid)
 
     def _run(self, pod: Json) -> None:
         (container,) = pod["spec"]["containers"]
@@ -330,7 +335,7 @@ def test_a_life_of_the_chart(world: ControlPlane, tmp_path: Path) -> None:
     assert containers.said[1] == "no node has an undo record\n"
     assert spec_of(world, "gpu-0000") == before
     stays = {"Namespace/gpuheal", f"Namespace/{LEASES}", "CustomResourceDefinition/remediations.gpu.health"}
-    wait_for(lambda: left(world) == stays, "all but CRD and given namespaces to go", poll_s=2)
+    wait_for(lambda: left(world) == stays, "all but CRD and given namespaces to go", deadline_s=60, poll_s=2)
     assert world.admin.get(f"{REMEDIATIONS}/{old['metadata']['name']}")["spec"] == old["spec"]
     assert "helm" not in str(world.admin.get(f"/api/v1/namespaces/{LEASES}")["metadata"].get("annotations", {}))
 
