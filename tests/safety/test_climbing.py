@@ -52,6 +52,33 @@ async def test_s09_what_is_seen_to_be_unwell_after_a_cure_brings_the_next(gone: 
     assert len(stage.sim.machines.reboots) == 1
 
 
+async def test_s09_what_an_earlier_proof_saw_brings_no_cure_after_a_silent_one() -> None:
+    """A node that looked well while the next cure waited, and of which nobody tells any more then, is people's."""
+    stage = Stage(steps=TWO_REBOOTS)
+    name = stage.break_gpu()
+    gpu = stage.sim.fleet[name].spec.gpus[3].uuid
+    await stage.play(until="Act verify")
+    whole = stage._evaluate
+
+    def evaluate() -> None:
+        whole()
+        kept = stage.samples[(name, gpu)]
+        if kept:
+            kept[-1] = replace(kept[-1], state=3)
+
+    stage._evaluate = evaluate  # type: ignore[method-assign]
+    assert (await stage.play(400, until="reboot-2"))[-1] == "Hold reboot-2 cooldown"
+    stage._evaluate = whole  # type: ignore[method-assign]
+    for _ in range(60):
+        await stage.play(1)
+        if stage.heard.words()[-1].endswith("verify"):
+            break
+    stage.evidence.blind = True
+    said = await stage.play(300)
+    assert said[-1] == "Escalate health-unknown"
+    assert len(stage.sim.machines.reboots) == 1
+
+
 @pytest.mark.parametrize(("gpu", "result"), [(5, Result.RESTORED), (3, None)])
 async def test_s08_a_degraded_gpu_of_no_fault_keeps_no_cured_node_out(gpu: int, result: Result | None) -> None:
     """A GPU that was a little slow before and after is no fault of the case; its own GPU has to be well."""

@@ -224,7 +224,7 @@ def _served(case: Case, cures: Sequence[Step], target: str) -> int:
 def _failed_proof(case: Case, policy: Policy, since: datetime, target: str, refuted: Spent | None) -> Spent | None:
     keys = {s.key for s in policy.of(Phase.PROVE, Phase.WATCH)}
     known = set(tracks(case))
-    for attempt in case.attempts:
+    for attempt in reversed(case.attempts):  # the newest counts: what one saw may be gone by the next
         failed = attempt.step in keys and attempt.state is AttemptState.FAILED and attempt.started_at >= since
         if failed and _about(attempt.blamed, target, known):
             return Spent(reason=attempt.reason, message=attempt.detail, blamed=attempt.blamed)
