@@ -8,11 +8,14 @@ range of 6h, of which only the time since the start holds data. Series are those
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import promql_parser as pp
 from tests.bench.bench_rules import GPUS_PER_NODE, prometheus, uuid
@@ -27,6 +30,7 @@ from gpuheal_rules.lint.flow import selectors
 from gpuheal_rules.options import Options
 
 RANGE_S = 6 * 3600
+DEADLINE_S = 120
 
 
 def measured(server: Prometheus, panel: Panel, scope: Scope) -> tuple[int, int, float]:
@@ -40,12 +44,13 @@ def measured(server: Prometheus, panel: Panel, scope: Scope) -> tuple[int, int, 
             selector = selector.vector_selector if isinstance(selector, pp.MatrixSelector) else selector
             found = server.query(f"count({selector.prettify()})")
             series += int(found[0][1]) if found else 0
+        asked = {"query": expr, "stats": "all", "time": str(scope.end)}
+        if not panel.kind.instant:
+            asked |= {"start": str(scope.start), "end": str(scope.end), "step": str(step)}
+        path = "query" if panel.kind.instant else "query_range"
         began = time.monotonic()
-        if panel.kind.instant:
-            answer = server.get("/api/v1/query", query=expr, time=str(scope.end), stats="all")
-        else:
-            times = {"start": str(scope.start), "end": str(scope.end), "step": str(step)}
-            answer = server.get("/api/v1/query_range", query=expr, stats="all", **times)
+        with urlopen(f"{server.url}/api/v1/{path}?{urlencode(asked)}", timeout=DEADLINE_S) as told:
+            answer = json.load(told)
         took += time.monotonic() - began
         samples += int(answer["data"]["stats"]["samples"]["totalQueryableSamples"])
     return series, samples, took

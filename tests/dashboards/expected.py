@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tests.dashboards.story import BEGIN, END, uuid
+from tests.dashboards.story import BEGIN, END, short, uuid
 
 Lines = Mapping[str, float]
 Rows = Sequence[tuple[str | float, ...]]
 
 NOW = END * 1000
 """In the milliseconds that Grafana takes for times."""
-XID_79, XID_43, AER = (BEGIN * 1000 + minute * 60_000 for minute in (79.5, 112, 60.5))
+XID_79, XID_63, XID_43, AER = (BEGIN * 1000 + int(minute * 60_000) for minute in (79.5, 59.5, 112, 60.5))
 
 EXPECTED: Mapping[int, Lines | Rows] = {
     101: {"ok": 8, "degraded": 2, "suspect": 0, "faulty": 1, "lost": 1, "unknown": 2},  # GPUs by state
@@ -62,11 +62,11 @@ EXPECTED: Mapping[int, Lines | Rows] = {
     123: [("a-4", 2)],  # Nodes with unknown GPUs
     131: [("r2", 2, 0.5), ("r1", 1, 0.125), ("r3", 1, 0.5)],  # By rack
     132: [
-        ("NVIDIA H100 80GB HBM3", 10, 1, 0.1),
-        ("not reported", 2, 2, 1),
-        ("NVIDIA A100-SXM4-80GB", 2, 1, 0.5),
+        ("NVIDIA H100 80GB HBM3", 10, 1),
+        ("not reported", 2, 2),
+        ("NVIDIA A100-SXM4-80GB", 2, 1),
     ],  # By model
-    133: [("580.65.06", 10, 1, 0.1), ("not reported", 2, 2, 1), ("570.86.15", 2, 1, 0.5)],  # By driver
+    133: [("580.65.06", 10, 1), ("not reported", 2, 2), ("570.86.15", 2, 1)],  # By driver
     134: [("rack:r2", "correlated", "gpu-missing", 3)],  # Incidents
     201: {"": 0},  # Score
     202: {"preemptible": 1},  # Tier
@@ -84,13 +84,13 @@ EXPECTED: Mapping[int, Lines | Rows] = {
         "gpu-fell-off-bus · nvml · GPU-a-2-0001": 1,
     },  # Evidence
     213: {"dcgm": 1, "exporter": 1},  # Sources
-    221: {uuid("a-2", 0): 1, uuid("a-2", 1): 0, uuid("a-2", 2): 1, uuid("a-2", 3): 1},  # Score of each GPU
-    222: {uuid("a-2", 0): 50, uuid("a-2", 2): 50, uuid("a-2", 3): 50},  # Temperature
-    223: {uuid("a-2", 0): 400, uuid("a-2", 2): 400, uuid("a-2", 3): 400},  # Power
-    224: {uuid("a-2", 0): 90, uuid("a-2", 2): 90, uuid("a-2", 3): 90},  # Utilisation
-    225: {uuid("a-2", 0): 1, uuid("a-2", 2): 1, uuid("a-2", 3): 1},  # NVLinks that are up
-    226: {uuid("a-3", 0): 600},  # Corrected ECC errors of a day
-    231: {f"sw_thermal_slowdown · {uuid('a-3', 0)}": 1},  # Clocks held back
+    221: {short("a-2", 0): 1, short("a-2", 1): 0, short("a-2", 2): 1, short("a-2", 3): 1},  # Score of each GPU
+    222: {short("a-2", 0): 50, short("a-2", 2): 50, short("a-2", 3): 50},  # Temperature
+    223: {short("a-2", 0): 400, short("a-2", 2): 400, short("a-2", 3): 400},  # Power
+    224: {short("a-2", 0): 90, short("a-2", 2): 90, short("a-2", 3): 90},  # Utilisation
+    225: {short("a-2", 0): 1, short("a-2", 2): 1, short("a-2", 3): 1},  # NVLinks that are up
+    226: {short("a-3", 0): 600},  # Corrected ECC errors of a day
+    231: {f"sw_thermal_slowdown · {short('a-3', 0)}": 1},  # Clocks held back
     232: {"mlx5_0/1": 4},  # Network ports
     233: [("train", "llm-7", "worker", uuid("a-2", 1))],  # Pods
     234: {"fabric_manager": 1, "NVML": 1, "kernel log": 1},  # Software
@@ -98,8 +98,9 @@ EXPECTED: Mapping[int, Lines | Rows] = {
     302: {"": 0.72},  # Score
     303: {"ecc": 0.8, "thermal": 0.9},  # What lowers the score
     304: [("a-3", "NVIDIA H100 80GB HBM3", "160", "0", "0000:10:00")],  # Identity
-    305: [("gpu-row-remap-pending", 0.9, 1), ("gpu-thermal", 0.9, 1)],  # Faults
+    305: [("gpu-row-remap-pending", 0.99, 2), ("gpu-thermal", 0.9, 1)],  # Faults
     306: [
+        ("gpu-row-remap-pending", "kernel", "xid", "strong", XID_63),
         ("gpu-row-remap-pending", "nvml", "row_remap_pending", "strong", NOW),
         ("gpu-thermal", "nvml", "clocks_thermal", "strong", NOW),
     ],  # Evidence
@@ -198,8 +199,8 @@ THEN: Mapping[int, Mapping[int, Lines]] = {
     114: {50: {"critical-training": 5}},
     211: {70: {f"{gpu} GPU-a-2-000{gpu}": 0 for gpu in range(4)}},
     212: {70: {}},
-    221: {70: {uuid("a-2", gpu): 1 for gpu in range(4)}},
-    222: {70: {uuid("a-2", gpu): 50 for gpu in range(4)}},
+    221: {70: {short("a-2", gpu): 1 for gpu in range(4)}},
+    222: {70: {short("a-2", gpu): 50 for gpu in range(4)}},
     313: {70: {}},
     323: {60: {"corrected dram": 0}, 90: {"corrected dram": 300}},
     341: {50: {"GPU": 50, "memory": 60, "limit: shutdown": 92, "limit: slowdown": 87}},

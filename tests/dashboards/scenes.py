@@ -9,14 +9,14 @@ BUCKETS = ("0.1", "0.5", "1", "10", "60", "300", "900", "+Inf")
 GROUPS = ("/etc/prometheus/rules/gpuheal.yml;gpuheal", "/etc/prometheus/rules/gpuheal.yml;gpuheal-slow")
 
 
-def films() -> list[Film]:
-    """Return cluster a, whose story it is, and cluster b, which must not show in it."""
+def films(gpus: int | None = None) -> list[Film]:
+    """Return cluster a, whose story it is, and cluster b, which must not show in it; `gpus` on each node of a."""
     a, b = Film(cluster="a"), Film(cluster="b")
-    Node(film=a, name="a-1", rack="r1", gpus=4).healthy()
-    _lost(Node(film=a, name="a-2", rack="r1", gpus=4))
-    _worn(Node(film=a, name="a-3", rack="r2", gpus=2))
-    Node(film=a, name="a-4", rack="r2", gpus=2, ends=100).healthy()
-    _hung(Node(film=a, name="a-5", rack="r3", gpus=2, product=A100, driver="570.86.15"))
+    Node(film=a, name="a-1", rack="r1", gpus=gpus or 4).healthy()
+    _lost(Node(film=a, name="a-2", rack="r1", gpus=gpus or 4))
+    _worn(Node(film=a, name="a-3", rack="r2", gpus=gpus or 2))
+    Node(film=a, name="a-4", rack="r2", gpus=gpus or 2, ends=100).healthy()
+    _hung(Node(film=a, name="a-5", rack="r3", gpus=gpus or 2, product=A100, driver="570.86.15"))
     Node(film=b, name="a-2", rack="r1", gpus=1).healthy()
     for film in (a, b):
         film.add("up", {"job": "kube-state-metrics", "instance": "ksm:8080"}, always(1))
@@ -52,6 +52,7 @@ def _lost(node: Node) -> None:
 def _worn(node: Node) -> None:
     """GPU 0 has trouble with its memory, heat and PCIe from 60 on, GPU 1 loses an NVLink at 70."""
     node.healthy()
+    node.xid(0, 63, 60, "gpu_reset")
     node.of_gpu("gpuheal_gpu_row_remap_pending", 0, since(60, 1, before=0))
     node.of_gpu("gpuheal_gpu_remapped_rows_total", 0, since(60, 3, before=0), cause="correctable")
     corrected = {"severity": "corrected", "counter": "volatile", "location": "dram"}

@@ -79,6 +79,11 @@ def uuid(node: str, gpu: int) -> str:
     return f"GPU-{node}-000{gpu}-0000-0000-000000000000"
 
 
+def short(node: str, gpu: int) -> str:
+    """Return the beginning of the UUID, by which the boards name the GPU."""
+    return uuid(node, gpu)[:12]
+
+
 def always(value: float) -> At:
     """Return a series that is always there."""
     return lambda _minute: float(value)

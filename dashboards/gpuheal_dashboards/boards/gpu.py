@@ -182,6 +182,7 @@ LOG: Sequence[Panel] = (
     ),
     states(
         id=313,
+        nothing="no Xid is latched",
         title="Latched Xids over time",
         description="An Xid is latched from its first event to a reboot, a reset or an acknowledgement.",
         queries=[Query(expr=f"max by (xid) (gpuheal_xid_latched{{{THIS_GPU}}} == 1)", legend="Xid {{xid}}")],

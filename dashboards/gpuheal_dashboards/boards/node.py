@@ -206,10 +206,15 @@ TIMELINES: Sequence[Panel] = (
 )
 
 
+def _named(expr: str) -> str:
+    """Return the expression with the beginning of the UUID as `gpu`."""
+    return f"label_replace({expr}, {SHORT})"
+
+
 def _both(metric: str, dcgm: str) -> str:
     """Return a reading of each GPU from NVML, or else from dcgm-exporter."""
     own = f"{metric}{{{THIS_NODE}}}"
-    return f"max by (gpu_uuid) ({own} or on (gpu_uuid) {of_dcgm(dcgm, THIS_NODE)})"
+    return _named(f"max by (gpu_uuid) ({own} or on (gpu_uuid) {of_dcgm(dcgm, THIS_NODE)})")
 
 
 SIGNALS: Sequence[Panel] = (
@@ -217,7 +222,7 @@ SIGNALS: Sequence[Panel] = (
         id=221,
         title="Score of each GPU",
         description="Score of each GPU, 0 to 1; none while the GPU is unknown.",
-        queries=[Query(expr=f"max by (node, gpu_uuid) (gpuheal:gpu_score{{{THIS_NODE}}})", legend="{{gpu_uuid}}")],
+        queries=[Query(expr=_named(f"max by (node, gpu_uuid) (gpuheal:gpu_score{{{THIS_NODE}}})"), legend="{{gpu}}")],
         unit="none",
         lowest=0,
         highest=1,
@@ -228,7 +233,7 @@ SIGNALS: Sequence[Panel] = (
         id=222,
         title="Temperature",
         description="Temperature of each GPU, from NVML, or else from dcgm-exporter.",
-        queries=[Query(expr=_both("gpuheal_gpu_temperature_celsius", "DCGM_FI_DEV_GPU_TEMP"), legend="{{gpu_uuid}}")],
+        queries=[Query(expr=_both("gpuheal_gpu_temperature_celsius", "DCGM_FI_DEV_GPU_TEMP"), legend="{{gpu}}")],
         unit="celsius",
         width=8,
     ),
@@ -236,7 +241,7 @@ SIGNALS: Sequence[Panel] = (
         id=223,
         title="Power",
         description="Power drawn by each GPU, from NVML, or else from dcgm-exporter.",
-        queries=[Query(expr=_both("gpuheal_gpu_power_watts", "DCGM_FI_DEV_POWER_USAGE"), legend="{{gpu_uuid}}")],
+        queries=[Query(expr=_both("gpuheal_gpu_power_watts", "DCGM_FI_DEV_POWER_USAGE"), legend="{{gpu}}")],
         unit="watt",
         lowest=0,
         width=8,
@@ -247,8 +252,8 @@ SIGNALS: Sequence[Panel] = (
         description="Share of time in which a kernel ran on the GPU, from dcgm-exporter.",
         queries=[
             Query(
-                expr=f"max by (gpu_uuid) ({of_dcgm('DCGM_FI_DEV_GPU_UTIL', THIS_NODE)})",
-                legend="{{gpu_uuid}}",
+                expr=_named(f"max by (gpu_uuid) ({of_dcgm('DCGM_FI_DEV_GPU_UTIL', THIS_NODE)})"),
+                legend="{{gpu}}",
             )
         ],
         unit="percent",
@@ -262,11 +267,11 @@ SIGNALS: Sequence[Panel] = (
         description="Share of the expected NVLinks of each GPU that are active.",
         queries=[
             Query(
-                expr=(
+                expr=_named(
                     f"max by (gpu_uuid) (gpuheal_gpu_nvlinks_active{{{THIS_NODE}}}) / on (gpu_uuid) "
                     f"(max by (gpu_uuid) (gpuheal_gpu_nvlinks_expected{{{THIS_NODE}}}) > 0)"
                 ),
-                legend="{{gpu_uuid}}",
+                legend="{{gpu}}",
             )
         ],
         unit="percentunit",
@@ -280,11 +285,11 @@ SIGNALS: Sequence[Panel] = (
         description="Growth of the corrected ECC errors of each GPU within 24h; none where there was no growth.",
         queries=[
             Query(
-                expr=(
+                expr=_named(
                     "max by (gpu_uuid) (gpuheal:gpu_counter:growth24h"
                     f'{{{THIS_NODE}, signal=~"ecc_corrected|dcgm_ecc_sbe_volatile"}})'
                 ),
-                legend="{{gpu_uuid}}",
+                legend="{{gpu}}",
             )
         ],
         lowest=0,
@@ -300,8 +305,8 @@ AROUND: Sequence[Panel] = (
         description="GPUs whose clocks are throttled, and why. Idle GPUs and power caps are normal.",
         queries=[
             Query(
-                expr=f"max by (gpu_uuid, reason) (gpuheal_gpu_clocks_event{{{THIS_NODE}}} == 1)",
-                legend="{{reason}} · {{gpu_uuid}}",
+                expr=_named(f"max by (gpu_uuid, reason) (gpuheal_gpu_clocks_event{{{THIS_NODE}}} == 1)"),
+                legend="{{reason}} · {{gpu}}",
             )
         ],
         texts={"1": Shade(text="throttled", color=ORANGE)},
