@@ -128,7 +128,7 @@ def _render_options(parser: argparse.ArgumentParser) -> None:
         help="regular expression for a source's `job` label",
     )
     parser.add_argument("--runbook-base", help="base URL of the runbook pages")
-    parser.add_argument("--dashboard-base", help="base URL of the dashboards")
+    parser.add_argument("--dashboard-base", help="base URL of the Grafana that has the dashboards")
 
 
 def _site(args: argparse.Namespace) -> Site:

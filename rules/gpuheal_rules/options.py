@@ -80,7 +80,7 @@ class Options:
     """Where runbook pages are served; the alert's name is appended."""
 
     dashboard_base: str = ""
-    """Where dashboards are served; empty leaves `dashboard_url` out."""
+    """Base URL of the Grafana that has the dashboards; empty leaves `dashboard_url` out."""
 
     labels: LabelProfile = PROFILES["target"]
 

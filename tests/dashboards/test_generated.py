@@ -23,7 +23,7 @@ from gpuheal_responder.shell.metrics import METRICS
 from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.lint.flow import children, matchers, metric_names, selectors
 from gpuheal_rules.options import Options
-from gpuheal_rules.promql.rule import Record
+from gpuheal_rules.promql.rule import AlertRule, Record
 from gpuheal_rules.render import build_groups
 from gpuheal_rules.site.read import Site
 
@@ -218,6 +218,26 @@ def test_every_link_leads_somewhere(board: Board) -> None:
         assert "${datasource:queryparam}&${cluster:queryparam}" in rest
         assert rest.endswith("${__url_time_range}")
     assert addresses or board.uid == "gpuheal-pipeline"
+
+
+@pytest.mark.parametrize("cluster", ["", "dc"])
+def test_every_alert_leads_to_a_board(cluster: str) -> None:
+    """The `dashboard_url` of each alert names a board that is there, and sets variables that it has."""
+    options = Options(dashboard_base="https://grafana.example.com", cluster_label=cluster)
+    known = {board.uid: {variable.name for variable in board.variables} for board in BOARDS}
+    urls = {
+        rule.name: rule.annotations["dashboard_url"]
+        for group in build_groups(CATALOGUE, options)
+        for rule in group.rules
+        if isinstance(rule, AlertRule)
+    }
+    for url in urls.values():
+        address, _, passed = url.partition("?")
+        uid = address.removeprefix("https://grafana.example.com/d/")
+        chosen = dict(re.findall(r"var-(\w+)=\{\{ \$labels\.(\w+) \}\}", passed))
+        assert chosen.keys() - {"cluster"} == known[uid] - {"cluster"}
+        assert chosen.get("cluster", "") == cluster
+    assert len({url.partition("?")[0] for url in urls.values()}) == len(known)
 
 
 def test_the_label_of_the_cluster_is_the_sites() -> None:

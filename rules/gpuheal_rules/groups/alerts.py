@@ -145,6 +145,10 @@ LASTS: Mapping[str, timedelta] = {
 """How far some expressions look back: what happened once holds them no longer than that."""
 
 
+BOARD_OF_FAMILY = {"own": "gpuheal-remediation", "pipeline": "gpuheal-pipeline"}
+"""Dashboards of what is no fault of a node (their uids: a test of the dashboards compares)."""
+
+
 def rules(catalogue: Catalogue, options: Options) -> Iterator[AlertRule]:
     """Yield every alert in the catalogue's order."""
     for fault, alert in catalogue.alerts():
@@ -177,5 +181,19 @@ def annotation_templates(catalogue: Catalogue, options: Options, fault: Fault, a
         "runbook_url": f"{options.runbook_base}/{alert.name}",
     }
     if options.dashboard_base:
-        found["dashboard_url"] = options.dashboard_base
+        found["dashboard_url"] = f"{options.dashboard_base}/d/{_board(fault, options)}"
     return found
+
+
+def _board(fault: Fault, options: Options) -> str:
+    """Return the dashboard that shows what an alert tells of, with its variables set from the alert's labels."""
+    shown = {"gpu": ["node", "gpu"], "node": ["node"]}.get(fault.scope, [])
+    uid = {"gpu": "gpuheal-gpu", "node": "gpuheal-node"}.get(fault.scope, "gpuheal-fleet")
+    if fault.family in BOARD_OF_FAMILY:
+        uid, shown = BOARD_OF_FAMILY[fault.family], []
+    labels = {"node": "node", "gpu": "gpu_uuid"}
+    chosen = {name: labels[name] for name in shown}
+    if options.cluster_label:
+        chosen = {"cluster": options.cluster_label, **chosen}
+    passed = "&".join(f"var-{name}={{{{ $labels.{label} }}}}" for name, label in chosen.items())
+    return f"{uid}?{passed}" if passed else uid

@@ -128,8 +128,8 @@ def _settings(options: Options) -> Iterator[Knob]:
         path="dashboard_base",
         default=options.dashboard_base,
         unit="an http or https address, or empty",
-        meaning="where the dashboards are served",
-        changes="annotation `dashboard_url` of all alerts; empty leaves it out",
+        meaning="base URL of the Grafana that has gpuheal's dashboards",
+        changes="annotation `dashboard_url` of all alerts: the dashboard of its GPU, node or kind; empty leaves it out",
     )
     yield Knob(
         path="cluster_label",

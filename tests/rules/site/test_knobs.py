@@ -174,7 +174,10 @@ def of_text(folder: Path, name: str) -> None:
     for key, part, old, new in found:
         assert part == ("labels" if name == "namespace" else "annotations")
         assert {k for k in {**old, **new} if old.get(k) != new.get(k)} == {key_of}
-        assert new[key_of] == (f"{value}/{key[1]}" if name == "runbook_base" else value)
+        if name == "dashboard_base":
+            assert new[key_of].startswith(f"{value}/d/gpuheal-")
+        else:
+            assert new[key_of] == (f"{value}/{key[1]}" if name == "runbook_base" else value)
 
 
 NUMBERS = re.compile(r"(?<![\w.])[0-9][0-9.]*(?:ms|s|m|h|d)?(?:[0-9]+(?:ms|s|m|h|d))*\b")

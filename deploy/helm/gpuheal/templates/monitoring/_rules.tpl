@@ -2060,7 +2060,7 @@ groups:
       description: 'An uncorrectable memory error was not confined to one process, so the data of every process on the GPU may be corrupt. Independent sources that report it: {{"{{"}} $value }}.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"48|95|140"} unless on (node, gpu_uuid, xid) gpuheal:xid_harmless:info{job=""} or (gpuheal:xid_latch:last_seconds{job="", xid=~"94"} and on (node, gpu_uuid, xid) gpuheal:xid_serious:info{job=""})) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"48|140"} unless on (node, gpu_uuid, xid) gpuheal:xid_harmless:info{job=""}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"95"} unless on (node, gpu_uuid, xid) gpuheal:xid_harmless:info{job=""})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-memory-uncontained", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(48)$" $e.Labels.xid }} (GPU memory has an error of two or more bits that ECC cannot correct){{"{{"}} else if match "^(94)$" $e.Labels.xid }} (more severe than its number, by what its log line says){{"{{"}} else if match "^(95)$" $e.Labels.xid }} (A memory error could not be fenced in; any program on the GPU may be hit){{"{{"}} else if match "^(140)$" $e.Labels.xid }} (A late catch-all found a memory error that ECC had not corrected){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-memory-uncontained", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUMemoryUncontained
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUMemoryContained" $off) }}
@@ -2082,7 +2082,7 @@ groups:
       description: 'An uncorrectable memory error was confined to the process that met it; that process was killed, others can continue.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"94"} unless on (node, gpu_uuid, xid) gpuheal:xid_serious:info{job=""} or (gpuheal:xid_latch:last_seconds{job="", xid=~"48|95|140"} and on (node, gpu_uuid, xid) gpuheal:xid_harmless:info{job=""}))) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-memory-contained", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(48|95|140)$" $e.Labels.xid }} (milder than its number, by what its log line says){{"{{"}} else if match "^(94)$" $e.Labels.xid }} (A memory error hit one program only and was fenced in){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-memory-contained", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUMemoryContained
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPURowRemapPending" $off) }}
@@ -2104,7 +2104,7 @@ groups:
       description: 'A faulty memory row will be remapped to a spare row at the next GPU reset. Workloads are safe until then.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"63|156|160"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"63|156|160"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-row-remap-pending", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(63)$" $e.Labels.xid }} (A bad memory row is marked for replacement at the next reset){{"{{"}} else if match "^(156)$" $e.Labels.xid }} (A worn part of the GPU is being taken out of use){{"{{"}} else if match "^(160)$" $e.Labels.xid }} (A memory channel is being taken out of use){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-row-remap-pending", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPURowRemapPending
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPURowRemapFailed" $off) }}
@@ -2126,7 +2126,7 @@ groups:
       description: 'A memory row had to be remapped and no spare row was left, or the memory is reported as unrepairable. The GPU has to be replaced.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"64"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"64"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-row-remap-failed", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(64)$" $e.Labels.xid }} (A bad memory row could not be marked for replacement){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-row-remap-failed", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPURowRemapFailed
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUSRAMThreshold" $off) }}
@@ -2148,7 +2148,7 @@ groups:
       description: 'The GPU reports that uncorrectable errors in its SRAM exceed NVIDIA''s threshold. It needs field diagnostics and usually a replacement.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-sram-threshold", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUSRAMThreshold
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUECCTrend" $off) }}
@@ -2170,7 +2170,7 @@ groups:
       description: 'Corrected errors or remapped rows increase faster than usual (Xid 92 reports this too), or spare rows are running out. A trend to watch; no action is taken.{{"{{"}} with query (printf `group by (xid) ((((gpuheal:xid_latch:last_seconds{job="", xid=~"92"} > time() - {{ index $k "holds.gpu-ecc-trend" "seconds" }})) or ((gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"92"} > time() - {{ index $k "holds.gpu-ecc-trend" "seconds" }}))) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-ecc-trend", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(92)$" $e.Labels.xid }} (Memory errors that ECC corrects come unusually often){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-ecc-trend", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUECCTrend
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUMemoryWorn" $off) }}
@@ -2192,7 +2192,7 @@ groups:
       description: 'A faulty memory row or page could not be retired, or the GPU may come up with less memory (Xid 157, 161 or 168). It keeps working until the next error.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"157|161|168"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"157|161|168"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-memory-worn", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(157)$" $e.Labels.xid }} (A worn part could not be taken out of use: nothing spare is left){{"{{"}} else if match "^(161)$" $e.Labels.xid }} (A memory channel could not be taken out of use){{"{{"}} else if match "^(168)$" $e.Labels.xid }} (Protected memory has errors; the GPU may start with less memory){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-memory-worn", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUMemoryWorn
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   - alert: GPUFellOffBus
@@ -2213,7 +2213,7 @@ groups:
       description: 'The GPU no longer answers on PCIe (Xid 79, or it disappeared while its exporters are up). Independent sources that report it: {{"{{"}} $value }}. The alert fires until the node reboots or the fault is settled.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"79"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"79"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-fell-off-bus", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(79)$" $e.Labels.xid }} (The GPU does not answer on PCIe any more){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-fell-off-bus", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUFellOffBus
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- if not (has "GPUConnectionLost" $off) }}
   - alert: GPUConnectionLost
@@ -2234,7 +2234,7 @@ groups:
       description: 'The driver reports that a connection of the board is missing or permanently down (Xid 54, 167 or 173). A reset does not bring it back; the machine needs a physical inspection.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"54|167|173"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"54|167|173"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-connection-lost", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(54)$" $e.Labels.xid }} (The board says that its extra power cable is missing){{"{{"}} else if match "^(167)$" $e.Labels.xid }} (PCIe did not answer and cannot go on){{"{{"}} else if match "^(173)$" $e.Labels.xid }} (The link between CPU and GPU chip is down for good){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-connection-lost", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUConnectionLost
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUPCIeDegraded" $off) }}
@@ -2256,7 +2256,7 @@ groups:
       description: 'Under load the link runs below its maximum width or generation, its replay rate is high, or the kernel log reports PCIe errors for it.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"32|80|176"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"32|80|176"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-pcie-degraded", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(32)$" $e.Labels.xid }} (Commands were damaged on the way to the GPU, often a poor PCIe connection){{"{{"}} else if match "^(80)$" $e.Labels.xid }} (Data sent to the GPU arrived with a wrong checksum){{"{{"}} else if match "^(176)$" $e.Labels.xid }} (Only a name in the driver: PCIe corrected an error){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-pcie-degraded", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUPCIeDegraded
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUMissing" $off) }}
@@ -2278,7 +2278,7 @@ groups:
       description: 'Allocatable GPUs (or NPUs) are below the node''s capacity, or the capacity is below the number of GPUs known on the node.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-missing", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUMissing
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "NVLinkFault" $off) }}
@@ -2300,7 +2300,7 @@ groups:
       description: 'An NVLink of this GPU had an error that needs a reset (Xid 74, 136, 144, 145, 146, 147, 148, 149 or 150, as decoded from the log line, or the GPU''s own flag). Independent sources that report it: {{"{{"}} $value }}.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"74|136|144|145|146|147|148|149|150"} unless on (node, gpu_uuid, xid) gpuheal:xid_harmless:info{job=""}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"136"} unless on (node, gpu_uuid, xid) gpuheal:xid_harmless:info{job=""}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"74|144|145|146|147|148|149|150"} unless on (node, gpu_uuid, xid) gpuheal:xid_harmless:info{job=""})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="nvlink-fault", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(74)$" $e.Labels.xid }} (The GPU reports trouble on an NVLink; the words of the line tell how bad){{"{{"}} else if match "^(136)$" $e.Labels.xid }} (An NVLink could not be trained){{"{{"}} else if match "^(144)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit SAW; the line must be decoded){{"{{"}} else if match "^(145)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit RLW; the line must be decoded){{"{{"}} else if match "^(146)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit TLW; the line must be decoded){{"{{"}} else if match "^(147)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit TREX; the line must be decoded){{"{{"}} else if match "^(148)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit NVLPW_CTRL; the line must be decoded){{"{{"}} else if match "^(149)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit NETIR; the line must be decoded){{"{{"}} else if match "^(150)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit MSE; the line must be decoded){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="nvlink-fault", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/NVLinkFault
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "NVLinkDegraded" $off) }}
@@ -2322,7 +2322,7 @@ groups:
       description: 'A link that should be up is down, recovered errors are frequent, or an NVLink Xid was decoded as needing no action on this GPU.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"121|155|159|166|170"} or (gpuheal:xid_latch:last_seconds{job="", xid=~"74|136|144|145|146|147|148|149|150"} and on (node, gpu_uuid, xid) gpuheal:xid_harmless:info{job=""})) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"121|155|159|166|170"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="nvlink-degraded", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(74|136|144|145|146|147|148|149|150)$" $e.Labels.xid }} (milder than its number, by what its log line says){{"{{"}} else if match "^(121)$" $e.Labels.xid }} (The link between CPU and GPU chip corrected an error){{"{{"}} else if match "^(155)$" $e.Labels.xid }} (Software took an NVLink down on purpose){{"{{"}} else if match "^(159)$" $e.Labels.xid }} (The coherent link between CPU and GPU had an error that carried no data){{"{{"}} else if match "^(166)$" $e.Labels.xid }} (Encrypted NVLink traffic came before the link was ready for it){{"{{"}} else if match "^(170)$" $e.Labels.xid }} (Some other event of encrypted NVLink){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="nvlink-degraded", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/NVLinkDegraded
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUNVSwitchFatal" $off) }}
@@ -2344,7 +2344,7 @@ groups:
       description: 'A switch error that affects the whole fabric or a link requires action. Resetting a single GPU does not help; the node has to be drained.{{"{{"}} with query (printf `group by (sxid, switch, link) (((gpuheal_sxid_last_timestamp_seconds{job=~"{{ index $k "jobs.exporter" "text" }}"} and gpuheal_sxid_latched{job=~"{{ index $k "jobs.exporter" "text" }}"} == 1 and on (node, switch, pci_bus_id, sxid, link, severity) gpuheal_sxid_resolution_info{job=~"{{ index $k "jobs.exporter" "text" }}", action!~"none|alert"})) and on (node) gpuheal:gpu_witnesses:count{job="", fault="nvswitch-fatal", node=%q})` $labels.node) | sortByLabel "link" | sortByLabel "sxid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}SXid {{"{{"}} $e.Labels.sxid }} of switch {{"{{"}} $e.Labels.switch }}{{"{{"}} if $e.Labels.link }}, link {{"{{"}} $e.Labels.link }}{{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="nvswitch-fatal", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUNVSwitchFatal
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUFabricUnhealthy" $off) }}
@@ -2366,7 +2366,7 @@ groups:
       description: 'NVML''s fabric health reports degraded bandwidth, an unreachable route or GPU, or a wrong configuration; or the GPU has been registering with the fabric for more than {{ index $k "thresholds.fabric_join" "text" }}.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="fabric-unhealthy", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUFabricUnhealthy
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUFabricManagerDown" $off) }}
@@ -2388,7 +2388,7 @@ groups:
       description: 'The node needs a fabric manager (it has NVSwitches), but it is not running or could not register the GPUs.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="fabric-manager-down", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUFabricManagerDown
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "NVLinkTrainingFailed" $off) }}
@@ -2410,7 +2410,7 @@ groups:
       description: 'The driver detected no receiver at the other end of some links during link training. They stay down until the next boot.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="nvlink-training-failed", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/NVLinkTrainingFailed
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUIMEXDomainRecovery" $off) }}
@@ -2432,7 +2432,7 @@ groups:
       description: 'The driver requests recovery of the IMEX domain (recovery action 5). This affects the whole NVLink domain rather than a GPU on this node; neither a GPU reset nor a node reboot helps.{{"{{"}} with query (printf `max by (node) (((max by (node, gpu_uuid) (gpuheal_gpu_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} == 5)) or (max by (node, gpu_uuid) (gpuheal_xid_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} == 5)) or (max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) == 5 or (DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) == 5, "gpu_uuid", "$1", "UUID", "(.+)")))) and on (node) gpuheal:gpu_witnesses:count{job="", fault="imex-domain-recovery", node=%q})` $labels.node) }} Asked for: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}recovery action {{"{{"}} $e.Value }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="imex-domain-recovery", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUIMEXDomainRecovery
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUGSPTimeout" $off) }}
@@ -2454,7 +2454,7 @@ groups:
       description: 'The GPU System Processor (GSP) did not respond to the driver (Xid 119 or 120). Calls to this GPU may hang; a GPU reset rarely helps.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"119|120"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"119|120"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-gsp-timeout", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(119)$" $e.Labels.xid }} (The GPU''s own firmware (GSP) did not answer the driver in time){{"{{"}} else if match "^(120)$" $e.Labels.xid }} (The GPU''s own firmware (GSP) crashed or reports an error){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-gsp-timeout", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUGSPTimeout
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUEngineFault" $off) }}
@@ -2476,7 +2476,7 @@ groups:
       description: 'The driver reports that an engine or microcontroller of the GPU is halted or hung (Xid 46, 62, 109, 143, 158, 169 or 175).{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"46|62|109|143|158|169|175"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"46|62|109|143|158|169|175"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-engine-fault", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(46)$" $e.Labels.xid }} (An engine of the GPU made no progress and was given up){{"{{"}} else if match "^(62)$" $e.Labels.xid }} (The processor that manages the GPU''s power and clocks has stopped){{"{{"}} else if match "^(109)$" $e.Labels.xid }} (A program would not leave the GPU when its time was over){{"{{"}} else if match "^(143)$" $e.Labels.xid }} (The GPU did not come up: its start-up firmware never finished){{"{{"}} else if match "^(158)$" $e.Labels.xid }} (Something inside the GPU did not answer and cannot go on){{"{{"}} else if match "^(169)$" $e.Labels.xid }} (The security processor (SEC2) has stopped){{"{{"}} else if match "^(175)$" $e.Labels.xid }} (The memory system hangs, so the GPU''s firmware cannot answer){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-engine-fault", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUEngineFault
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUColdResetNeeded" $off) }}
@@ -2498,7 +2498,7 @@ groups:
       description: 'The GPU''s security processor failed (Xid 110); only a power cycle clears it.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"110"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"110"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-cold-reset-needed", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(110)$" $e.Labels.xid }} (The integrity check of firmware or fuses failed){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-cold-reset-needed", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUColdResetNeeded
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUDriverHung" $off) }}
@@ -2520,7 +2520,7 @@ groups:
       description: 'A probe did not return by its deadline; its process may be blocked in the kernel. Other GPU monitoring on the node is likely to hang as well.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-driver-hung", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUDriverHung
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUDriverMissing" $off) }}
@@ -2542,7 +2542,7 @@ groups:
       description: 'The node has NVIDIA GPUs on its PCI bus but no loaded kernel module, or the user-space library and the kernel module have different versions. A module that is gone without a reboot counts after {{ index $k "thresholds.operands_away" "text" }}, because upgrades of the driver unload it.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-driver-missing", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUDriverMissing
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUUVMFatal" $off) }}
@@ -2564,7 +2564,7 @@ groups:
       description: 'The driver''s unified memory module (nvidia-uvm) hit a fatal error that affects all GPUs on the node. CUDA programs fail until the module is reloaded, which a reboot does.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-uvm-fatal", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUUVMFatal
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUInitFailed" $off) }}
@@ -2586,7 +2586,7 @@ groups:
       description: 'The kernel log reports that the initialisation of a GPU failed. The GPU is on the PCI bus but cannot be used.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-init-failed", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUInitFailed
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUConfidentialKeys" $off) }}
@@ -2608,7 +2608,7 @@ groups:
       description: 'Rotation of the confidential-computing keys failed (Xid 151). The encrypted channel to the GPU is unusable until the virtual machine, or the node, is restarted.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"151"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"151"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-confidential-keys", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(151)$" $e.Labels.xid }} (Changing the keys of confidential computing failed){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-confidential-keys", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUConfidentialKeys
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUDevicePluginDown" $off) }}
@@ -2630,7 +2630,7 @@ groups:
       description: 'The plugin''s socket is missing, or the node has no allocatable devices although it has capacity.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="device-plugin-down", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUDevicePluginDown
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   - alert: GPURecoveryRequired
@@ -2651,7 +2651,7 @@ groups:
       description: 'The driver itself (Xid 154, or the recovery action in NVML or DCGM) reports that this GPU needs a reset, a drain or a reboot.{{"{{"}} with query (printf `max by (node) (((max by (node, gpu_uuid) (gpuheal_gpu_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} <= 7 != 0 != 5)) or (max by (node, gpu_uuid) (gpuheal_xid_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} <= 7 != 0 != 5)) or (max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) <= 7 != 0 != 5 or (DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) <= 7 != 0 != 5, "gpu_uuid", "$1", "UUID", "(.+)")))) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-recovery-required", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) }} Asked for: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}recovery action {{"{{"}} $e.Value }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-recovery-required", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPURecoveryRequired
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- if not (has "GPUThermal" $off) }}
   - alert: GPUThermal
@@ -2672,7 +2672,7 @@ groups:
       description: 'The GPU has been thermally throttled, or close to its thermal limit, for {{ index $k "alerts.GPUThermal.for" "text" }}.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-thermal", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUThermal
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUPower" $off) }}
@@ -2694,7 +2694,7 @@ groups:
       description: 'The hardware power brake has been active for {{ index $k "alerts.GPUPower.for" "text" }}, or the kernel log has Xid 163, 164 or 165.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid=~"163|164|165"}) or (gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"163|164|165"})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-power", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(163)$" $e.Labels.xid }} (Power smoothing turned itself off){{"{{"}} else if match "^(164)$" $e.Labels.xid }} (Power smoothing is nearly worn out){{"{{"}} else if match "^(165)$" $e.Labels.xid }} (Power smoothing is worn out){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-power", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUPower
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUSlow" $off) }}
@@ -2716,7 +2716,7 @@ groups:
       description: 'Hardware slowdown for {{ index $k "alerts.GPUSlow.for" "text" }} that is neither thermal nor a power brake. Power caps and idle clocks do not count.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-slow", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUSlow
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUAppError" $off) }}
@@ -2738,7 +2738,7 @@ groups:
       description: 'The kernel log has an Xid that is usually caused by the application (Xid 8, 11, 13, 25, 31, 38, 39, 40, 41, 43, 44, 45, 60, 68, 69, 70, 71, 72, 75, 76, 77, 82, 83, 84, 85, 86, 88, 89, 96, 97, 98, 99, 100, 101, 102, 103, 104, 105, 126, 127, 128, 129, 130, 131, 132, 133, 134, 135, 137, 139, 141, 142 or 174). No hardware action is taken.{{"{{"}} with query (printf `group by (xid) ((((gpuheal:xid_latch:last_seconds{job="", xid=~"8|11|13|25|31|38|39|40|41|43|44|45|60|68|69|70|71|72|75|76|77|82|83|84|85|86|88|89|96|97|98|99|100|101|102|103|104|105|126|127|128|129|130|131|132|133|134|135|137|139|141|142|174"} > time() - {{ index $k "holds.app-gpu-error" "seconds" }})) or ((gpuheal:dcgm_xid_latch:first_seconds{job="", xid=~"8|11|13|25|31|38|39|40|41|43|44|45|60|68|69|70|71|72|75|76|77|82|83|84|85|86|88|89|96|97|98|99|100|101|102|103|104|105|126|127|128|129|130|131|132|133|134|135|137|139|141|142|174"} > time() - {{ index $k "holds.app-gpu-error" "seconds" }}))) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="app-gpu-error", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(8)$" $e.Labels.xid }} (The driver stopped a channel that had been idle for too long){{"{{"}} else if match "^(11)$" $e.Labels.xid }} (The graphics engine was given commands it cannot read){{"{{"}} else if match "^(13)$" $e.Labels.xid }} (A compute or graphics kernel broke a rule of the engine, mostly a bad address in the program){{"{{"}} else if match "^(25)$" $e.Labels.xid }} (The engine reports an illegal command from the program){{"{{"}} else if match "^(31)$" $e.Labels.xid }} (The GPU''s memory unit met an address nobody mapped, mostly the program''s mistake){{"{{"}} else if match "^(38)$" $e.Labels.xid }} (The context-switch firmware did not answer its watchdog in time){{"{{"}} else if match "^(39)$" $e.Labels.xid }} (Copy engine 0 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(40)$" $e.Labels.xid }} (Copy engine 1 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(41)$" $e.Labels.xid }} (Copy engine 2 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(43)$" $e.Labels.xid }} (The program''s channel was torn down after its own fault; the GPU is well){{"{{"}} else if match "^(44)$" $e.Labels.xid }} (The graphics engine failed while switching between programs){{"{{"}} else if match "^(45)$" $e.Labels.xid }} (A channel was cleaned away, after another error or because its process ended){{"{{"}} else if match "^(60)$" $e.Labels.xid }} (The security and video processor (SEC2) raised an exception){{"{{"}} else if match "^(68)$" $e.Labels.xid }} (Video decoder 0 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(69)$" $e.Labels.xid }} (A program gave the graphics engine an invalid method or value){{"{{"}} else if match "^(70)$" $e.Labels.xid }} (Copy engine 3 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(71)$" $e.Labels.xid }} (Copy engine 4 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(72)$" $e.Labels.xid }} (Copy engine 5 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(75)$" $e.Labels.xid }} (Copy engine 6 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(76)$" $e.Labels.xid }} (Copy engine 7 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(77)$" $e.Labels.xid }} (Copy engine 8 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(82)$" $e.Labels.xid }} (JPEG engine 0 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(83)$" $e.Labels.xid }} (Video decoder 1 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(84)$" $e.Labels.xid }} (Video decoder 2 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(85)$" $e.Labels.xid }} (Copy engine 9 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(86)$" $e.Labels.xid }} (Optical-flow engine 0 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(88)$" $e.Labels.xid }} (Video decoder 3 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(89)$" $e.Labels.xid }} (Video decoder 4 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(96)$" $e.Labels.xid }} (Video decoder 5 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(97)$" $e.Labels.xid }} (Video decoder 6 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(98)$" $e.Labels.xid }} (Video decoder 7 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(99)$" $e.Labels.xid }} (JPEG engine 1 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(100)$" $e.Labels.xid }} (JPEG engine 2 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(101)$" $e.Labels.xid }} (JPEG engine 3 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(102)$" $e.Labels.xid }} (JPEG engine 4 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(103)$" $e.Labels.xid }} (JPEG engine 5 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(104)$" $e.Labels.xid }} (JPEG engine 6 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(105)$" $e.Labels.xid }} (JPEG engine 7 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(126)$" $e.Labels.xid }} (Copy engine 10 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(127)$" $e.Labels.xid }} (Copy engine 11 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(128)$" $e.Labels.xid }} (Copy engine 12 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(129)$" $e.Labels.xid }} (Copy engine 13 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(130)$" $e.Labels.xid }} (Copy engine 14 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(131)$" $e.Labels.xid }} (Copy engine 15 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(132)$" $e.Labels.xid }} (Copy engine 16 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(133)$" $e.Labels.xid }} (Copy engine 17 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(134)$" $e.Labels.xid }} (Copy engine 18 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(135)$" $e.Labels.xid }} (Copy engine 19 raised an error, mostly on behalf of one process){{"{{"}} else if match "^(137)$" $e.Labels.xid }} (A neighbour touched memory over NVLink without the right to){{"{{"}} else if match "^(139)$" $e.Labels.xid }} (The second optical-flow engine raised an error){{"{{"}} else if match "^(141)$" $e.Labels.xid }} (The driver''s fast path for CUDA reports an error){{"{{"}} else if match "^(142)$" $e.Labels.xid }} (The fourth video encoder (NVENC3) raised an error){{"{{"}} else if match "^(174)$" $e.Labels.xid }} (Only a name in the driver: a channel reset that ends the process without a word){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="app-gpu-error", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUAppError
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUSuspectRepeat" $off) }}
@@ -2760,7 +2760,7 @@ groups:
       description: 'Within 24h, pods of at least three different workloads had application Xids on this GPU. That points to the GPU rather than to the applications.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-suspect-repeat", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUSuspectRepeat
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUOtherXid" $off) }}
@@ -2782,7 +2782,7 @@ groups:
       description: 'The code is not in the catalogue, stands for no fault by itself, or cannot be classified by its number alone (74, 94, 95, 144-150 from dcgm-exporter without the kernel log line). The GPU is not considered healthy, but no action is taken. The alert resolves 24h after the last event.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid!~"8|11|13|14|25|31|32|37|38|39|40|41|43|44|45|46|48|54|60|62|63|64|66|67|68|69|70|71|72|74|75|76|77|79|80|82|83|84|85|86|87|88|89|91|92|94|95|96|97|98|99|100|101|102|103|104|105|106|107|108|109|110|111|112|113|114|115|116|117|118|119|120|121|126|127|128|129|130|131|132|133|134|135|136|137|138|139|140|141|142|143|144|145|146|147|148|149|150|151|152|153|154|155|156|157|158|159|160|161|162|163|164|165|166|167|168|169|170|171|172|173|174|175|176"} > time() - {{ index $k "holds.gpu-other-xid" "seconds" }}) or (( gpuheal:dcgm_xid_latch:first_seconds{job="", xid!~"8|11|13|14|25|31|32|37|38|39|40|41|43|44|45|46|48|54|60|62|63|64|66|67|68|69|70|71|72|75|76|77|79|80|82|83|84|85|86|87|88|89|91|92|96|97|98|99|100|101|102|103|104|105|106|107|108|109|110|111|112|113|114|115|116|117|118|119|120|121|126|127|128|129|130|131|132|133|134|135|136|137|138|139|140|141|142|143|151|152|153|155|156|157|158|159|160|161|162|163|164|165|166|167|168|169|170|171|172|173|174|175|176"} unless on (node, gpu_uuid, xid) gpuheal:xid_latch:last_seconds{job=""} unless on (node, gpu_uuid, xid) label_replace(label_replace(DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632 or DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632, "gpu_uuid", "$1", "UUID", "(.+)"), "xid", "154", "", "") ) > time() - {{ index $k "holds.gpu-other-xid" "seconds" }})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-other-xid", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(1|2|3|4|6)$" $e.Labels.xid }} (Retired number, once for trouble with command stream){{"{{"}} else if match "^(5|10|15|17|23)$" $e.Labels.xid }} (Number without a published meaning){{"{{"}} else if match "^(7)$" $e.Labels.xid }} (Retired number, once for trouble with an address in the command stream){{"{{"}} else if match "^(9)$" $e.Labels.xid }} (Retired number, once for trouble with programming the GPU){{"{{"}} else if match "^(12)$" $e.Labels.xid }} (Retired number, once for trouble with handling a GPU exception){{"{{"}} else if match "^(16|19)$" $e.Labels.xid }} (Retired number, once for trouble with the display engine){{"{{"}} else if match "^(18)$" $e.Labels.xid }} (Retired number, once for trouble with bus mastering on PCI){{"{{"}} else if match "^(20|21|22)$" $e.Labels.xid }} (Retired number, once for trouble with a video command stream){{"{{"}} else if match "^(24)$" $e.Labels.xid }} (Retired number, once for trouble with waiting for a semaphore){{"{{"}} else if match "^(26)$" $e.Labels.xid }} (Retired number, once for trouble with the frame buffer){{"{{"}} else if match "^(27|28|29|34|35|36|42|47|65)$" $e.Labels.xid }} (Retired number, once for trouble with a video engine){{"{{"}} else if match "^(30)$" $e.Labels.xid }} (Retired number, once for trouble with access to a semaphore){{"{{"}} else if match "^(33|59|61)$" $e.Labels.xid }} (Retired number, once for trouble with an internal microcontroller){{"{{"}} else if match "^(49|50|51|52|53|55)$" $e.Labels.xid }} (Number of the driver''s silent-running tests; newer drivers may use it anew){{"{{"}} else if match "^(56)$" $e.Labels.xid }} (Retired number, once for trouble with a display channel){{"{{"}} else if match "^(57)$" $e.Labels.xid }} (Retired number, once for trouble with training the memory link){{"{{"}} else if match "^(58)$" $e.Labels.xid }} (Retired number, once for trouble with the memory link){{"{{"}} else if match "^(73)$" $e.Labels.xid }} (Retired number, once for trouble with a video encoder){{"{{"}} else if match "^(74)$" $e.Labels.xid }} (The GPU reports trouble on an NVLink; the words of the line tell how bad){{"{{"}} else if match "^(78)$" $e.Labels.xid }} (A virtual GPU could not start: host and guest do not fit together){{"{{"}} else if match "^(81)$" $e.Labels.xid }} (Retired number, once for trouble with VGA){{"{{"}} else if match "^(90)$" $e.Labels.xid }} (Retired number, once for trouble with the second-level cache){{"{{"}} else if match "^(93)$" $e.Labels.xid }} (The board''s record store is written more often than it can stand){{"{{"}} else if match "^(94)$" $e.Labels.xid }} (A memory error hit one program only and was fenced in){{"{{"}} else if match "^(95)$" $e.Labels.xid }} (A memory error could not be fenced in; any program on the GPU may be hit){{"{{"}} else if match "^(122)$" $e.Labels.xid }} (The board''s flash memory could not be read){{"{{"}} else if match "^(123)$" $e.Labels.xid }} (The board''s flash memory could not be written){{"{{"}} else if match "^(124)$" $e.Labels.xid }} (The board''s flash memory could not be erased){{"{{"}} else if match "^(125)$" $e.Labels.xid }} (The file system of the board''s record store is broken){{"{{"}} else if match "^(144)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit SAW; the line must be decoded){{"{{"}} else if match "^(145)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit RLW; the line must be decoded){{"{{"}} else if match "^(146)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit TLW; the line must be decoded){{"{{"}} else if match "^(147)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit TREX; the line must be decoded){{"{{"}} else if match "^(148)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit NVLPW_CTRL; the line must be decoded){{"{{"}} else if match "^(149)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit NETIR; the line must be decoded){{"{{"}} else if match "^(150)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit MSE; the line must be decoded){{"{{"}} else if match "^(154)$" $e.Labels.xid }} (The driver states which recovery step it wants now){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `max by (node) (((max by (node, gpu_uuid) (gpuheal_gpu_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} > 7)) or (max by (node, gpu_uuid) (gpuheal_xid_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} > 7)) or (max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) > 7 or (DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) > 7, "gpu_uuid", "$1", "UUID", "(.+)")))) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-other-xid", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) }} Asked for: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}recovery action {{"{{"}} $e.Value }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-other-xid", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUOtherXid
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUNodeCondition" $off) }}
@@ -2804,7 +2804,7 @@ groups:
       description: 'A node condition set by the cloud provider''s own agent reports faulty accelerators.{{"{{"}} with query (printf `group by (condition) (((kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition=~"AcceleratedHardwareReady", status="false"} == 1 or kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition=~"GPUMissing|XIDErrors|NVLinkStatusInactive|IBLinkFlapping|GPUClockThrottling|UnhealthyNvidiaDevicePlugin|UnhealthyNvidiaDCGMServices", status="true"} == 1 or kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition=~"XidCriticalError", status="true"} == 1 or kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition=~"NT_.+", status="true"} == 1 or kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition=~"GpuCount|GpuEcc|GpuBus|GpuRowRemap|GpuXid|GpuFabricMgr|NvlinkSpeed", status="true"} == 1)) and on (node) gpuheal:gpu_witnesses:count{job="", fault="node-gpu-condition", node=%q})` $labels.node) | sortByLabel "condition" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.condition }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="node-gpu-condition", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUNodeCondition
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUNodeNotReady" $off) }}
@@ -2826,7 +2826,7 @@ groups:
       description: 'The node has not been Ready for {{ index $k "alerts.GPUNodeNotReady.for" "text" }}, and it is not booting, not cordoned, and not being remediated by gpuheal.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="node-not-ready", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUNodeNotReady
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUNICDown" $off) }}
@@ -2848,7 +2848,7 @@ groups:
       description: 'A port that was active within the last {{ index $k "thresholds.port_remembered" "text" }} is no longer active, or its device has disappeared.{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="nic-down", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUNICDown
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealRackCorrelated" $off) }}
@@ -2870,7 +2870,7 @@ groups:
       description: '{{"{{"}} $value }} nodes in the rack have hardware faults or GPUs that are lost or unknown at the same time. A common cause is likely: power, cooling or a switch.'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealRackCorrelated
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-fleet
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealFabricDomainCorrelated" $off) }}
@@ -2892,7 +2892,7 @@ groups:
       description: '{{"{{"}} $value }} nodes in the NVLink or network domain have hardware faults or GPUs that are lost or unknown at the same time.'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealFabricDomainCorrelated
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-fleet
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealRolloutCorrelated" $off) }}
@@ -2918,7 +2918,7 @@ groups:
       description: '{{"{{"}} $value }} nodes with the same driver version have hardware faults, and nodes with other versions have none. Suspect the driver rollout.'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealRolloutCorrelated
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-fleet
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealExporterDown" $off) }}
@@ -2940,7 +2940,7 @@ groups:
       description: The exporter has been down for {{ index $k "alerts.GPUHealExporterDown.for" "text" }}, although nothing reports the node as down. The state of its GPUs is unknown, not healthy.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealExporterDown
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealDCGMExporterDown" $off) }}
@@ -2962,7 +2962,7 @@ groups:
       description: The dcgm-exporter has been down for {{ index $k "alerts.GPUHealDCGMExporterDown.for" "text" }}, although nothing reports the node as down.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealDCGMExporterDown
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealExporterFrozen" $off) }}
@@ -2984,7 +2984,7 @@ groups:
       description: Scrapes succeed, but the exporter's heartbeat does not advance. Its data is stale and ignored.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealExporterFrozen
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealExporterMissing" $off) }}
@@ -3006,7 +3006,7 @@ groups:
       description: The node has GPU capacity in Kubernetes, but Prometheus has no gpuheal exporter or dcgm-exporter target for it.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealExporterMissing
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealGPUsNotShown" $off) }}
@@ -3028,7 +3028,7 @@ groups:
       description: A target is up, but reports none of the node's GPUs, or no longer reports some of them although no source reports them as lost. Unless another source reports these GPUs, their state is unknown, not healthy.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealGPUsNotShown
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealKernelLogUnread" $off) }}
@@ -3050,7 +3050,7 @@ groups:
       description: The exporter is running but has no access to the kernel log, so Xids on this node are missed.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealKernelLogUnread
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealTelemetryAnomaly" $off) }}
@@ -3075,7 +3075,7 @@ groups:
       description: Within 10m one kind of fault appeared on more than a fifth of the nodes ({{"{{"}} $value }} nodes). Telemetry, a driver or the network is more likely to be broken than the GPUs.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealTelemetryAnomaly
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealRuleFailures" $off) }}
@@ -3099,7 +3099,7 @@ groups:
       description: Prometheus reports failed or missed evaluations of a gpuheal group. A failing rule falsely resolves its alerts.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealRuleFailures
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealNotificationsDropped" $off) }}
@@ -3121,7 +3121,7 @@ groups:
       description: Some alerts did not reach Alertmanager within the last few minutes.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealNotificationsDropped
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealNodeLabelMissing" $off) }}
@@ -3143,7 +3143,7 @@ groups:
       description: '{{"{{"}} $value }} exporter series have no target label `node`, so their faults cannot be attributed to a node. Relabel __meta_kubernetes_pod_node_name to node.'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealNodeLabelMissing
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealDriverUpgradeUnseen" $off) }}
@@ -3168,7 +3168,7 @@ groups:
       description: The dcgm-exporter on these nodes was removed, and kube-state-metrics does not export the node labels that would tell why. Missing data on these nodes is ignored for {{ index $k "thresholds.operands_away" "text" }}. Set kube-state-metrics' --metric-labels-allowlist=nodes=[nvidia.com/gpu.deploy.driver,nvidia.com/gpu-driver-upgrade-state].
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealDriverUpgradeUnseen
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealResponderSilent" $off) }}
@@ -3190,7 +3190,7 @@ groups:
       description: Prometheus scraped it within the last 7d but cannot now. Faults are still detected and alerted on, but nothing is contained or healed. A responder that was never scraped raises no alert.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealResponderSilent
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealKernelLogLost" $off) }}
@@ -3212,7 +3212,7 @@ groups:
       description: The kernel ring buffer was overwritten before it was read; an Xid may have been missed.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealKernelLogLost
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- end }}
   - alert: GPUHealWatchdog
@@ -3227,7 +3227,7 @@ groups:
       description: Always firing. When it stops arriving, Prometheus, Alertmanager or the connection between them is broken, and no disruptive step starts.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealWatchdog
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-pipeline
     {{- end }}
   {{- if not (has "GPUHealActionPending" $off) }}
   - alert: GPUHealActionPending
@@ -3248,7 +3248,7 @@ groups:
       description: A proposed step needs manual approval. List it with `kubectl get remediations`, approve it with `gpuheal approve`.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealActionPending
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealHeld" $off) }}
@@ -3270,7 +3270,7 @@ groups:
       description: A guard, a silence or a manual hold has blocked the case for {{ index $k "alerts.GPUHealHeld.for" "text" }}. The Remediation's BLOCKED-BY column shows which.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealHeld
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealEscalated" $off) }}
@@ -3292,7 +3292,7 @@ groups:
       description: The policy's recovery steps are used up and the node was not verified healthy, or a step failed permanently. The node stays contained until someone intervenes.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealEscalated
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealEscalatedForDays" $off) }}
@@ -3314,7 +3314,7 @@ groups:
       description: The escalated case has not been closed. The node is out of service, and so is whatever it blocks, such as the other nodes of its gang.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealEscalatedForDays
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealCordonBudget" $off) }}
@@ -3336,7 +3336,7 @@ groups:
       description: Faulty nodes stay schedulable because the budget for new taints is exhausted.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealCordonBudget
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealStaleCase" $off) }}
@@ -3358,7 +3358,7 @@ groups:
       description: A case has been open for 48h and is not making progress.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealStaleCase
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealPolicyMissing" $off) }}
@@ -3380,7 +3380,7 @@ groups:
       description: The policy under which the case was opened was renamed or removed. The node stays as it is, possibly in the middle of a remediation, until the policy is restored or the case is closed.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealPolicyMissing
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealIncident" $off) }}
@@ -3402,7 +3402,7 @@ groups:
       description: Within 10m one fault started on an implausibly large share of a pool, or on three or more nodes of one rack, leaf, NVLink domain or driver version. The nodes are tainted within the budget; no drain, reset or reboot starts on them.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealIncident
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealNoLeader" $off) }}
@@ -3424,7 +3424,7 @@ groups:
       description: Responder replicas can be scraped, but none of them holds the leader Lease. Faults are still detected and alerted on, but nothing is contained or healed.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealNoLeader
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealRoundsFail" $off) }}
@@ -3448,7 +3448,7 @@ groups:
       description: 'The leader has not completed a reconcile round for {{ index $k "thresholds.round_lateness" "text" }}: it cannot read the cluster state, or cannot write its decisions.'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealRoundsFail
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealUnreadableCase" $off) }}
@@ -3470,7 +3470,7 @@ groups:
       description: No action is taken on their nodes, contained or not, until a version that can read them is running, or someone closes them.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealUnreadableCase
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealUnreadableUndo" $off) }}
@@ -3492,7 +3492,7 @@ groups:
       description: gpuheal's changes to these nodes are not reverted automatically, and no other action is taken on them.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealUnreadableUndo
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
   {{- if not (has "GPUHealWritesRefused" $off) }}
@@ -3514,7 +3514,7 @@ groups:
       description: Steps failed permanently {{"{{"}} $value }} times within the last 15m. Missing RBAC permissions, an admission policy or another writer is blocking them.
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUHealWritesRefused
     {{- if index $k "dashboard_base" "text" }}
-      dashboard_url: {{ index $k "dashboard_base" "text" }}
+      dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-remediation
     {{- end }}
   {{- end }}
 - name: gpuheal-slow
