@@ -173,6 +173,14 @@ def test_own_settings_and_policies_go_over_the_charts(tmp_path: Path) -> None:
         ({"podMonitors": {"interval": 15}}, "'/podMonitors/interval'"),
         ({"responder": {"replicas": 0}}, "'/responder/replicas'"),
         ({"uninstall": {"marks": "no"}}, "'/uninstall/marks'"),
+        ({"responder": {"settings": {"alertmanager": []}}}, "'/responder/settings'.*'alertmanager' not allowed"),
+        ({"responder": {"settings": {"namespace": "x"}}}, "'/responder/settings'.*'namespace' not allowed"),
+        (
+            {"responder": {"settings": {"alertmanagers": [{"resolve": True}]}}},
+            "alertmanagers/0'.*missing property 'url'",
+        ),
+        ({"responder": {"settings": {"engine": {"tick": 5}}}}, "'/responder/settings/engine/tick'"),
+        ({"responder": {"settings": {"engine": {"mode": "act"}}}}, "'/responder/settings/engine/mode'"),
     ],
     ids=str,
 )

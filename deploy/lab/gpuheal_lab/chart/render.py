@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from gpuheal_lab.chart import rules
+from gpuheal_lab.chart import rules, settings
 from gpuheal_lab.servers.find import find
 from gpuheal_lab.servers.process import LabError, run
 
@@ -91,6 +91,7 @@ def made() -> Mapping[str, str]:
     """Return the files of the chart that are made without helm, by their path in it."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     schema["properties"]["rules"]["properties"]["site"] = rules.schema()
+    schema["properties"]["responder"]["properties"]["settings"] = settings.schema()
     found = {
         "values.schema.json": _json(schema),
         "files/knobs.json": _json([knob.data() for knob in rules.knobs()]),
