@@ -24,11 +24,12 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import promql_parser as pp
 import yaml
@@ -40,9 +41,11 @@ from gpuheal_rules.cases.document import values
 from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.lint.flow import metric_names, selectors
 from gpuheal_rules.options import Options
-from gpuheal_rules.render import build_groups, rule_file
+from gpuheal_rules.promql.slices import Rules
+from gpuheal_rules.render import build_groups, group_data
 
 MINUTES = 120
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 STEP_S = 60
 BEGIN = 1_780_000_020
 """Unix time of minute 0: a whole number of minutes, so that steps of a query meet the samples."""
@@ -251,10 +254,20 @@ _SAMPLE = re.compile(r'\{((?:\w+="(?:[^"\\]|\\.)*"(?:, )?)*)\} (\S+?)(?=, \{|$)'
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
+def needed_rules(test: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rules that can change what these series show in the test; alerts without the texts for people."""
+    rules = Rules([group_data(group) for group in build_groups(load_catalogue(), OPTIONS)])
+    kept = rules.only(rules.alive(test) & rules.needed({"promql_expr_test": [{"expr": name} for name in names]}))
+    for group in kept:
+        for rule in group["rules"]:
+            rule.pop("annotations", None)
+    return kept
+
+
 def recorded(films: list[Film], folder: Path) -> Iterator[tuple[Key, int, float]]:
     """Yield the samples that the rules record of the films, minute by minute, as promtool prints them."""
-    (folder / "rules.yaml").write_text(rule_file(build_groups(load_catalogue(), OPTIONS)))
-    query = f'{{__name__=~"{"|".join(sorted(recorded_names()))}"}}'
+    names = sorted(recorded_names())
+    query = f'{{__name__=~"{"|".join(names)}"}}'
     test = {
         "interval": f"{STEP_S}s",
         "input_series": [{"series": braces(key), "values": text} for film in films for key, text in pages(film)],
@@ -263,8 +276,9 @@ def recorded(films: list[Film], folder: Path) -> Iterator[tuple[Key, int, float]
             for minute in range(MINUTES + 1)
         ],
     }
+    (folder / "rules.yaml").write_text(yaml.dump({"groups": needed_rules(test, names)}, Dumper=DUMPER))
     document = {"rule_files": ["rules.yaml"], "evaluation_interval": f"{STEP_S}s", "tests": [test]}
-    (folder / "story.test.yaml").write_text(yaml.safe_dump(document, sort_keys=False, width=1 << 20))
+    (folder / "story.test.yaml").write_text(yaml.dump(document, Dumper=DUMPER, sort_keys=False, width=1 << 20))
     tool = str(ensure("promtool", Generation.DEBIAN).path)
     # It is told to expect nothing, so that it prints all that there is.
     ran = subprocess.run(

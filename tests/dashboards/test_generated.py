@@ -22,7 +22,7 @@ from gpuheal_exporters.collectors.registry import metrics
 from gpuheal_responder.shell.metrics import METRICS
 from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.lint.flow import children, matchers, metric_names, selectors
-from gpuheal_rules.options import Options
+from gpuheal_rules.options import PROFILES, Options
 from gpuheal_rules.promql.rule import AlertRule, Record
 from gpuheal_rules.render import build_groups
 from gpuheal_rules.site.read import Site
@@ -253,6 +253,18 @@ def test_the_label_of_the_cluster_is_the_sites() -> None:
         worst.queries[0].expr
         == 'max by (dc, node, gpu_uuid) (bottomk(20, gpuheal:gpu_score{job="", dc=~"$cluster"} < 0.9995))'
     )
+
+
+def test_labels_of_dcgm_are_the_sites() -> None:
+    """Without a target label for nodes dcgm-exporter's own is asked, and the UUID as the site's exporter spells it."""
+    found = []
+    for profile in ("target", "Hostname", "old-namespace"):
+        board = next(b for b in boards(Options(labels=PROFILES[profile]), CATALOGUE) if b.uid == "gpuheal-gpu")
+        found.append(next(panel for panel in board.panels if panel.id == 341).queries[0].expr)
+    target, hostname, old = found
+    assert 'node="$node", UUID="$gpu"} < 2147483632, "gpu_uuid", "$1", "UUID", "(.+)")' in target
+    assert hostname == target.replace('node="$node", UUID=', 'Hostname="$node", UUID=')
+    assert old == target.replace("UUID", "uuid")
 
 
 def test_jobs_and_runbooks_are_the_sites() -> None:
