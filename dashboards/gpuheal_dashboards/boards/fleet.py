@@ -277,7 +277,7 @@ WHERE: Sequence[Panel] = (
         every=_or_none(f"count by (product) ({INFO})", f"sum(gpuheal:node_gpus:count) - count({INFO}) > 0", "product"),
         bad=_or_none(
             f"count by (product) ({BAD} * on (node, gpu_uuid) group_left (product) {MODEL_OF_BAD})",
-            f"count({BAD} unless on (node, gpu_uuid) {INFO})",
+            f"count({BAD} unless on (node) gpuheal_nvml_driver_info)",
             "product",
         ),
     ),
