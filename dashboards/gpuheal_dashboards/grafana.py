@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from grafana_foundation_sdk.builders import (
@@ -44,6 +45,7 @@ from gpuheal_dashboards.model import (
 SOURCE = common_models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 PASSED = "${datasource:queryparam}&${cluster:queryparam}"
 """Every link goes on with the same data source and clusters."""
+HIDDEN = ("placement", "inControlsMenu")
 LETTERS = "ABCDEFGHIJ"
 Builder = timeseries.Panel | stat.Panel | statetimeline.Panel | table.Panel | bargauge.Panel
 
@@ -61,10 +63,15 @@ def render(board: Board) -> str:
             built = built.with_row(dashboard.Row(part.title).id(part.id).grid_pos(_grid(place)))
         else:
             built = built.with_panel(_panel(part).grid_pos(_grid(place)))
-    data = json.loads(json.dumps(built.build(), cls=JSONEncoder))
-    for menu in (*data["links"], *data["annotations"]["list"]):
-        menu.pop("placement", None)  # the SDK's default would hide them in a menu
+    data = in_sight(json.loads(json.dumps(built.build(), cls=JSONEncoder)))
     return json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def in_sight(data: Any) -> Any:
+    """Return the JSON without the SDK's default that hides links and annotations in a menu."""
+    if isinstance(data, dict):
+        return {name: in_sight(value) for name, value in data.items() if (name, value) != HIDDEN}
+    return [in_sight(one) for one in data] if isinstance(data, list) else data
 
 
 def _grid(place: Place) -> models.GridPos:

@@ -58,6 +58,18 @@ def ordered(found: Lines | Rows | str) -> object:
     return found if isinstance(found, str | Mapping) else sorted(found, key=str)
 
 
+def nameless(panel: Panel, shown: Shown) -> Iterator[str]:
+    """Yield the labels of columns, legends and links that no series has."""
+    if panel.columns:
+        titles = {column.title for column in panel.columns if column.label}
+        yield from (title for title in titles if not any(row.get(title) for row in shown.rows))
+        return
+    wanted = {label for query in panel.queries for label in re.findall(r"\{\{(\w+)\}\}", query.legend)}
+    wanted |= set(panel.link.passes.values()) if panel.link else set()
+    there = {label for line in shown.lines for label in line.labels}
+    yield from wanted - there
+
+
 def wrong(server: Prometheus) -> Iterator[tuple[int, str]]:
     """Yield each panel that shows anything else than the story says."""
     for board in BOARDS:
@@ -65,6 +77,8 @@ def wrong(server: Prometheus) -> Iterator[tuple[int, str]]:
             shown = ask(panel, server, of_panel(board, panel))
             if ordered(told(panel, shown)) != ordered(EXPECTED[panel.id]):
                 yield panel.id, f"{panel.title}: {told(panel, shown)}"
+            for name in nameless(panel, shown):
+                yield panel.id, f"{panel.title}: no label {name}"
             for minute, lines in THEN.get(panel.id, {}).items():
                 if at(shown, BEGIN + minute * STEP_S) != lines:
                     yield panel.id, f"{panel.title} at {minute}: {at(shown, BEGIN + minute * STEP_S)}"
