@@ -49,6 +49,8 @@ OPERATOR = ("PodMonitor", "PrometheusRule", "AlertmanagerConfig")
 VALUES: Json = {
     "alertmanagerConfig": {"enabled": True},
     "tokens": {"copyTo": ["monitoring"]},
+    "rules": {"enabled": False},  # large; the installation of the README has them
+    "dashboards": {"enabled": False},
     # The played kubelet would end the pods of the uninstall well; they are ended here.
     "uninstall": {"podAnnotations": {"lab.gpu.health/run-seconds": "600"}},
 }
@@ -101,6 +103,7 @@ VARIANT: Json = {
     "imagePullSecrets": [{"name": "registry"}],
     "reboot": {"image": f"tools@sha256:{'0' * 64}"},
     "prometheus": {"serviceAccount": {"name": "prometheus-k8s"}, "rulesConfigMap": True},
+    "dashboards": {},
     "rules": {"groups": [{"name": "own", "rules": [{"record": "a:b", "expr": "vector(1)"}]}]},
     "uninstall": {"marks": "revert", "podAnnotations": {"sidecar.istio.io/inject": "false"}},
 }
