@@ -179,7 +179,7 @@ def test_names_of_series_are_those_of_grafana() -> None:
         (["--prometheus", "prometheus:9090"], "is no URL such as"),
         (["--prometheus", "http://u:p@h"], "use --token-file"),
         (["--prometheus", "file:///etc/passwd"], "is no URL such as"),
-        (["--range", "6"], "is no duration such as"),
+        (["--range", "6"], "expected a duration such as"),
         (["--range", "1000d"], "is not between"),
         (["--range", "0s"], "is not between"),
         (["--timeout", "1h"], "is not between"),

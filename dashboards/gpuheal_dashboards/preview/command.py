@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gpuheal_dashboards.boards.all import boards
@@ -19,14 +19,14 @@ from gpuheal_dashboards.preview.data import Scope, ask, marks
 from gpuheal_dashboards.preview.page import Page
 from gpuheal_dashboards.preview.prometheus import PreviewError, Prometheus
 from gpuheal_dashboards.selectors import for_site
+from gpuheal_responder.core.duration import parse_duration, people_duration
 from gpuheal_rules.catalogue.load import load_catalogue
 from gpuheal_rules.errors import ConfigError
 from gpuheal_rules.options import Options
 from gpuheal_rules.site.read import Site, read_site
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-LONGEST_RANGE_S = 90 * 86400
-LONGEST_TIMEOUT_S, LONGEST_DEADLINE_S = 300, 3600
+LONGEST_RANGE = timedelta(days=90)
+LONGEST_TIMEOUT, LONGEST_DEADLINE = timedelta(minutes=5), timedelta(hours=1)
 MOST_TOKEN_BYTES = 64 * 1024
 
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prometheus", required=True, type=_address, metavar="URL", help="base URL of its API")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the page")
-    parser.add_argument("--range", type=_span(LONGEST_RANGE_S), default=6 * 3600, help="how far back (default: 6h)")
+    parser.add_argument("--range", type=_span(LONGEST_RANGE), default=6 * 3600, help="how far back (default: 6h)")
     parser.add_argument("--end", type=_moment, help="end of the range, as 2026-05-01T12:00:00Z (default: now)")
     parser.add_argument("--cluster", default=".*", metavar="REGEX", help="clusters to show (default: all)")
     parser.add_argument("--node", help="node to show (default: the one with the lowest score)")
@@ -78,23 +78,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token for Prometheus; https only")
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="authorities that sign the certificate")
     parser.add_argument(
-        "--timeout", type=_span(LONGEST_TIMEOUT_S), default=20, help="longest time of one query (default: 20s)"
+        "--timeout", type=_span(LONGEST_TIMEOUT), default=20, help="longest time of one query (default: 20s)"
     )
     parser.add_argument(
-        "--deadline", type=_span(LONGEST_DEADLINE_S), default=300, help="longest time of all queries (default: 5m)"
+        "--deadline", type=_span(LONGEST_DEADLINE), default=300, help="longest time of all queries (default: 5m)"
     )
     return parser
 
 
-def _span(longest: int) -> Callable[[str], float]:
+def _span(longest: timedelta) -> Callable[[str], float]:
     def read(text: str) -> float:
-        unit = UNITS.get(text[-1:])
-        if unit is None or not text[:-1].isdecimal() or not text[:-1].isascii() or not 1 <= len(text) <= 8:
-            raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 30s, 15m, 6h or 7d")
-        value = int(text[:-1]) * unit
-        if not 1 <= value <= longest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not between 1s and {longest // 60}m")
-        return float(value)
+        try:
+            span = parse_duration(text)
+        except ValueError as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+        if not timedelta(seconds=1) <= span <= longest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not between 1s and {people_duration(longest)}")
+        return span.total_seconds()
 
     return read
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from gpuheal_dashboards.model import Board, Kind, Mark, Panel
 from gpuheal_dashboards.preview.prometheus import Labels, Prometheus, QueryError, Sample
+from gpuheal_responder.core.duration import parse_duration
 
 MOST_SERIES = 40
 """Series drawn in one graph; a person reads no more."""
@@ -17,7 +18,6 @@ MOST_MARKS = 50
 SCRAPE_S = 15.0
 """`$__rate_interval` is four scrapes at least, as in Grafana."""
 LETTERS = "ABCDEFGHIJ"
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Scope:
 
     def step(self, panel: Panel) -> float:
         """Return the distance of a graph's points: no more than `points` of them, on whole seconds."""
-        least = seconds(panel.min_step)
+        least = parse_duration(panel.min_step).total_seconds()
         return max(least, self.scrape_s, math.ceil((self.end - self.start) / panel.points))
 
     def expand(self, expr: str, step: float) -> str:
@@ -68,11 +68,6 @@ class Shown:
     found: int = 0
     problem: str = ""
     times: Sequence[float] = field(default_factory=tuple)
-
-
-def seconds(duration: str) -> float:
-    """Return a duration as Grafana writes it."""
-    return float(duration[:-1]) * _UNITS[duration[-1]]
 
 
 def quoted(value: str) -> str:

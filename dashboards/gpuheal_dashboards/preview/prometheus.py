@@ -12,7 +12,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
+
+from gpuheal_responder.core.duration import people_duration
 
 MOST_BYTES = 32 * 1024 * 1024
 """The largest answer that is read."""
@@ -101,11 +104,11 @@ class Prometheus:
             with refused:
                 raise QueryError(_refusal(refused.code, refused.read(MOST_BYTES))) from None
         except TimeoutError:
-            raise QueryError(f"no answer within {left:.0f} seconds") from None
+            raise QueryError(f"no answer within {people_duration(timedelta(seconds=left))}") from None
         except (OSError, http.client.HTTPException) as problem:
             reason = getattr(problem, "reason", problem)
             if isinstance(reason, TimeoutError):
-                raise QueryError(f"no answer within {left:.0f} seconds") from None
+                raise QueryError(f"no answer within {people_duration(timedelta(seconds=left))}") from None
             raise QueryError(f"no connection: {reason}") from None
 
 
