@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.responder.stage import LADDER, Stage
+from tests.safety.test_whose import held_by_a_budget, open_the_budget
 
 from gpuheal_responder.core.case import Result
 from gpuheal_responder.core.sighting import Strength, Witness, WitnessClass
@@ -50,6 +51,21 @@ async def test_s09_what_is_seen_to_be_unwell_after_a_cure_brings_the_next(gone: 
     await stage.play(400)
     assert stage.only_case().result is Result.RESTORED, "a node that is well by then is proven, not rebooted"
     assert len(stage.sim.machines.reboots) == 1
+
+
+async def test_s21_silence_after_a_reboot_by_others_holds_the_first_cure() -> None:
+    """Where nobody tells what their reboot did, ours is held for want of evidence; a node that is well goes back."""
+    stage, name = held_by_a_budget()
+    await stage.play(30)
+    stage.sim.fleet[name].reboot()
+    open_the_budget(stage)
+    await stage.play(60, until="Act verify")
+    stage.evidence.blind = True
+    assert (await stage.play(300))[-1] == "Hold reboot no-active-alert"
+    stage.evidence.blind = False
+    await stage.play(200)
+    assert stage.only_case().result is Result.RESTORED
+    assert stage.sim.machines.reboots == []
 
 
 async def test_s09_what_an_earlier_proof_saw_brings_no_cure_after_a_silent_one() -> None:

@@ -23,6 +23,7 @@ from gpuheal_responder.errors import ConfigError
 from gpuheal_responder.shell.round import engine
 
 REMAP = "gpu-row-remap-failed"
+MINUTE = timedelta(minutes=1)
 
 
 def lift(raw: dict[str, Any]) -> None:
@@ -304,6 +305,22 @@ async def test_s09_a_clock_that_is_ahead_settles_nothing_to_come() -> None:
     assert stage.only_case().result is Result.TAKEN_OVER
     stage.break_gpu(0, 5)
     await stage.play(20)
+    assert (await stage.sim.cluster.node(name)).record is not None
+
+
+async def test_s09_a_case_that_takes_long_to_close_settles_nothing_of_meanwhile() -> None:
+    """What a person took back is settled as of their act: a fault that comes while we cannot close the case is news."""
+    stage = Stage(steps=["taint", "condition"])
+    stage.advance(3)
+    name = stage.break_gpu()
+    await stage.play(70)
+    stage.sim.gate.fail_next("set_conditions", injection.timeout(), times=12, applied=False)
+    stage.sim.edit(name, lift)
+    await stage.play(5)
+    stage.break_gpu(0, 5)
+    await stage.play(400)
+    assert stage.cases()[0].result is Result.TAKEN_OVER
+    assert stage.cases()[0].closed_at - stage.latch.latched[(name, stage.sim.fleet[name].spec.gpus[5].uuid)] > MINUTE
     assert (await stage.sim.cluster.node(name)).record is not None
 
 

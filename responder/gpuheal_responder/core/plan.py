@@ -202,8 +202,8 @@ def _rung(
         else:
             if progress.state is ProgressState.TODO and proven is not None and attempt is None:
                 failed = _failed_proof(case, policy, proven, target, refuted)
-                if failed is None or not _climbs(failed):
-                    return failed or _Cured(since=proven)
+                if failed is None:
+                    return _Cured(since=proven)
             return Next(due=due, progress=progress)
     if proven is not None and (failed := _failed_proof(case, policy, proven, target, refuted)) is None:
         return _Cured(since=proven)

@@ -70,6 +70,7 @@ class Engine:
     _decided: dict[str, tuple[object, ...]] = field(default_factory=dict)
     _told: dict[str, tuple[object, ...]] = field(default_factory=dict)
     _led_at: datetime | None = None
+    _over: dict[str, datetime | None] = field(default_factory=dict)  # our last look before we saw that it is over
     _locks: Locks = field(default_factory=Locks)
     _drafts: Drafts = field(default_factory=Drafts)
     _refusals: Refusals = field(default_factory=Refusals)
@@ -171,8 +172,7 @@ class Engine:
         write = f"write {work.case.name}"
         if self._refusals.waits(write, look.now):
             self._soon = True
-            hold = self._refusals.hold(write, look.now)
-            if hold is not None:  # what was decided has not happened, so it is not told either
+            if (hold := self._refusals.hold(write, look.now)) is not None:  # what has not happened is not told
                 work.verdict = hold
                 await self._tell(look, work)
             return
@@ -227,6 +227,7 @@ class Engine:
         self._stored = {name: said for name, said in self._stored.items() if name in names}
         self._told = {name: said for name, said in self._told.items() if name in names}
         self._decided = {name: said for name, said in self._decided.items() if name in names}
+        self._over = {name: at for name, at in self._over.items() if name in names}
         self._locks.keep(names)
         self._refusals.keep(names)
 
@@ -358,8 +359,11 @@ class Engine:
     async def _store(self, look: Look, work: Work) -> None:
         """Write the case if it is new, if it moved, or if the verdict is news."""
         if isinstance(work.verdict, Done):
+            before = self._over.setdefault(work.case.name, self._led_at)
             await finish(self.ports, work.case, work.policy, work.world, work.verdict, self.may_act)
-            work.case = closed(work.case, work.origin, work.verdict, work.world, self.ports.clock.now(), self._led_at)
+            work.case = closed(work.case, work.origin, work.verdict, work.world, self.ports.clock.now(), before)
+        else:
+            self._over.pop(work.case.name, None)
         if not self.may_act() or (work.stored is not None and work.stored.unread):
             return
         if to_remember(work):
@@ -386,8 +390,7 @@ class Engine:
         if self._decided.get(work.case.name) != said:
             self._decided[work.case.name] = said
             self.recorder.decided(work.case, work.verdict)
-        untouched = unsaid(work.case, work.verdict)
-        tell = f"tell {work.case.name}"
+        untouched, tell = unsaid(work.case, work.verdict), f"tell {work.case.name}"
         if not untouched and self._refusals.waits(tell, look.now):
             return
         if untouched or await self.ports.cluster.publish(note_of(work.case, work.verdict)):
