@@ -225,8 +225,6 @@ class Nature(World):
         await self.stall(crossing, min(seconds, LONGEST_CALL), lose=False)
         if leader is not None and leader.stall is not None:
             leader.slow = True
-            until = self.truth_now() + timedelta(seconds=min(seconds, LONGEST_CALL)) + LONG
-            self.observer.slowed[leader.name] = (self.observer.looks[leader.name], until)
 
     async def stall(self, crossing: int, seconds: int, lose: bool) -> None:
         """The leader's process hangs in a call for so long; with `lose` another replica leads meanwhile."""
@@ -242,6 +240,7 @@ class Nature(World):
             self.sim.gate.clear_stall()
             return
         leader.release_at = self.truth_now() + timedelta(seconds=seconds)
+        self.observer.slowed[leader.name] = (self.observer.looks[leader.name], leader.release_at + LONG)
         if lose:
             other = next((r for r in self.replicas if r is not leader), None)
             self.leader = other.name if other is not None else ""

@@ -119,7 +119,7 @@ class Observer(Watcher):
         self.looks: dict[str, int] = {}
         self.looked_at: datetime | None = None
         self.slowed: dict[str, tuple[int, datetime]] = {}
-        """By replica one of whose calls takes long: its look before that, and until when a step may rest on it."""
+        """By replica that hangs, or a call of which does: its look before, and until when a step may rest on that."""
         self.marks: list[tuple[datetime, str, str]] = []
         """When the responder contained which Node object."""
         self.boots: list[tuple[datetime, str, str]] = []
@@ -151,9 +151,10 @@ class Observer(Watcher):
             self.found.append(Violation(rule=rule, at=self.world.truth_now(), node=node, text=text))
 
     def look(self, actor: str) -> None:
-        """Record that a replica begins to look now."""
+        """Record that a replica begins to look now; one that does not lead sees nothing."""
         self.looks[actor] = self.tick()
-        self.looked_at = self.world.truth_now()
+        if actor == self.world.leader:
+            self.looked_at = self.world.truth_now()
 
     def shown(self, nodes: Collection[str], *, evidence: bool) -> None:
         """Record that a port has just told the responder about these nodes."""

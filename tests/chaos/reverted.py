@@ -46,7 +46,7 @@ REVERTED = (
     Reverted("D", "S18-any-uncordon-is-a-persons", "D"),
     Reverted("D", "S07-silences-need-an-alert-in-flight", "D"),
     Reverted("E", "S15-refusals-are-tried-at-every-look", "E"),
-    Reverted("E", "S18-half-contained-is-stuck", "E"),
+    Reverted("E", "S25-a-lost-policy-ends-the-case", "E"),
     Reverted("F", "S22-no-check-between-intent-and-call", "F"),
     Reverted("G", "S10-any-cluster-beats", "G"),
     Reverted("G", "S14-adversary-takes-any-yes", "G"),
