@@ -261,7 +261,7 @@ class Judge:
             if i.news > taken.looked_at
             or i.shown is None
             or i.shown > taken.number
-            or max(marked, taken.at - UNHEARD) < i.began
+            or max(marked, taken.at - UNHEARD) < (i.began if call.actor == taken.looked_by else i.news)
         ]
         if not news:
             text = f"{verb} {node} although {taken.by} took it back at {taken.at:%H:%M:%S} and nothing happened since"

@@ -75,6 +75,8 @@ class Act:
     at: datetime
     looked_at: datetime
     """When the responder had last looked; what happened between that and the act is news to it."""
+    looked_by: str = ""
+    """Which process had; another one does not know when that was."""
 
 
 @dataclass(slots=True)
@@ -118,6 +120,7 @@ class Observer(Watcher):
         """By machine, GPU and fault; ended ones stay until the machine boots."""
         self.looks: dict[str, int] = {}
         self.looked_at: datetime | None = None
+        self.looked_by = ""
         self.slowed: dict[str, tuple[int, datetime]] = {}
         """By replica that hangs, or a call of which does: its look before, and until when a step may rest on that."""
         self.marks: list[tuple[datetime, str, str]] = []
@@ -154,7 +157,7 @@ class Observer(Watcher):
         """Record that a replica begins to look now; one that does not lead sees nothing."""
         self.looks[actor] = self.tick()
         if actor == self.world.leader:
-            self.looked_at = self.world.truth_now()
+            self.looked_at, self.looked_by = self.world.truth_now(), actor
 
     def shown(self, nodes: Collection[str], *, evidence: bool) -> None:
         """Record that a port has just told the responder about these nodes."""
@@ -170,7 +173,8 @@ class Observer(Watcher):
     def did(self, kind: str, node: str, by: str) -> Act:
         """Record an act of a person or another controller on a node."""
         now = self.world.truth_now()
-        act = Act(kind=kind, by=by, number=self.tick(), at=now, looked_at=self.looked_at or now)
+        looked_at = self.looked_at or now
+        act = Act(kind=kind, by=by, number=self.tick(), at=now, looked_at=looked_at, looked_by=self.looked_by)
         self.told(node).acts.append(act)
         return act
 
