@@ -324,6 +324,23 @@ async def test_s09_a_case_that_takes_long_to_close_settles_nothing_of_meanwhile(
     assert (await stage.sim.cluster.node(name)).record is not None
 
 
+async def test_s09_whoever_finds_only_marks_settles_nothing_since_they_were_made() -> None:
+    """A new process cannot tell when the one before it looked last: what came since the node was marked is news."""
+    stage = Stage(steps=["taint"])
+    stage.sim.gate.fail_next("create", injection.forbidden(), times=1)
+    stage.advance(3)
+    name = stage.break_gpu()
+    await stage.round()
+    assert stage.cases() == []
+    stage.boot()
+    stage.advance(70)
+    stage.break_gpu(0, 5)
+    stage.advance(70)
+    stage.sim.edit(name, lambda raw: raw["spec"].pop("unschedulable", None))
+    await stage.play(20)
+    assert (await stage.sim.cluster.node(name)).record is not None
+
+
 async def test_s18_a_person_is_answered_though_nothing_of_the_case_is_stored() -> None:
     """Whose Remediation could never be written still ends with an Event when a person uncordons the node."""
     stage = Stage(steps=["taint"])

@@ -87,7 +87,7 @@ def closed(case: Case, before: Case, verdict: Done, world: World, now: datetime,
     settled = settled_until(case)
     if verdict.result in TAKEN:
         known = [a.ended_at or a.started_at for a in before.attempts] + ([looked_at] if looked_at is not None else [])
-        settled = _before_unheard(case, min(now, max(known, default=now)))
+        settled = _before_unheard(case, min(now, max(known, default=case.opened_at)))
     if world.evidence is not None:
         settled = min(settled, world.evidence.at)
     return replace(case, closed_at=now, settled_at=settled, result=verdict.result)
