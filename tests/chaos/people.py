@@ -31,7 +31,7 @@ class People(Nature):
             self.observer.told(name).takeback = self.observer.did("take-back", name, ANN)
 
     async def cordon(self, node: int) -> None:
-        """Ann cordons a node for work of her own; that she had taken it back since the last look nobody can see then."""
+        """Ann cordons a node for work of her own; that she took it back since the last look is not seen then."""
         told = self.observer.told(self.named(node))
         if told.takeback is not None and told.takeback.number > self.observer.looks.get(self.leader, 0):
             told.takeback = None
