@@ -225,7 +225,7 @@ def unseen(fault: Fault, alert: Alert) -> list[Case]:
 
 def _views() -> list[tuple[bool, str, list[Series]]]:
     """Return views of a node that are to be told or not, and when that is."""
-    counted = World(exporter=None, dcgm=None)
+    counted, nvml = World(exporter=None, dcgm=None), lean(dcgm=None)
     one_gone: dict[str, Any] = {"present": lambda gpu, step: gpu != 1 or step < EVENT}
     none: dict[str, Any] = {"present": lambda _gpu, _step: False}
     emptied: dict[str, Any] = {"exporter": None, "present": lambda _gpu, step: step < EVENT}
@@ -248,22 +248,22 @@ def _views() -> list[tuple[bool, str, list[Series]]]:
         (
             False,
             "for the empty page of a node with dynamic resource allocation whose GPUs NVML shows",
-            [*lean(dcgm=None).series(), *_uncounted(lean(**emptied))],
+            [*nvml.series(), *nvml.of_exporter("gpuheal_nvml_devices", {}, always(2)), *_uncounted(lean(**emptied))],
         ),
         (
             True,
             "for the empty page of a node with dynamic resource allocation whose GPUs NVML does not show",
-            [*lean(dcgm=None, present=lambda _gpu, step: step < EVENT).series(), *_uncounted(lean(**emptied))],
+            [*nvml.series(), *nvml.of_exporter("gpuheal_nvml_devices", {}, always(0)), *_uncounted(lean(**emptied))],
         ),
         (
             True,
             "for the empty page of a node whose GPUs NVML shows and Kubernetes counts",
-            [*lean(dcgm=None).series(), *World(**emptied).series()],
+            [*World(dcgm=None).series(), *World(**emptied).series()],
         ),
         (
             True,
             "for the empty page of a node whose GPUs NVML shows, where nobody counts any",
-            [*lean(dcgm=None).series(), *lean(**emptied).series()],
+            [*nvml.series(), *nvml.of_exporter("gpuheal_nvml_devices", {}, always(2)), *lean(**emptied).series()],
         ),
         (True, "for a GPU that left the page of a node with dynamic resource allocation", _uncounted(fallen)),
         (

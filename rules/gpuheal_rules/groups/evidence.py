@@ -48,6 +48,10 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         name=SERIOUS_XID,
         expr=f'group by ({GPU}, xid) ({resolution}{{action!~"none|alert", basis="message", blames!="peer"}})',
     )
+    # Read once for all that judge it: every GPU shows one.
+    for name in special.RECOVERIES:
+        expr = by_target(options, catalogue.signals[name], "> 0")
+        yield Record(name=special.ASKED, labels={"signal": name}, expr=expr)
     yield from _near(catalogue, options)
     for fault in catalogue.faults.values():
         if fault.xids and fault.scope == "gpu":

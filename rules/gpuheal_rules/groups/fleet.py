@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.guard import READY
-from gpuheal_rules.groups.identity import ACCELERATORS, IDENTITY, UP
-from gpuheal_rules.groups.latch import LOST
+from gpuheal_rules.groups.identity import ACCELERATORS, SHOWN, UP
+from gpuheal_rules.groups.latch import LOST, MISSED
 from gpuheal_rules.groups.witness import UNKNOWN
 from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import COUNT, GPU, GPU_GONE, GPU_NODE, GUARD, WITNESS, Record, promql, targets
@@ -108,15 +108,14 @@ def _problems(options: Options) -> Iterator[Record]:
     # With dynamic resource allocation the kubelet counts no GPUs, and the page of an idle node is empty: NVML has them.
     unseen = promql(f"""
         ({targets(options, ["dcgm"], "== 1")}) unless on (node) {UP}{{source="dcgm"}}
-          and on (node) ({gpus} or on (node) {IDENTITY}{{source="dcgm"}})
-          unless on (node) (gpuheal_gpu_present == 1 and on (node) ({READY} unless on (node) ({gpus})))
+          and on (node) ({gpus} or on (node) {GPU_GONE}{{source="dcgm"}})
+          unless on (node) (gpuheal_nvml_devices > 0 and on (node) ({READY} unless on (node) ({gpus})))
         or on (node)
-        ({UP}{{source="exporter"}} and on (node) ({gpus}) unless on (node) gpuheal_gpu_info)
+        ({UP}{{source="exporter"}} and on (node) ({gpus}) unless on (node) {SHOWN}{{source="exporter"}})
         or on (node)
         (
-          {GPU_GONE}{{source="dcgm"}} and on (node) {UP}{{source="dcgm"}}
+          {MISSED} and on (node) {UP}{{source="dcgm"}}
             unless on ({GPU}) {LOST}
-            unless on ({GPU}) gpuheal_gpu_present == 1
             unless on ({GPU}) {COUNT}{{fault="gpu-fell-off-bus"}}
         )
         """)

@@ -9,7 +9,6 @@ from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.catalogue.reader import format_duration
 from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import (
-    BLANK,
     GPU,
     GPU_GONE,
     GPU_SHOWN,
@@ -31,6 +30,8 @@ ACCELERATORS = r"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"
 
 IDENTITY = "gpuheal:gpu_identity"
 NODE_GPUS = "gpuheal:node_gpus:count"
+SHOWN = "gpuheal:gpus_shown:count"
+"""How many GPUs of a node a source shows."""
 UP = "gpuheal:source_up:info"
 SOURCE_SEEN = "gpuheal:source_seen:last_seconds"
 SILENT = "gpuheal:source_silent:info"
@@ -45,9 +46,11 @@ def rules(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     """Yield thresholds, sources, topology and identity, in the order they must be evaluated."""
     for name, item in catalogue.thresholds.items():
         yield Record(name="gpuheal:threshold", expr=f"vector({item.value:.12g})", labels={"name": name})
-    yield from _sources(catalogue, options)
+    yield from _heard(catalogue, options)
     yield _topology(options)
+    yield _live(options)
     yield from _known(catalogue, options)
+    yield from _remembered_sources()
 
 
 def _standing(heartbeat: str, span: timedelta) -> str:
@@ -56,13 +59,6 @@ def _standing(heartbeat: str, span: timedelta) -> str:
         max by (node) (changes({heartbeat}[{window}])) == 0
           and on (node) max by (node) (count_over_time({heartbeat}[{window}])) >= 4
         """)
-
-
-def _shown(catalogue: Catalogue, options: Options) -> str:
-    temperature = catalogue.signals["dcgm_presence"].metrics[0]
-    clock = catalogue.signals["dcgm_presence"].metrics[1]
-    vectors = [node_labels(options, f"{name} < {BLANK}") for name in (temperature, clock)]
-    return f"(group by (node) ({vectors[0]}) or group by (node) ({vectors[1]}))"
 
 
 def _target_nodes(catalogue: Catalogue, options: Options) -> Record:
@@ -83,7 +79,7 @@ def _target_nodes(catalogue: Catalogue, options: Options) -> Record:
     )
 
 
-def _sources(catalogue: Catalogue, options: Options) -> Iterator[Record]:
+def _heard(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     heartbeat = "gpuheal_exporter_heartbeat_timestamp_seconds"
     frozen = max(options.scrape_interval * 8, timedelta(seconds=30))
     # Frozen means: scraped all the time, and the exporter's own loop never moved. No clock is compared. The second
@@ -99,15 +95,11 @@ def _sources(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         labels={"source": "exporter"},
         expr=f"group by (node) ({heartbeat}) unless on (node) gpuheal:exporter_frozen:info",
     )
-    yield Record(
-        name=UP,
-        labels={"source": "dcgm"},
-        # A page that shows no GPU says nothing of any: such a target is silent, though it answers.
-        expr=f"group by (node) ({targets(options, ['dcgm'], '== 1')})\n  and on (node) {_shown(catalogue, options)}",
-    )
     for source in ("ksm", "responder"):
         yield Record(name=UP, labels={"source": source}, expr=f'group (up{{job=~"{options.job(source)}"}} == 1)')
-    yield _live(options)
+
+
+def _remembered_sources() -> Iterator[Record]:
     # What a silent exporter said counts for a while, as long as its node is there; that there was a responder is not
     # forgotten overnight.
     memory = dict.fromkeys(("exporter", "dcgm", "ksm"), "hold_seconds") | {"responder": "identity_memory_seconds"}
@@ -154,12 +146,6 @@ def _live(options: Options) -> Record:
     )
 
 
-def _remembered(source: str) -> str:
-    """Return what was known at the last evaluation; after an outage, what was gone before what was shown."""
-    of = f'{{source="{source}"}}'
-    return f"({IDENTITY}{of} or {recovered(GPU_GONE)}{of} or {recovered(GPU_SHOWN)}{of})"
-
-
 def _known(catalogue: Catalogue, options: Options) -> Iterator[Record]:
     """Yield which GPUs each source knows: 1 while it shows the GPU, else the unix time at which it first did not."""
     presence = readings(catalogue.signals["dcgm_presence"])
@@ -170,20 +156,38 @@ def _known(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         "exporter": f'group by ({GPU}) (gpuheal_gpu_info{{gpu_uuid!=""}})',
     }
     week = threshold("identity_memory_seconds")
-    dcgm, exporter = (_remembered(source) for source in ("dcgm", "exporter"))
-    silent = f'({exporter} unless on (node) {UP}{{source="exporter"}})'
+    was = {
+        source: f'({IDENTITY}{{source="{source}"}} or {recovered(GPU_SHOWN)}{{source="{source}"}})' for source in shown
+    }
+    away = {source: before(f'{GPU_GONE}{{source="{source}"}}') for source in shown}
+    silent = f'unless on (node) {UP}{{source="exporter"}}'
     # The value of the previous evaluation: 1 for a GPU that has just gone.
     gone = {
         # dcgm-exporter forgets a lost GPU, so it is kept here until another one shows in its slot.
         "dcgm": f"""
-            ({dcgm} == 1) * time()
-              or {dcgm} > time() - {week}
+            ({was["dcgm"]} == 1) * time()
+              or {away["dcgm"]} > time() - {week}
               unless on (node, pci_bus_id) {IDENTITY}{{source="dcgm", pci_bus_id!=""}} == 1
             """,
-        "exporter": f"({silent} == 1) * time()\n  or {silent} > time() - {week}",
+        "exporter": f"""
+            (({was["exporter"]} == 1) * time() {silent})
+              or ({away["exporter"]} > time() - {week} {silent})
+            """,
     }
     for source, now in shown.items():
         memory = f"  (\n{indent(promql(gone[source]), 4)}\n  ) and on (node) {NODE_KNOWN}"
         yield Record(name=IDENTITY, labels={"source": source}, expr=f"{now}\n  or on ({GPU})\n{memory}")
+        seen = f'{IDENTITY}{{source="{source}"}} == 1'
+        yield Record(name=SHOWN, labels={"source": source}, expr=f"count by (node) ({seen})")
+    yield Record(
+        name=UP,
+        labels={"source": "dcgm"},
+        # A page that shows no GPU says nothing of any: such a target is silent, though it answers.
+        expr=f'group by (node) ({targets(options, ["dcgm"], "== 1")})\n  and on (node) {SHOWN}{{source="dcgm"}}',
+    )
     yield Record(name=GPU_GONE, expr=f"{IDENTITY} > 1")
-    yield Record(name=NODE_GPUS, expr=f"count by (node) (group by ({GPU}) ({IDENTITY}))")
+    missing = f"count by (node, source) ({GPU_GONE})"
+    yield Record(
+        name=NODE_GPUS,
+        expr=f"max by (node) (\n  {SHOWN} + on (node, source) {missing}\n  or {SHOWN}\n  or {missing}\n)",
+    )

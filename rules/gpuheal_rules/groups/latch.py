@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuheal_rules.catalogue.model import Catalogue
-from gpuheal_rules.groups.identity import ACCELERATORS, IDENTITY, SILENT, SOURCE_SEEN, UP
+from gpuheal_rules.groups.identity import ACCELERATORS, IDENTITY, SHOWN, SILENT, SOURCE_SEEN, UP
 from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import (
     BLANK,
@@ -29,6 +29,8 @@ XID = "gpuheal:xid_latch:last_seconds"
 DCGM_XID = "gpuheal:dcgm_xid_latch:first_seconds"
 LOST = "gpuheal:gpu_lost:since_seconds"
 OWNER = "gpuheal:app_xid_owner:last_seconds"
+MISSED = "gpuheal:gpu_missed:since_seconds"
+"""GPUs that dcgm-exporter does not show any more and NVML does not show either."""
 CLOCKS = "gpuheal:dcgm_clocks_event:mask"
 PORT_DOWN = "gpuheal:rdma_port_down:info"
 PORT_SEEN = "gpuheal:rdma_port_active:last_seconds"
@@ -171,11 +173,10 @@ def _lost(catalogue: Catalogue, options: Options) -> Iterator[Record]:
         # NVML shows, or that stands on the page with blanks, is there; where most of a node are not shown, or its GPUs
         # are no device of the kubelet (dynamic resource allocation), the exporter hides them.
         "dcgm": promql(f"""
-            {gone} <= time() - {options.scrape_seconds(4)}
+            {MISSED} <= time() - {options.scrape_seconds(4)}
               and on (node) {UP}{{source="dcgm"}}
               and on ({GPU}) ({gone} and on (node) ({UP}{{source="dcgm"}} offset {grace}) or {known})
-              and on (node) (count by (node) ({IDENTITY}{{source="dcgm"}} == 1) >= on (node) count by (node) ({gone}))
-              unless on ({GPU}) (gpuheal_gpu_present == 1 and on (node) {UP}{{source="exporter"}})
+              and on (node) ({SHOWN}{{source="dcgm"}} >= on (node) count by (node) ({gone}))
               unless on ({GPU}) group by ({GPU}) ({gpu_labels(options, blank)})
               unless on (node) (
                 kube_node_status_condition{{condition="Ready", status="true"}}
@@ -183,6 +184,10 @@ def _lost(catalogue: Catalogue, options: Options) -> Iterator[Record]:
               )
             """),
     }
+    yield Record(
+        name=MISSED,
+        expr=f'{gone}\n  unless on ({GPU}) (gpuheal_gpu_present == 1 and on (node) {UP}{{source="exporter"}})',
+    )
     for witness, source in (("nvml", "exporter"), ("dcgm", "dcgm")):
         own = f'{LOST}{{class="{witness}"}}'
         yield Record(

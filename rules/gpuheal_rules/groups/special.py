@@ -15,6 +15,9 @@ from gpuheal_rules.options import Options
 from gpuheal_rules.promql.rule import CLEARED, GPU, GPU_NODE, gpu_labels, node_labels, promql, readings, threshold
 
 Special = Callable[[Catalogue, Options], tuple[str, str]]
+ASKED = "gpuheal:recovery_action:raised"
+RECOVERIES = ("recovery_action", "kernel_recovery_action", "dcgm_recovery_action")
+"""Signals that show which recovery the driver asks for."""
 
 
 def _lost(witness: str, source: str) -> Special:
@@ -111,14 +114,10 @@ def _module_missing(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
 def _recovery(signal: str, condition: Callable[[Catalogue], str]) -> Special:
     """Return GPUs whose driver asks for a recovery of a kind, read by its number."""
 
-    def found(catalogue: Catalogue, options: Options) -> tuple[str, str]:
-        of = catalogue.signals[signal]
-        vector = readings(of, condition(catalogue))
-        if of.source == "dcgm":
-            vector = gpu_labels(options, vector)
-        return f"max by ({GPU}) ({vector})", of.source
-
-    return found
+    return lambda catalogue, _options: (
+        f'{ASKED}{{signal="{signal}"}} {condition(catalogue)}',
+        catalogue.signals[signal].source,
+    )
 
 
 def _of_gpu(catalogue: Catalogue) -> str:

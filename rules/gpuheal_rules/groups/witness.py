@@ -12,6 +12,7 @@ from gpuheal_rules.promql.rule import (
     COUNT,
     EVIDENCE,
     GPU,
+    GPU_GONE,
     OPEN,
     WITNESS,
     Record,
@@ -76,7 +77,7 @@ def rules(catalogue: Catalogue, _options: Options) -> Iterator[Record]:
         name=UNKNOWN,
         expr=promql(f"""
             group by ({GPU}) (
-              {IDENTITY}
+              ({GPU_GONE}{{source="dcgm"}} or {IDENTITY}{{source="exporter"}})
                 unless on ({GPU}) {IDENTITY}{{source="dcgm"}} == 1
                 unless on ({GPU}) (
                   gpuheal_gpu_present == 1

@@ -82,6 +82,8 @@ BY_PREFIX: Mapping[str, tuple[str, ...]] = {
     "gpuheal:fault_nodes": ("telemetry-anomaly", "fleet"),
     "gpuheal:rdma_port_down": ("nic-down", "shared"),
     "gpuheal:rdma_ports": ("nic-down",),
+    "gpuheal:recovery_action": ("gpu-recovery-required",),
+    "gpuheal:gpu_missed": ("shared", "telemetry-missing", "gpu-fell-off-bus"),
     "gpuheal:memory_since": ("shared",),
     "gpuheal:node_known": ("shared", "telemetry-missing"),
     "gpuheal:xid_harmless": ("nvlink-fault", "nvlink-degraded"),
