@@ -153,7 +153,7 @@ def _ports() -> list[Case]:
     }
     return [
         Case(
-            name=f"A port that is {how} counts after an outage of Prometheus until the slow group knows what was active",
+            name=f"A port that is {how} counts after an outage of Prometheus until the slow group has looked at it",
             series=[*series, *_snapshot(PORT_DOWN, **port)],
             queries=[Query(step=EARLY, expr=expr, samples=[("{}", 1.0)]), Query(step=LATE + 4, expr=expr)],
             steps=LATE + 4,

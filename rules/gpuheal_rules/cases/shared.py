@@ -29,6 +29,7 @@ from gpuheal_rules.cases.world import (
 from gpuheal_rules.cases.xid import EVENT, silent_about_codes
 from gpuheal_rules.catalogue.model import Catalogue
 from gpuheal_rules.groups.identity import IDENTITY, SOURCE_SEEN
+from gpuheal_rules.groups.latch import PORTS_MOST
 
 FAULT, CODE = "gpu-engine-fault", 62
 GPU = {"gpu_uuid": UUIDS[1]}
@@ -111,7 +112,9 @@ def _nodes() -> list[Case]:
 
 def _deleted() -> list[Case]:
     world, end = lean(dcgm=None), EVENT + 15
-    targets = [Series(metric=s.metric, labels=s.labels, at=_ending(s.at, end)) for s in world.series()]
+    port = world.of_exporter("gpuheal_rdma_port_state", {"device": "mlx5_0", "port": "1"}, always(4))
+    shown = [*world.series(), *port]
+    targets = [Series(metric=s.metric, labels=s.labels, at=_ending(s.at, end)) for s in shown]
     ksm = Series(metric="up", labels={"job": "kube-state-metrics", "instance": "10.0.0.2:8080"}, at=always(1))
     lists, listed = (
         World().of_ksm("kube_node_status_condition", at, condition="Ready", status="true")
@@ -125,6 +128,7 @@ def _deleted() -> list[Case]:
             [*targets, ksm, *listed],
             asked(seen, (gap, last), (gone, None)),
             asked(_of(IDENTITY), (gap, last + STEP_SECONDS), (gone, None)),
+            asked(f'max({PORTS_MOST}{{node="{NODE}"}})', (gap, 1), (gone + 10, None)),
         ),
         _alone(
             "Deleted: a node without targets that kube-state-metrics lists is there",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpuheal_rules.cases.shows import DEVICES, SXID, bad_value, of_signal
 from gpuheal_rules.cases.world import (
@@ -15,6 +15,7 @@ from gpuheal_rules.cases.world import (
     Series,
     World,
     always,
+    between,
     merged,
     since,
     until,
@@ -160,14 +161,30 @@ def _no_module(world: World) -> list[Series]:
     ]
 
 
-def _unloaded(booted: int | None = None) -> Shows:
-    """Return a node whose driver is unloaded at EVENT, because of a reboot at a step or without one."""
-    boot = -86400.0 if booted is None else booted * STEP_SECONDS
+def _unloaded(at: int, *, rebooted: bool = False) -> Shows:
+    """Return a node whose driver is unloaded at a step, because of a reboot or without one."""
+    boot = at * STEP_SECONDS if rebooted else -86400.0
 
     return lambda world: [
-        *world.of_exporter("gpuheal_driver_module_loaded", {"module": "nvidia"}, since(EVENT, 0, 1.0)),
-        *world.of_exporter("gpuheal_node_boot_timestamp_seconds", {}, since(EVENT, boot, -86400.0)),
+        *world.of_exporter("gpuheal_driver_module_loaded", {"module": "nvidia"}, since(at, 0, 1.0)),
+        *world.of_exporter("gpuheal_node_boot_timestamp_seconds", {}, since(at, boot, -86400.0)),
     ]
+
+
+def _passed_on(world: World) -> list[Series]:
+    """Return a host that passes its GPUs on to guests: it has no driver, and nobody ever showed a GPU of it."""
+    hidden = [s for s in world.series() if s.metric.startswith(("gpuheal_gpu_", "DCGM_"))]
+    return [
+        *(replace(s, at=lambda _step: None) for s in hidden),
+        *world.of_exporter("gpuheal_driver_module_loaded", {"module": "nvidia"}, always(0)),
+        *_devices(0, 0)(world),
+    ]
+
+
+def _came_late(world: World) -> list[Series]:
+    """Return a node whose RDMA device came up late, and then disappeared."""
+    labels = {"device": "mlx5_0", "port": "1"}
+    return world.of_exporter("gpuheal_rdma_port_state", labels, between(2, EVENT + 2, 4))
 
 
 def _ports(gone: Sequence[str], come: str = "", exclusive: float = 0) -> Shows:
@@ -207,12 +224,16 @@ VARIANTS: Mapping[str, Sequence[Variant]] = {
     ],
     "driver_module_missing": [
         Variant(fact="a missing module without a GPU on the bus", shows=_no_module, evident=False),
-        Variant(fact="a module that was just unloaded", shows=_unloaded(), evident=False, at=EVENT + 78),
-        Variant(fact="a module unloaded long ago", shows=_unloaded(), evident=True, at=EVENT + 82),
-        Variant(fact="a module not loaded after a reboot", shows=_unloaded(EVENT), evident=True, at=EVENT + 42),
+        Variant(fact="a host that passes its GPUs on", shows=_passed_on, evident=False),
+        Variant(fact="a module that was just unloaded", shows=_unloaded(EVENT), evident=False, at=EVENT + 78),
+        Variant(fact="a module unloaded long ago", shows=_unloaded(EVENT), evident=True, at=EVENT + 82),
+        Variant(
+            fact="a module not loaded after a reboot", shows=_unloaded(60, rebooted=True), evident=True, at=60 + 42
+        ),
     ],
     "rdma_port_down": [
         Variant(fact="a device that has disappeared", shows=_ports(["mlx5_0"]), evident=True),
+        Variant(fact="a device that came late and has disappeared", shows=_came_late, evident=True, at=EVENT + 4),
         Variant(fact="all devices that have disappeared", shows=_ports(["mlx5_0", "mlx5_9"]), evident=True),
         Variant(fact="an unused device that has disappeared", shows=_ports(["mlx5_9"]), evident=False),
         Variant(fact="a device with another name", shows=_ports(["mlx5_0"], "mlx5_2"), evident=False),
