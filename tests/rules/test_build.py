@@ -58,7 +58,7 @@ def test_intervals_and_windows_follow_the_render_options(catalogue: Catalogue) -
     (main_group, *_rest) = build_groups(catalogue, Options(scrape_interval=second, interval=second))
     text = to_yaml(group_data(main_group))
     assert main_group.interval == second
-    assert 'source="dcgm"} <= time() - 4\n' in text
+    assert 'gpu_missed:since_seconds{job=""} <= time() - 4\n' in text
     assert "offset 4s" in text
 
 
