@@ -99,13 +99,17 @@ def _module_missing(catalogue: Catalogue, _options: Options) -> tuple[str, str]:
     # GPUs that a hypervisor passes on need no driver here: no GPU of such a node was ever shown or offered. No fault
     # unloads a module: when it is gone without a reboot, somebody replaces the driver, and gets time for it.
     module = 'gpuheal_driver_module_loaded{module="nvidia"}'
-    booted = f"time() - gpuheal_node_boot_timestamp_seconds > {catalogue.number('operands_away')}"
+    boot = "gpuheal_node_boot_timestamp_seconds"
+    then = f"{module} offset {catalogue.window('operands_away')}"
     return (
         promql(f"""
             (max by (node) ({module}) == 0)
               and on (node) max by (node) (gpuheal_driver_pci_gpus) > 0
               and on (node) {GPU_NODE}
-              unless on (node) ({module} offset {catalogue.window("operands_away")} == 1 and on (node) {booted})
+              unless on (node) (
+                {then} == 1
+                  and on (node) max by (node) (timestamp({then})) > on (node) max by (node) ({boot})
+              )
             """),
         "exporter",
     )

@@ -40,7 +40,7 @@ FIXED: Mapping[str, str] = {
     "gpuheal:gpu_state": "codes of the states",
     "gpuheal:fault_evidence:last_seen_seconds": "codes: recovery actions, states of the fabric, clock event bits",
     "gpuheal:dcgm_clocks_event:mask": "clock event bits that are normal",
-    "gpuheal:rdma_port_(down:info|active:last_seconds)": "the state of an active port; the memory over an outage",
+    "gpuheal:rdma_port(_down:info|_active:last_seconds|s:max)": "the state of an active port; the memory of an outage",
     "gpuheal:node_topology:info": "a rank among targets",
     "gpuheal:(node_bad:new30m|fault_nodes:growth10m|node_score:min15m|gpu_counter:growth.+)": "the name has the window",
     "gpuheal:((fault_cleared|memory_since):timestamp_seconds|pcie_best:max|recovered_.+)": "the memory over an outage",
