@@ -341,6 +341,19 @@ async def test_s09_whoever_finds_only_marks_settles_nothing_since_they_were_made
     assert (await stage.sim.cluster.node(name)).record is not None
 
 
+async def test_s18_the_shared_lease_of_a_node_on_probation_is_short() -> None:
+    """Whoever dies in a long probation keeps other tools out for minutes: the Lease is renewed while we live."""
+    stage = Stage(steps=[*LADDER[:5], {"probation": {"quiet": "6h"}}, "restore"])
+    stage.advance(3)
+    name = stage.break_gpu()
+    await stage.play(until="Act probation")
+    for _ in range(5):
+        stage.sim.advance(timedelta(minutes=3))
+        await stage.play(2)
+        left = stage.sim.cluster.locks[name].expires_at - stage.sim.now()
+        assert timedelta(minutes=3) < left <= timedelta(minutes=10)
+
+
 async def test_s18_a_person_is_answered_though_nothing_of_the_case_is_stored() -> None:
     """Whose Remediation could never be written still ends with an Event when a person uncordons the node."""
     stage = Stage(steps=["taint"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from gpuheal_responder.core import life
+from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.verdict import Done, Escalate, due_of
 from gpuheal_responder.errors import ActionError
 from gpuheal_responder.ports import Cluster, Recorder
@@ -32,8 +33,9 @@ class Locks:
         if renewed is not None and now - renewed < LOCK_MARGIN / 3:
             return
         due = due_of(work.verdict)
-        try:
-            await cluster.lock(node, (due.deadline if due is not None else timedelta(0)) + LOCK_MARGIN)
+        disrupts = due is not None and due.spec.phase in {Phase.EMPTY, Phase.CURE}
+        try:  # a probation may last a day, and whoever dies in it must not keep other tools out for as long
+            await cluster.lock(node, (due.deadline if due is not None and disrupts else timedelta(0)) + LOCK_MARGIN)
         except ActionError as problem:
             log.warning("the Lease of node %s was not renewed: %s", node.name, problem)
             recorder.performed("lock", problem.reason, 0)
