@@ -122,12 +122,6 @@ groups:
     labels:
       source: exporter
   - record: gpuheal:source_up:info
-    expr: |-
-      group by (node) (up{job=~"{{ index $k "jobs.dcgm" "text" }}"} == 1)
-        and on (node) (group by (node) (DCGM_FI_DEV_GPU_TEMP{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) or group by (node) (DCGM_FI_DEV_SM_CLOCK{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632))
-    labels:
-      source: dcgm
-  - record: gpuheal:source_up:info
     expr: group (up{job=~"{{ index $k "jobs.ksm" "text" }}"} == 1)
     labels:
       source: ksm
@@ -135,11 +129,61 @@ groups:
     expr: group (up{job=~"{{ index $k "jobs.responder" "text" }}"} == 1)
     labels:
       source: responder
+  - record: gpuheal:node_topology:info
+    expr: |-
+      topk by (node) (1,
+        max by (node, rack, zone, fabric_domain) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}", rack!=""} * 0 + 2)
+        or max by (node, rack, zone, fabric_domain) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}", rack="", node!=""} * 0 + 1)
+      ) ^ 0
   - record: gpuheal:node_known:info
     expr: |-
       group by (node) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}"})
         or group by (node) (kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"} or kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"} offset 5m)
         or (group by (node) (gpuheal:node_gpus:count{job=""} or gpuheal:recovered_gpu_gone:since_seconds{job=""} or gpuheal:recovered_gpu_shown:last_seconds{job=""} or gpuheal:recovered_source_seen:last_seconds{job=""}) unless on () gpuheal:source_up:info{job="", source="ksm"})
+  - record: gpuheal:gpu_identity
+    expr: |-
+      group by (node, gpu_uuid, pci_bus_id) (label_replace(DCGM_FI_DEV_GPU_TEMP{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632 or DCGM_FI_DEV_SM_CLOCK{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632, "gpu_uuid", "$1", "UUID", "(.+)"))
+        or on (node, gpu_uuid)
+        (
+          ((gpuheal:gpu_identity{job="", source="dcgm"} or gpuheal:recovered_gpu_shown:last_seconds{job="", source="dcgm"}) == 1) * time()
+            or (gpuheal:gpu_gone:since_seconds{job="", source="dcgm"} or gpuheal:recovered_gpu_gone:since_seconds{job="", source="dcgm"}) > time() - scalar(gpuheal:threshold{job="", name="identity_memory_seconds"})
+            unless on (node, pci_bus_id) gpuheal:gpu_identity{job="", source="dcgm", pci_bus_id!=""} == 1
+        ) and on (node) gpuheal:node_known:info{job=""}
+    labels:
+      source: dcgm
+  - record: gpuheal:gpus_shown:count
+    expr: count by (node) (gpuheal:gpu_identity{job="", source="dcgm"} == 1)
+    labels:
+      source: dcgm
+  - record: gpuheal:gpu_identity
+    expr: |-
+      group by (node, gpu_uuid) (gpuheal_gpu_info{job=~"{{ index $k "jobs.exporter" "text" }}", gpu_uuid!=""})
+        or on (node, gpu_uuid)
+        (
+          (((gpuheal:gpu_identity{job="", source="exporter"} or gpuheal:recovered_gpu_shown:last_seconds{job="", source="exporter"}) == 1) * time() unless on (node) gpuheal:source_up:info{job="", source="exporter"})
+            or ((gpuheal:gpu_gone:since_seconds{job="", source="exporter"} or gpuheal:recovered_gpu_gone:since_seconds{job="", source="exporter"}) > time() - scalar(gpuheal:threshold{job="", name="identity_memory_seconds"}) unless on (node) gpuheal:source_up:info{job="", source="exporter"})
+        ) and on (node) gpuheal:node_known:info{job=""}
+    labels:
+      source: exporter
+  - record: gpuheal:gpus_shown:count
+    expr: count by (node) (gpuheal:gpu_identity{job="", source="exporter"} == 1)
+    labels:
+      source: exporter
+  - record: gpuheal:source_up:info
+    expr: |-
+      group by (node) (up{job=~"{{ index $k "jobs.dcgm" "text" }}"} == 1)
+        and on (node) gpuheal:gpus_shown:count{job="", source="dcgm"}
+    labels:
+      source: dcgm
+  - record: gpuheal:gpu_gone:since_seconds
+    expr: gpuheal:gpu_identity{job=""} > 1
+  - record: gpuheal:node_gpus:count
+    expr: |-
+      max by (node) (
+        gpuheal:gpus_shown:count{job=""} + on (node, source) count by (node, source) (gpuheal:gpu_gone:since_seconds{job=""})
+        or gpuheal:gpus_shown:count{job=""}
+        or count by (node, source) (gpuheal:gpu_gone:since_seconds{job=""})
+      )
   - record: gpuheal:source_seen:last_seconds
     expr: |-
       gpuheal:source_up:info{job="", source="exporter"} * time()
@@ -166,37 +210,6 @@ groups:
       source: responder
   - record: gpuheal:source_silent:info
     expr: group by (node, source) (gpuheal:source_seen:last_seconds{job=""}) unless gpuheal:source_up:info{job=""}
-  - record: gpuheal:node_topology:info
-    expr: |-
-      topk by (node) (1,
-        max by (node, rack, zone, fabric_domain) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}", rack!=""} * 0 + 2)
-        or max by (node, rack, zone, fabric_domain) (up{job=~"{{ index $k "jobs.exporter" "text" }}|{{ index $k "jobs.dcgm" "text" }}", rack="", node!=""} * 0 + 1)
-      ) ^ 0
-  - record: gpuheal:gpu_identity
-    expr: |-
-      group by (node, gpu_uuid, pci_bus_id) (label_replace(DCGM_FI_DEV_GPU_TEMP{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632 or DCGM_FI_DEV_SM_CLOCK{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632, "gpu_uuid", "$1", "UUID", "(.+)"))
-        or on (node, gpu_uuid)
-        (
-          ((gpuheal:gpu_identity{job="", source="dcgm"} or gpuheal:recovered_gpu_gone:since_seconds{job="", source="dcgm"} or gpuheal:recovered_gpu_shown:last_seconds{job="", source="dcgm"}) == 1) * time()
-            or (gpuheal:gpu_identity{job="", source="dcgm"} or gpuheal:recovered_gpu_gone:since_seconds{job="", source="dcgm"} or gpuheal:recovered_gpu_shown:last_seconds{job="", source="dcgm"}) > time() - scalar(gpuheal:threshold{job="", name="identity_memory_seconds"})
-            unless on (node, pci_bus_id) gpuheal:gpu_identity{job="", source="dcgm", pci_bus_id!=""} == 1
-        ) and on (node) gpuheal:node_known:info{job=""}
-    labels:
-      source: dcgm
-  - record: gpuheal:gpu_identity
-    expr: |-
-      group by (node, gpu_uuid) (gpuheal_gpu_info{job=~"{{ index $k "jobs.exporter" "text" }}", gpu_uuid!=""})
-        or on (node, gpu_uuid)
-        (
-          (((gpuheal:gpu_identity{job="", source="exporter"} or gpuheal:recovered_gpu_gone:since_seconds{job="", source="exporter"} or gpuheal:recovered_gpu_shown:last_seconds{job="", source="exporter"}) unless on (node) gpuheal:source_up:info{job="", source="exporter"}) == 1) * time()
-            or ((gpuheal:gpu_identity{job="", source="exporter"} or gpuheal:recovered_gpu_gone:since_seconds{job="", source="exporter"} or gpuheal:recovered_gpu_shown:last_seconds{job="", source="exporter"}) unless on (node) gpuheal:source_up:info{job="", source="exporter"}) > time() - scalar(gpuheal:threshold{job="", name="identity_memory_seconds"})
-        ) and on (node) gpuheal:node_known:info{job=""}
-    labels:
-      source: exporter
-  - record: gpuheal:gpu_gone:since_seconds
-    expr: gpuheal:gpu_identity{job=""} > 1
-  - record: gpuheal:node_gpus:count
-    expr: count by (node) (group by (node, gpu_uuid) (gpuheal:gpu_identity{job=""}))
   - record: gpuheal:gpu_node:info
     expr: |-
       group by (node) (gpuheal:node_gpus:count{job=""} and on (node) gpuheal:source_up:info{job="", source=~"exporter|dcgm"})
@@ -264,6 +277,10 @@ groups:
         ((gpuheal:dcgm_xid_latch:first_seconds{job=""} or gpuheal:recovered_dcgm_xid_latch:first_seconds{job=""})
           unless on (node, gpu_uuid) gpuheal:gpu_identity{job="", source="dcgm"} == 1
           and on (node) gpuheal:source_seen:last_seconds{job="", source="dcgm"})
+  - record: gpuheal:gpu_missed:since_seconds
+    expr: |-
+      gpuheal:gpu_gone:since_seconds{job="", source="dcgm"}
+        unless on (node, gpu_uuid) (gpuheal_gpu_present{job=~"{{ index $k "jobs.exporter" "text" }}"} == 1 and on (node) gpuheal:source_up:info{job="", source="exporter"})
   - record: gpuheal:gpu_lost:info
     expr: |-
       group by (node, gpu_uuid) (
@@ -284,11 +301,10 @@ groups:
   - record: gpuheal:gpu_lost:info
     expr: |-
       group by (node, gpu_uuid) (
-        gpuheal:gpu_gone:since_seconds{job="", source="dcgm"} <= time() - 60
+        gpuheal:gpu_missed:since_seconds{job=""} <= time() - 60
           and on (node) gpuheal:source_up:info{job="", source="dcgm"}
           and on (node, gpu_uuid) (gpuheal:gpu_gone:since_seconds{job="", source="dcgm"} and on (node) (gpuheal:source_up:info{job="", source="dcgm"} offset 1m) or (gpuheal:gpu_lost:since_seconds{job="", class="dcgm"} or gpuheal:recovered_gpu_lost:since_seconds{job="", class="dcgm"}))
-          and on (node) (count by (node) (gpuheal:gpu_identity{job="", source="dcgm"} == 1) >= on (node) count by (node) (gpuheal:gpu_gone:since_seconds{job="", source="dcgm"}))
-          unless on (node, gpu_uuid) (gpuheal_gpu_present{job=~"{{ index $k "jobs.exporter" "text" }}"} == 1 and on (node) gpuheal:source_up:info{job="", source="exporter"})
+          and on (node) (gpuheal:gpus_shown:count{job="", source="dcgm"} >= on (node) count by (node) (gpuheal:gpu_gone:since_seconds{job="", source="dcgm"}))
           unless on (node, gpu_uuid) group by (node, gpu_uuid) (label_replace(DCGM_FI_DEV_GPU_TEMP{job=~"{{ index $k "jobs.dcgm" "text" }}"} >= 2147483632, "gpu_uuid", "$1", "UUID", "(.+)"))
           unless on (node) (
             kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"}
@@ -331,6 +347,18 @@ groups:
       )
   - record: gpuheal:xid_serious:info
     expr: group by (node, gpu_uuid, xid) (gpuheal_xid_resolution_info{job=~"{{ index $k "jobs.exporter" "text" }}", action!~"none|alert", basis="message", blames!="peer"})
+  - record: gpuheal:recovery_action:raised
+    expr: max by (node, gpu_uuid) (gpuheal_gpu_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} > 0)
+    labels:
+      signal: recovery_action
+  - record: gpuheal:recovery_action:raised
+    expr: max by (node, gpu_uuid) (gpuheal_xid_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} > 0)
+    labels:
+      signal: kernel_recovery_action
+  - record: gpuheal:recovery_action:raised
+    expr: max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) > 0 or (DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) > 0, "gpu_uuid", "$1", "UUID", "(.+)"))
+    labels:
+      signal: dcgm_recovery_action
   - record: gpuheal:signal:near
     expr: max by (node, gpu_uuid) (gpuheal_gpu_temperature_margin_celsius{job=~"{{ index $k "jobs.exporter" "text" }}"} < scalar(gpuheal:threshold{job="", name="margin_leave_celsius"}))
     labels:
@@ -1166,7 +1194,7 @@ groups:
   - record: gpuheal:fault_evidence:last_seen_seconds
     expr: |-
       group by (node) (
-        max by (node, gpu_uuid) (gpuheal_gpu_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} == 5)
+        gpuheal:recovery_action:raised{job="", signal="recovery_action"} == 5
       ) * time()
         or on (node)
         max by (node) (
@@ -1181,7 +1209,7 @@ groups:
   - record: gpuheal:fault_evidence:last_seen_seconds
     expr: |-
       group by (node) (
-        max by (node, gpu_uuid) (gpuheal_xid_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} == 5)
+        gpuheal:recovery_action:raised{job="", signal="kernel_recovery_action"} == 5
       ) * time()
         or on (node)
         max by (node) (
@@ -1196,7 +1224,7 @@ groups:
   - record: gpuheal:fault_evidence:last_seen_seconds
     expr: |-
       group by (node) (
-        max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) == 5 or (DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) == 5, "gpu_uuid", "$1", "UUID", "(.+)"))
+        gpuheal:recovery_action:raised{job="", signal="dcgm_recovery_action"} == 5
       ) * time()
         or on (node)
         max by (node) (
@@ -1301,7 +1329,10 @@ groups:
         (max by (node) (gpuheal_driver_module_loaded{job=~"{{ index $k "jobs.exporter" "text" }}", module="nvidia"}) == 0)
           and on (node) max by (node) (gpuheal_driver_pci_gpus{job=~"{{ index $k "jobs.exporter" "text" }}"}) > 0
           and on (node) gpuheal:gpu_node:info{job=""}
-          unless on (node) (gpuheal_driver_module_loaded{job=~"{{ index $k "jobs.exporter" "text" }}", module="nvidia"} offset {{ index $k "thresholds.operands_away" "text" }} == 1 and on (node) time() - gpuheal_node_boot_timestamp_seconds{job=~"{{ index $k "jobs.exporter" "text" }}"} > {{ index $k "thresholds.operands_away" "seconds" }})
+          unless on (node) (
+            gpuheal_driver_module_loaded{job=~"{{ index $k "jobs.exporter" "text" }}", module="nvidia"} offset {{ index $k "thresholds.operands_away" "text" }} == 1
+              and on (node) max by (node) (timestamp(gpuheal_driver_module_loaded{job=~"{{ index $k "jobs.exporter" "text" }}", module="nvidia"} offset {{ index $k "thresholds.operands_away" "text" }})) > on (node) max by (node) (gpuheal_node_boot_timestamp_seconds{job=~"{{ index $k "jobs.exporter" "text" }}"})
+          )
       ) * time()
         unless on (node) gpuheal:node_guard:info{job=""}
         or on (node)
@@ -1410,7 +1441,7 @@ groups:
   - record: gpuheal:fault_evidence:last_seen_seconds
     expr: |-
       group by (node, gpu_uuid) (
-        max by (node, gpu_uuid) (gpuheal_gpu_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} <= 7 != 0 != 5)
+        gpuheal:recovery_action:raised{job="", signal="recovery_action"} <= 7 != 0 != 5
       ) * time()
         or on (node, gpu_uuid)
         max by (node, gpu_uuid) (
@@ -1425,7 +1456,7 @@ groups:
   - record: gpuheal:fault_evidence:last_seen_seconds
     expr: |-
       group by (node, gpu_uuid) (
-        max by (node, gpu_uuid) (gpuheal_xid_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} <= 7 != 0 != 5)
+        gpuheal:recovery_action:raised{job="", signal="kernel_recovery_action"} <= 7 != 0 != 5
       ) * time()
         or on (node, gpu_uuid)
         max by (node, gpu_uuid) (
@@ -1440,7 +1471,7 @@ groups:
   - record: gpuheal:fault_evidence:last_seen_seconds
     expr: |-
       group by (node, gpu_uuid) (
-        max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) <= 7 != 0 != 5 or (DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) <= 7 != 0 != 5, "gpu_uuid", "$1", "UUID", "(.+)"))
+        gpuheal:recovery_action:raised{job="", signal="dcgm_recovery_action"} <= 7 != 0 != 5
       ) * time()
         or on (node, gpu_uuid)
         max by (node, gpu_uuid) (
@@ -1656,7 +1687,7 @@ groups:
   - record: gpuheal:fault_evidence:last_seen_seconds
     expr: |-
       group by (node, gpu_uuid) (
-        max by (node, gpu_uuid) (gpuheal_gpu_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} > 7)
+        gpuheal:recovery_action:raised{job="", signal="recovery_action"} > 7
       ) * time()
         or on (node, gpu_uuid)
         max by (node, gpu_uuid) (
@@ -1671,7 +1702,7 @@ groups:
   - record: gpuheal:fault_evidence:last_seen_seconds
     expr: |-
       group by (node, gpu_uuid) (
-        max by (node, gpu_uuid) (gpuheal_xid_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} > 7)
+        gpuheal:recovery_action:raised{job="", signal="kernel_recovery_action"} > 7
       ) * time()
         or on (node, gpu_uuid)
         max by (node, gpu_uuid) (
@@ -1686,7 +1717,7 @@ groups:
   - record: gpuheal:fault_evidence:last_seen_seconds
     expr: |-
       group by (node, gpu_uuid) (
-        max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) > 7 or (DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) > 7, "gpu_uuid", "$1", "UUID", "(.+)"))
+        gpuheal:recovery_action:raised{job="", signal="dcgm_recovery_action"} > 7
       ) * time()
         or on (node, gpu_uuid)
         max by (node, gpu_uuid) (
@@ -1800,7 +1831,7 @@ groups:
   - record: gpuheal:gpu_unknown:info
     expr: |-
       group by (node, gpu_uuid) (
-        gpuheal:gpu_identity{job=""}
+        (gpuheal:gpu_gone:since_seconds{job="", source="dcgm"} or gpuheal:gpu_identity{job="", source="exporter"})
           unless on (node, gpu_uuid) gpuheal:gpu_identity{job="", source="dcgm"} == 1
           unless on (node, gpu_uuid) (
             gpuheal_gpu_present{job=~"{{ index $k "jobs.exporter" "text" }}"} == 1
@@ -1973,15 +2004,14 @@ groups:
     expr: |-
       group by (node) (
       (up{job=~"{{ index $k "jobs.dcgm" "text" }}"} == 1) unless on (node) gpuheal:source_up:info{job="", source="dcgm"}
-        and on (node) (kube_node_status_capacity{job=~"{{ index $k "jobs.ksm" "text" }}", resource=~"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"} > 0 or on (node) gpuheal:gpu_identity{job="", source="dcgm"})
-        unless on (node) (gpuheal_gpu_present{job=~"{{ index $k "jobs.exporter" "text" }}"} == 1 and on (node) (kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"} unless on (node) (kube_node_status_capacity{job=~"{{ index $k "jobs.ksm" "text" }}", resource=~"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"} > 0)))
+        and on (node) (kube_node_status_capacity{job=~"{{ index $k "jobs.ksm" "text" }}", resource=~"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"} > 0 or on (node) gpuheal:gpu_gone:since_seconds{job="", source="dcgm"})
+        unless on (node) (gpuheal_nvml_devices{job=~"{{ index $k "jobs.exporter" "text" }}"} > 0 and on (node) (kube_node_status_condition{job=~"{{ index $k "jobs.ksm" "text" }}", condition="Ready", status="true"} unless on (node) (kube_node_status_capacity{job=~"{{ index $k "jobs.ksm" "text" }}", resource=~"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"} > 0)))
       or on (node)
-      (gpuheal:source_up:info{job="", source="exporter"} and on (node) (kube_node_status_capacity{job=~"{{ index $k "jobs.ksm" "text" }}", resource=~"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"} > 0) unless on (node) gpuheal_gpu_info{job=~"{{ index $k "jobs.exporter" "text" }}"})
+      (gpuheal:source_up:info{job="", source="exporter"} and on (node) (kube_node_status_capacity{job=~"{{ index $k "jobs.ksm" "text" }}", resource=~"nvidia_com_gpu|nvidia_com_mig_.+|amd_com_gpu|huawei_com_.+"} > 0) unless on (node) gpuheal:gpus_shown:count{job="", source="exporter"})
       or on (node)
       (
-        gpuheal:gpu_gone:since_seconds{job="", source="dcgm"} and on (node) gpuheal:source_up:info{job="", source="dcgm"}
+        gpuheal:gpu_missed:since_seconds{job=""} and on (node) gpuheal:source_up:info{job="", source="dcgm"}
           unless on (node, gpu_uuid) gpuheal:gpu_lost:since_seconds{job=""}
-          unless on (node, gpu_uuid) gpuheal_gpu_present{job=~"{{ index $k "jobs.exporter" "text" }}"} == 1
           unless on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-fell-off-bus"}
       )
       ) unless on (node) gpuheal:node_guard:info{job=""}
@@ -2429,7 +2459,7 @@ groups:
       namespace: {{ index $k "namespace" "text" | quote }}
     annotations:
       summary: The IMEX domain of {{"{{"}} $labels.node }} needs recovery
-      description: 'The driver requests recovery of the IMEX domain (recovery action 5). This affects the whole NVLink domain rather than a GPU on this node; neither a GPU reset nor a node reboot helps.{{"{{"}} with query (printf `max by (node) (((max by (node, gpu_uuid) (gpuheal_gpu_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} == 5)) or (max by (node, gpu_uuid) (gpuheal_xid_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} == 5)) or (max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) == 5 or (DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) == 5, "gpu_uuid", "$1", "UUID", "(.+)")))) and on (node) gpuheal:gpu_witnesses:count{job="", fault="imex-domain-recovery", node=%q})` $labels.node) }} Asked for: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}recovery action {{"{{"}} $e.Value }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="imex-domain-recovery", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
+      description: 'The driver requests recovery of the IMEX domain (recovery action 5). This affects the whole NVLink domain rather than a GPU on this node; neither a GPU reset nor a node reboot helps.{{"{{"}} with query (printf `max by (node) (((gpuheal:recovery_action:raised{job="", signal="recovery_action"} == 5) or (gpuheal:recovery_action:raised{job="", signal="kernel_recovery_action"} == 5) or (gpuheal:recovery_action:raised{job="", signal="dcgm_recovery_action"} == 5)) and on (node) gpuheal:gpu_witnesses:count{job="", fault="imex-domain-recovery", node=%q})` $labels.node) }} Asked for: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}recovery action {{"{{"}} $e.Value }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="imex-domain-recovery", node=%q}` $labels.node) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUIMEXDomainRecovery
     {{- if index $k "dashboard_base" "text" }}
       dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-node?var-node={{"{{"}} $labels.node }}
@@ -2648,7 +2678,7 @@ groups:
       namespace: {{ index $k "namespace" "text" | quote }}
     annotations:
       summary: The driver requests a recovery action for GPU {{"{{"}} $labels.gpu_uuid }} on {{"{{"}} $labels.node }}
-      description: 'The driver itself (Xid 154, or the recovery action in NVML or DCGM) reports that this GPU needs a reset, a drain or a reboot.{{"{{"}} with query (printf `max by (node) (((max by (node, gpu_uuid) (gpuheal_gpu_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} <= 7 != 0 != 5)) or (max by (node, gpu_uuid) (gpuheal_xid_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} <= 7 != 0 != 5)) or (max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) <= 7 != 0 != 5 or (DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) <= 7 != 0 != 5, "gpu_uuid", "$1", "UUID", "(.+)")))) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-recovery-required", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) }} Asked for: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}recovery action {{"{{"}} $e.Value }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-recovery-required", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
+      description: 'The driver itself (Xid 154, or the recovery action in NVML or DCGM) reports that this GPU needs a reset, a drain or a reboot.{{"{{"}} with query (printf `max by (node) (((gpuheal:recovery_action:raised{job="", signal="recovery_action"} <= 7 != 0 != 5) or (gpuheal:recovery_action:raised{job="", signal="kernel_recovery_action"} <= 7 != 0 != 5) or (gpuheal:recovery_action:raised{job="", signal="dcgm_recovery_action"} <= 7 != 0 != 5)) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-recovery-required", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) }} Asked for: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}recovery action {{"{{"}} $e.Value }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-recovery-required", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPURecoveryRequired
     {{- if index $k "dashboard_base" "text" }}
       dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
@@ -2779,7 +2809,7 @@ groups:
       namespace: {{ index $k "namespace" "text" | quote }}
     annotations:
       summary: GPU {{"{{"}} $labels.gpu_uuid }} on {{"{{"}} $labels.node }} reported an Xid or recovery action that maps to no known fault
-      description: 'The code is not in the catalogue, stands for no fault by itself, or cannot be classified by its number alone (74, 94, 95, 144-150 from dcgm-exporter without the kernel log line). The GPU is not considered healthy, but no action is taken. The alert resolves 24h after the last event.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid!~"8|11|13|14|25|31|32|37|38|39|40|41|43|44|45|46|48|54|60|62|63|64|66|67|68|69|70|71|72|74|75|76|77|79|80|82|83|84|85|86|87|88|89|91|92|94|95|96|97|98|99|100|101|102|103|104|105|106|107|108|109|110|111|112|113|114|115|116|117|118|119|120|121|126|127|128|129|130|131|132|133|134|135|136|137|138|139|140|141|142|143|144|145|146|147|148|149|150|151|152|153|154|155|156|157|158|159|160|161|162|163|164|165|166|167|168|169|170|171|172|173|174|175|176"} > time() - {{ index $k "holds.gpu-other-xid" "seconds" }}) or (( gpuheal:dcgm_xid_latch:first_seconds{job="", xid!~"8|11|13|14|25|31|32|37|38|39|40|41|43|44|45|46|48|54|60|62|63|64|66|67|68|69|70|71|72|75|76|77|79|80|82|83|84|85|86|87|88|89|91|92|96|97|98|99|100|101|102|103|104|105|106|107|108|109|110|111|112|113|114|115|116|117|118|119|120|121|126|127|128|129|130|131|132|133|134|135|136|137|138|139|140|141|142|143|151|152|153|155|156|157|158|159|160|161|162|163|164|165|166|167|168|169|170|171|172|173|174|175|176"} unless on (node, gpu_uuid, xid) gpuheal:xid_latch:last_seconds{job=""} unless on (node, gpu_uuid, xid) label_replace(label_replace(DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632 or DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632, "gpu_uuid", "$1", "UUID", "(.+)"), "xid", "154", "", "") ) > time() - {{ index $k "holds.gpu-other-xid" "seconds" }})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-other-xid", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(1|2|3|4|6)$" $e.Labels.xid }} (Retired number, once for trouble with command stream){{"{{"}} else if match "^(5|10|15|17|23)$" $e.Labels.xid }} (Number without a published meaning){{"{{"}} else if match "^(7)$" $e.Labels.xid }} (Retired number, once for trouble with an address in the command stream){{"{{"}} else if match "^(9)$" $e.Labels.xid }} (Retired number, once for trouble with programming the GPU){{"{{"}} else if match "^(12)$" $e.Labels.xid }} (Retired number, once for trouble with handling a GPU exception){{"{{"}} else if match "^(16|19)$" $e.Labels.xid }} (Retired number, once for trouble with the display engine){{"{{"}} else if match "^(18)$" $e.Labels.xid }} (Retired number, once for trouble with bus mastering on PCI){{"{{"}} else if match "^(20|21|22)$" $e.Labels.xid }} (Retired number, once for trouble with a video command stream){{"{{"}} else if match "^(24)$" $e.Labels.xid }} (Retired number, once for trouble with waiting for a semaphore){{"{{"}} else if match "^(26)$" $e.Labels.xid }} (Retired number, once for trouble with the frame buffer){{"{{"}} else if match "^(27|28|29|34|35|36|42|47|65)$" $e.Labels.xid }} (Retired number, once for trouble with a video engine){{"{{"}} else if match "^(30)$" $e.Labels.xid }} (Retired number, once for trouble with access to a semaphore){{"{{"}} else if match "^(33|59|61)$" $e.Labels.xid }} (Retired number, once for trouble with an internal microcontroller){{"{{"}} else if match "^(49|50|51|52|53|55)$" $e.Labels.xid }} (Number of the driver''s silent-running tests; newer drivers may use it anew){{"{{"}} else if match "^(56)$" $e.Labels.xid }} (Retired number, once for trouble with a display channel){{"{{"}} else if match "^(57)$" $e.Labels.xid }} (Retired number, once for trouble with training the memory link){{"{{"}} else if match "^(58)$" $e.Labels.xid }} (Retired number, once for trouble with the memory link){{"{{"}} else if match "^(73)$" $e.Labels.xid }} (Retired number, once for trouble with a video encoder){{"{{"}} else if match "^(74)$" $e.Labels.xid }} (The GPU reports trouble on an NVLink; the words of the line tell how bad){{"{{"}} else if match "^(78)$" $e.Labels.xid }} (A virtual GPU could not start: host and guest do not fit together){{"{{"}} else if match "^(81)$" $e.Labels.xid }} (Retired number, once for trouble with VGA){{"{{"}} else if match "^(90)$" $e.Labels.xid }} (Retired number, once for trouble with the second-level cache){{"{{"}} else if match "^(93)$" $e.Labels.xid }} (The board''s record store is written more often than it can stand){{"{{"}} else if match "^(94)$" $e.Labels.xid }} (A memory error hit one program only and was fenced in){{"{{"}} else if match "^(95)$" $e.Labels.xid }} (A memory error could not be fenced in; any program on the GPU may be hit){{"{{"}} else if match "^(122)$" $e.Labels.xid }} (The board''s flash memory could not be read){{"{{"}} else if match "^(123)$" $e.Labels.xid }} (The board''s flash memory could not be written){{"{{"}} else if match "^(124)$" $e.Labels.xid }} (The board''s flash memory could not be erased){{"{{"}} else if match "^(125)$" $e.Labels.xid }} (The file system of the board''s record store is broken){{"{{"}} else if match "^(144)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit SAW; the line must be decoded){{"{{"}} else if match "^(145)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit RLW; the line must be decoded){{"{{"}} else if match "^(146)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit TLW; the line must be decoded){{"{{"}} else if match "^(147)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit TREX; the line must be decoded){{"{{"}} else if match "^(148)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit NVLPW_CTRL; the line must be decoded){{"{{"}} else if match "^(149)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit NETIR; the line must be decoded){{"{{"}} else if match "^(150)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit MSE; the line must be decoded){{"{{"}} else if match "^(154)$" $e.Labels.xid }} (The driver states which recovery step it wants now){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `max by (node) (((max by (node, gpu_uuid) (gpuheal_gpu_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} > 7)) or (max by (node, gpu_uuid) (gpuheal_xid_recovery_action{job=~"{{ index $k "jobs.exporter" "text" }}"} > 7)) or (max by (node, gpu_uuid) (label_replace((DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) > 7 or (DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632) > 7, "gpu_uuid", "$1", "UUID", "(.+)")))) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-other-xid", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) }} Asked for: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}recovery action {{"{{"}} $e.Value }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-other-xid", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
+      description: 'The code is not in the catalogue, stands for no fault by itself, or cannot be classified by its number alone (74, 94, 95, 144-150 from dcgm-exporter without the kernel log line). The GPU is not considered healthy, but no action is taken. The alert resolves 24h after the last event.{{"{{"}} with query (printf `group by (xid) (((gpuheal:xid_latch:last_seconds{job="", xid!~"8|11|13|14|25|31|32|37|38|39|40|41|43|44|45|46|48|54|60|62|63|64|66|67|68|69|70|71|72|74|75|76|77|79|80|82|83|84|85|86|87|88|89|91|92|94|95|96|97|98|99|100|101|102|103|104|105|106|107|108|109|110|111|112|113|114|115|116|117|118|119|120|121|126|127|128|129|130|131|132|133|134|135|136|137|138|139|140|141|142|143|144|145|146|147|148|149|150|151|152|153|154|155|156|157|158|159|160|161|162|163|164|165|166|167|168|169|170|171|172|173|174|175|176"} > time() - {{ index $k "holds.gpu-other-xid" "seconds" }}) or (( gpuheal:dcgm_xid_latch:first_seconds{job="", xid!~"8|11|13|14|25|31|32|37|38|39|40|41|43|44|45|46|48|54|60|62|63|64|66|67|68|69|70|71|72|75|76|77|79|80|82|83|84|85|86|87|88|89|91|92|96|97|98|99|100|101|102|103|104|105|106|107|108|109|110|111|112|113|114|115|116|117|118|119|120|121|126|127|128|129|130|131|132|133|134|135|136|137|138|139|140|141|142|143|151|152|153|155|156|157|158|159|160|161|162|163|164|165|166|167|168|169|170|171|172|173|174|175|176"} unless on (node, gpu_uuid, xid) gpuheal:xid_latch:last_seconds{job=""} unless on (node, gpu_uuid, xid) label_replace(label_replace(DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632 or DCGM_FI_DEV_GPU_RECOVERY_ACTION{job=~"{{ index $k "jobs.dcgm" "text" }}"} < 2147483632, "gpu_uuid", "$1", "UUID", "(.+)"), "xid", "154", "", "") ) > time() - {{ index $k "holds.gpu-other-xid" "seconds" }})) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-other-xid", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) | sortByLabel "xid" }} Reported: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}Xid {{"{{"}} $e.Labels.xid }}{{"{{"}} if match "^(1|2|3|4|6)$" $e.Labels.xid }} (Retired number, once for trouble with command stream){{"{{"}} else if match "^(5|10|15|17|23)$" $e.Labels.xid }} (Number without a published meaning){{"{{"}} else if match "^(7)$" $e.Labels.xid }} (Retired number, once for trouble with an address in the command stream){{"{{"}} else if match "^(9)$" $e.Labels.xid }} (Retired number, once for trouble with programming the GPU){{"{{"}} else if match "^(12)$" $e.Labels.xid }} (Retired number, once for trouble with handling a GPU exception){{"{{"}} else if match "^(16|19)$" $e.Labels.xid }} (Retired number, once for trouble with the display engine){{"{{"}} else if match "^(18)$" $e.Labels.xid }} (Retired number, once for trouble with bus mastering on PCI){{"{{"}} else if match "^(20|21|22)$" $e.Labels.xid }} (Retired number, once for trouble with a video command stream){{"{{"}} else if match "^(24)$" $e.Labels.xid }} (Retired number, once for trouble with waiting for a semaphore){{"{{"}} else if match "^(26)$" $e.Labels.xid }} (Retired number, once for trouble with the frame buffer){{"{{"}} else if match "^(27|28|29|34|35|36|42|47|65)$" $e.Labels.xid }} (Retired number, once for trouble with a video engine){{"{{"}} else if match "^(30)$" $e.Labels.xid }} (Retired number, once for trouble with access to a semaphore){{"{{"}} else if match "^(33|59|61)$" $e.Labels.xid }} (Retired number, once for trouble with an internal microcontroller){{"{{"}} else if match "^(49|50|51|52|53|55)$" $e.Labels.xid }} (Number of the driver''s silent-running tests; newer drivers may use it anew){{"{{"}} else if match "^(56)$" $e.Labels.xid }} (Retired number, once for trouble with a display channel){{"{{"}} else if match "^(57)$" $e.Labels.xid }} (Retired number, once for trouble with training the memory link){{"{{"}} else if match "^(58)$" $e.Labels.xid }} (Retired number, once for trouble with the memory link){{"{{"}} else if match "^(73)$" $e.Labels.xid }} (Retired number, once for trouble with a video encoder){{"{{"}} else if match "^(74)$" $e.Labels.xid }} (The GPU reports trouble on an NVLink; the words of the line tell how bad){{"{{"}} else if match "^(78)$" $e.Labels.xid }} (A virtual GPU could not start: host and guest do not fit together){{"{{"}} else if match "^(81)$" $e.Labels.xid }} (Retired number, once for trouble with VGA){{"{{"}} else if match "^(90)$" $e.Labels.xid }} (Retired number, once for trouble with the second-level cache){{"{{"}} else if match "^(93)$" $e.Labels.xid }} (The board''s record store is written more often than it can stand){{"{{"}} else if match "^(94)$" $e.Labels.xid }} (A memory error hit one program only and was fenced in){{"{{"}} else if match "^(95)$" $e.Labels.xid }} (A memory error could not be fenced in; any program on the GPU may be hit){{"{{"}} else if match "^(122)$" $e.Labels.xid }} (The board''s flash memory could not be read){{"{{"}} else if match "^(123)$" $e.Labels.xid }} (The board''s flash memory could not be written){{"{{"}} else if match "^(124)$" $e.Labels.xid }} (The board''s flash memory could not be erased){{"{{"}} else if match "^(125)$" $e.Labels.xid }} (The file system of the board''s record store is broken){{"{{"}} else if match "^(144)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit SAW; the line must be decoded){{"{{"}} else if match "^(145)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit RLW; the line must be decoded){{"{{"}} else if match "^(146)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit TLW; the line must be decoded){{"{{"}} else if match "^(147)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit TREX; the line must be decoded){{"{{"}} else if match "^(148)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit NVLPW_CTRL; the line must be decoded){{"{{"}} else if match "^(149)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit NETIR; the line must be decoded){{"{{"}} else if match "^(150)$" $e.Labels.xid }} (NVLink of the Blackwell kind reports trouble in unit MSE; the line must be decoded){{"{{"}} else if match "^(154)$" $e.Labels.xid }} (The driver states which recovery step it wants now){{"{{"}} else }} (not in the catalogue){{"{{"}} end }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `max by (node) (((gpuheal:recovery_action:raised{job="", signal="recovery_action"} > 7) or (gpuheal:recovery_action:raised{job="", signal="kernel_recovery_action"} > 7) or (gpuheal:recovery_action:raised{job="", signal="dcgm_recovery_action"} > 7)) and on (node, gpu_uuid) gpuheal:gpu_witnesses:count{job="", fault="gpu-other-xid", node=%q, gpu_uuid=%q})` $labels.node $labels.gpu_uuid) }} Asked for: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}recovery action {{"{{"}} $e.Value }}{{"{{"}} end }}.{{"{{"}} end }}{{"{{"}} with query (printf `gpuheal:fault_evidence:open_seconds{fault="gpu-other-xid", node=%q, gpu_uuid=%q}` $labels.node $labels.gpu_uuid) | sortByLabel "signal" | sortByLabel "class" }} Seen by: {{"{{"}} range $i, $e := . }}{{"{{"}} if $i }}, {{"{{"}} end }}{{"{{"}} $e.Labels.class }} ({{"{{"}} $e.Labels.signal }}){{"{{"}} end }}.{{"{{"}} end }}'
       runbook_url: {{ index $k "runbook_base" "text" }}/GPUOtherXid
     {{- if index $k "dashboard_base" "text" }}
       dashboard_url: {{ index $k "dashboard_base" "text" }}/d/gpuheal-gpu?var-node={{"{{"}} $labels.node }}&var-gpu={{"{{"}} $labels.gpu_uuid }}
