@@ -379,3 +379,18 @@ async def test_s09_a_person_takes_back_what_they_could_hear_of(heard: bool) -> N
     stage.sim.edit(name, lift)
     await stage.play(20)
     assert ((await stage.sim.cluster.node(name)).record is None) is heard
+
+
+@pytest.mark.parametrize("heard", [False, True])
+async def test_s09_a_relapse_seconds_before_a_take_back_is_news(heard: bool) -> None:
+    """The same GPU fails again after its cure: whoever uncordons the node that very moment cannot know of it yet."""
+    stage = Stage(steps=[*LADDER[:5], {"probation": {"quiet": "6h"}}, "restore"])
+    stage.advance(3)
+    name = stage.break_gpu()
+    await stage.play(until="Act probation")
+    await stage.play(70)
+    stage.break_gpu()
+    await stage.play(120 if heard else 2)
+    stage.sim.edit(name, lift)
+    await stage.play(20)
+    assert ((await stage.sim.cluster.node(name)).record is None) is heard

@@ -10,11 +10,13 @@ from datetime import datetime, timedelta
 from gpuheal_responder.actions.restore import undo
 from gpuheal_responder.core.case import TAKEN, Case, Result
 from gpuheal_responder.core.decide import decide
-from gpuheal_responder.core.life import settled_until
+from gpuheal_responder.core.evidence import witnesses_of
+from gpuheal_responder.core.life import last_cure_end, settled_until
 from gpuheal_responder.core.node import Node
 from gpuheal_responder.core.phase import Phase
 from gpuheal_responder.core.policy import Policy
 from gpuheal_responder.core.reason import Reason
+from gpuheal_responder.core.sighting import WitnessClass
 from gpuheal_responder.core.undo import TAINT_KEY, Marks
 from gpuheal_responder.core.verdict import Done
 from gpuheal_responder.core.world import World
@@ -87,20 +89,24 @@ def closed(case: Case, before: Case, verdict: Done, world: World, now: datetime,
     settled = settled_until(case)
     if verdict.result in TAKEN:
         known = [a.ended_at or a.started_at for a in before.attempts] + ([looked_at] if looked_at is not None else [])
-        settled = _before_unheard(case, min(now, max(known, default=case.opened_at)))
+        settled = _before_unheard(case, world, min(now, max(known, default=case.opened_at)))
     if world.evidence is not None:
         settled = min(settled, world.evidence.at)
     return replace(case, closed_at=now, settled_at=settled, result=verdict.result)
 
 
-def _before_unheard(case: Case, settled: datetime) -> datetime:
+def _before_unheard(case: Case, world: World, settled: datetime) -> datetime:
     """Return until when a person's act settles evidence: not beyond a fault that they cannot have heard of.
 
-    That is one that came after the node was contained, and so shortly before our last look that nobody was told yet.
+    That is one that came after the node was contained, or came again after it was cured, and so shortly before our last
+    look that nobody was told yet.
     """
     marks = [a.started_at for a in case.attempts if a.phase is Phase.CONTAIN]
-    unheard = [f.since for f in case.faults if marks and f.since > min(marks) and f.since > settled - UNHEARD]
-    return min([settled, *(since - MOMENT for since in unheard)])
+    came = [f.since for f in case.faults if marks and f.since > min(marks)]
+    cured = last_cure_end(case)
+    lines = (w for f in case.faults for w in witnesses_of(f, world.evidence) if w.witness_class is WitnessClass.KERNEL)
+    came += [line.last_seen_at for line in lines if cured is not None and line.last_seen_at > cured]
+    return min([settled, *(at - MOMENT for at in came if at > settled - UNHEARD)])
 
 
 def surplus(cases: Sequence[Stored], now: datetime) -> tuple[str, ...]:
