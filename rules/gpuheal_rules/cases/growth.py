@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gpuheal_rules.cases.shows import limit, of_signal
@@ -57,6 +57,15 @@ def of_a_day(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidenc
             series=counted,
             queries=[Query(step=20, expr=counter, samples=[("{}", 7.0)])],
             steps=20,
+        ),
+        *(
+            Case(
+                name=f"{title} counts what its counter shows as {name}",
+                series=[*world.series(), *world.of_dcgm(name, 1, lambda _step: 7.0)],
+                queries=[Query(step=20, expr=counter, samples=[("{}", 7.0)])],
+                steps=20,
+            )
+            for name in _other_names(catalogue, evidence)
         ),
         case(
             "fires for a growth beyond the limit and resolves without it",
@@ -133,21 +142,42 @@ def cases(catalogue: Catalogue, fault: Fault, alert: Alert, evidence: Evidence) 
     ]
 
 
-def _every_field(catalogue: Catalogue, evidence: Evidence) -> list[Case]:
-    """Return the case of a signal of several fields that all were zero: each is counted by itself."""
+def _other_names(catalogue: Catalogue, evidence: Evidence) -> Sequence[str]:
+    """Return all names of a dcgm-exporter signal's fields but the first."""
     signal = catalogue.signals[evidence.signal]
+    return signal.metrics[1:] if signal.source == "dcgm" else ()
+
+
+def _older_names(catalogue: Catalogue, evidence: Evidence) -> list[str]:
+    """Return the older names of the fields of a dcgm-exporter signal."""
+    signal = catalogue.signals[evidence.signal]
+    return [name for names in fields_of(signal) for name in names[1:]] if signal.source == "dcgm" else []
+
+
+def _every_field(catalogue: Catalogue, evidence: Evidence) -> list[Case]:
+    """Return the cases of fields that were zero: each is counted by itself, and under each of its names."""
+    signal, world = catalogue.signals[evidence.signal], lean()
+    grown_hour = f'max({GROWTH_HOUR}{{signal="{signal.name}", node="{NODE}"}})'
+    older = [
+        Case(
+            name=f"{signal.name}: {name} that was zero an hour ago counts with what it has grown",
+            series=[*world.series(), *world.of_dcgm(name, 1, since(BEGIN, 5, 0.0))],
+            queries=[Query(step=BEGIN + 9, expr=grown_hour, samples=[("{}", 5.0)])],
+            steps=BEGIN + 9,
+        )
+        for name in _older_names(catalogue, evidence)
+    ]
     fields = [names[0] for names in fields_of(signal)] if signal.source == "dcgm" else []
     if len(fields) < 2:
-        return []
-    world = lean()
+        return older
     # Powers of two: every sum is of other fields.
     grown = [s for n, field in enumerate(fields) for s in world.of_dcgm(field, 1, since(BEGIN, 2.0**n, 0.0))]
-    expr = f'max({GROWTH_HOUR}{{signal="{signal.name}", node="{NODE}"}})'
     return [
+        *older,
         Case(
             name=f"{signal.name}: each of its fields that was zero an hour ago counts with what it has grown",
             series=[*world.series(), *grown],
-            queries=[Query(step=BEGIN + 9, expr=expr, samples=[("{}", 2.0 ** len(fields) - 1)])],
+            queries=[Query(step=BEGIN + 9, expr=grown_hour, samples=[("{}", 2.0 ** len(fields) - 1)])],
             steps=BEGIN + 9,
-        )
+        ),
     ]

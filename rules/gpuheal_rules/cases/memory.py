@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, always, between, lean, since
+from gpuheal_rules.cases.world import NODE, UUIDS, Case, Query, Series, always, between, lean, merged, since
 from gpuheal_rules.catalogue.model import Evidence, Fault
 from gpuheal_rules.groups.identity import IDENTITY, NODE_KNOWN, SOURCE_SEEN
-from gpuheal_rules.groups.latch import LOST, PORT_DOWN
+from gpuheal_rules.groups.latch import DCGM_XID, LOST, PORT_DOWN
 from gpuheal_rules.groups.memory import SINCE, STATES, TAKEN, TIMED, kept
 from gpuheal_rules.promql.rule import EVIDENCE, GPU_GONE, GPU_SHOWN, recovered
 
@@ -50,6 +50,7 @@ def cases() -> list[Case]:
             alone=True,
         ),
         *_ports(),
+        *_codes(),
         Case(
             name="Memory begins when a Prometheus without data first hears a source",
             series=lean(dcgm=None).series(),
@@ -141,6 +142,28 @@ def _known(name: str) -> Case:
         steps=LATE + 4,
         alone=True,
     )
+
+
+def _codes() -> list[Case]:
+    latch = _snapshot(DCGM_XID, gpu_uuid=UUIDS[1], xid="62")
+    world = lean(exporter=None)
+    code = world.of_dcgm("DCGM_FI_DEV_XID_ERRORS", 1, since(2, 62, 0.0), err_code="0", err_msg="No Error")
+    views = {
+        "is silent": [*_snapshot(SOURCE_SEEN, source="dcgm"), LISTED],
+        "still shows it": merged(world.series(), code),
+    }
+    return [
+        Case(
+            name=f"A code that dcgm-exporter showed before an outage of Prometheus has its time while it {how}",
+            series=[*series, *latch],
+            queries=[
+                Query(step=step, expr=f'max({DCGM_XID}{{xid="62", node="{NODE}"}})', samples=[("{}", BEFORE)])
+                for step in (EARLY, LATE + 4)
+            ],
+            steps=LATE + 4,
+        )
+        for how, series in views.items()
+    ]
 
 
 def _ports() -> list[Case]:

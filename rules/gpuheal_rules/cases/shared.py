@@ -351,11 +351,17 @@ def _unproven() -> list[Case]:
     stuck = late.of_exporter(
         "gpuheal_exporter_heartbeat_timestamp_seconds", {}, lambda step: float(min(step, EVENT) * STEP_SECONDS)
     )
+    standing = gone.of_exporter("gpuheal_exporter_heartbeat_timestamp_seconds", {}, always(0))
     return [
         _case(
             "Lost to nvml: not while NVML itself does not answer",
             merged(gone.series(), gone.of_exporter("gpuheal_nvml_up", {}, since(EVENT, 0, 1.0))),
             asked(lost, (EVENT + 10, None)),
+        ),
+        _case(
+            "Lost to dcgm: an exporter that stands still is no second opinion",
+            merged([*lean(dcgm=None).series(), *lean(exporter=None, present=gone.present).series()], standing),
+            asked(_of("gpuheal:gpu_lost:info", ', class="dcgm"'), (EVENT + 12, 1)),
         ),
         _case(
             "Lost to nvml: not by an exporter that stands still",

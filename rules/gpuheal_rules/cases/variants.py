@@ -47,6 +47,9 @@ def cases(catalogue: Catalogue, fault: Fault, evidence: Evidence) -> list[Case]:
     found = VARIANTS.get(evidence.special, ())
     if evidence.special == "foreign_condition":
         found = _conditions(catalogue)
+    if evidence.special == "recovery_dcgm":
+        names = catalogue.signals["dcgm_recovery_action"].metrics[1:]
+        found = [Variant(fact=f"the name {name}", shows=_of_dcgm(name, 2), evident=True) for name in names]
     if evidence.signal:
         found = _other_names(catalogue, evidence)
     return [_case(fault, evidence, variant) for variant in found]
@@ -200,6 +203,10 @@ def _ports(gone: Sequence[str], come: str = "", exclusive: float = 0) -> Shows:
         return found + (world.of_exporter("gpuheal_rdma_port_state", labels, since(EVENT - 2, 4)) if come else [])
 
     return shows
+
+
+def _of_dcgm(name: str, value: float) -> Shows:
+    return lambda world: world.of_dcgm(name, 1, always(value))
 
 
 def _manager(status: float) -> Shows:
