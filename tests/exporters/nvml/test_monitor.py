@@ -128,6 +128,7 @@ def test_every_metric_is_given_by_some_machine(start: Start, script: Script, tmp
         "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.133.20  x\n",
         "proc/2/comm": "kthreadd\n",
         "sys/bus/pci/devices/0000:1b:00.0/vendor": "0x10de\n",
+        "sys/module/ib_core/parameters/netns_mode": "Y\n",
         "sys/class/infiniband/mlx5_0/ports/1/state": "4: ACTIVE\n",
         "sys/class/infiniband/mlx5_0/ports/1/phys_state": "5: LinkUp\n",
         "sys/class/infiniband/mlx5_0/ports/1/rate": "400 Gb/sec (4X NDR)\n",
