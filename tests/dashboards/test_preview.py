@@ -94,6 +94,30 @@ def test_what_is_drawn_is_bounded_and_what_there_is_is_told() -> None:
     assert (len(shown.rows), shown.found) == (MOST_ROWS, 1000)
 
 
+def test_a_token_goes_to_nobody_else() -> None:
+    """A redirect is an answer that is told, not one that is followed with our token."""
+    got: list[str | None] = []
+
+    def elsewhere(request: BaseHTTPRequestHandler) -> None:
+        got.append(request.headers["Authorization"])
+        said(vector(1))(request)
+
+    with answering(elsewhere) as other:
+
+        def away(request: BaseHTTPRequestHandler) -> None:
+            request.send_response(302)
+            request.send_header("Location", f"{other}{request.path}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+
+        with answering(away) as url:
+            prometheus = Prometheus(url=url, headers={"Authorization": "Bearer secret"})
+            assert "HTTP 302" in ask(GRAPH, prometheus, SCOPE).problem
+            with pytest.raises(QueryError, match="HTTP 302"):
+                prometheus.values("node", "up", 0, 1)
+    assert got == []
+
+
 def test_an_answer_has_a_size_and_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is too large, one that trickles, and one that never comes end as a problem of their panel."""
     monkeypatch.setattr(asked, "MOST_BYTES", 10_000)

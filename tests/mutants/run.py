@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,17 @@ DEADLINE_S = 300
 POLL_S = 0.02
 ERROR = 70
 """Exit status of a child whose mutant could not be tried (sysexits.h: EX_SOFTWARE)."""
-COPIED = ("responder", "rules", "exporters", "deploy/lab", "deploy/kustomize", "deploy/helm", "tests", "pyproject.toml")
+COPIED = (
+    "responder",
+    "rules",
+    "exporters",
+    "dashboards",
+    "deploy/lab",
+    "deploy/kustomize",
+    "deploy/helm",
+    "tests",
+    "pyproject.toml",
+)
 
 
 def selection(patch: Path) -> list[str]:
@@ -133,7 +144,8 @@ def tried(patch: Path, tree: Path) -> int:
         print(problem.replace("\n", " "))
         return ERROR
     os.chdir(tree)
-    sources = [str(tree / name) for name in ("responder", "rules", "exporters", "deploy/lab", ".")]
+    project = tomllib.loads((tree / "pyproject.toml").read_text())
+    sources = [str(tree / name) for name in project["tool"]["pytest"]["ini_options"]["pythonpath"]]
     os.environ["PYTHONPATH"] = os.pathsep.join(sources)
     sys.path[:] = [*sources, *(entry for entry in sys.path if entry and not _ours(entry))]
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests" or name.startswith("gpuheal_")]:

@@ -7,6 +7,7 @@ from functools import partial
 from gpuheal_dashboards.model import Kind, Mark, Panel, Variable
 from gpuheal_dashboards.selectors import OURS
 from gpuheal_dashboards.style import PURPLE, RED
+from gpuheal_rules.promql.rule import BLANK
 
 stat = partial(Panel, kind=Kind.STAT, width=4, height=4)
 graph = partial(Panel, kind=Kind.GRAPH)
@@ -17,8 +18,6 @@ bars = partial(Panel, kind=Kind.BARS)
 THIS_NODE = 'node="$node"'
 THIS_CASE = 'target_node="$node"'
 THIS_GPU = 'node="$node", gpu_uuid="$gpu"'
-BLANK = "2147483632"
-"""The smallest of DCGM's blanks (dcgm_structs.h: DCGM_INT32_BLANK); no real value comes near it."""
 
 CLUSTER = Variable(
     name="cluster",

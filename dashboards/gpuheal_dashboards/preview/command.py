@@ -147,9 +147,9 @@ def _scope(
     def scope(**values: str) -> Scope:
         return Scope(start=start, end=end, values={"cluster": args.cluster, **values}, scrape_s=scrape)
 
-    def worst(where: str) -> Mapping[str, str]:
+    def worst(where: str, node: str = "") -> Mapping[str, str]:
         asked = f"bottomk(1, gpuheal:gpu_score{where}) or bottomk(1, gpuheal:gpu_state{where})"
-        expr = scope(node=args.node or "").expand(for_site(asked, options), scrape)
+        expr = scope(node=node).expand(for_site(asked, options), scrape)
         found = prometheus.instant(expr, end)
         return found[0].labels if found else {}
 
@@ -158,8 +158,7 @@ def _scope(
         raise PreviewError(
             "no GPU is known there at the end of the range; are gpuheal's rules loaded, and is --cluster right?"
         )
-    args.node = node
-    gpu = args.gpu or worst('{node="$node"}').get("gpu_uuid")
+    gpu = args.gpu or worst('{node="$node"}', node).get("gpu_uuid")
     if not gpu:
         raise PreviewError(f"no GPU is known on node {node!r} at the end of the range")
     return scope(node=node, gpu=gpu)

@@ -49,6 +49,13 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
+class _Here(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: whoever is named there must not get our token."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Return no request, which makes the redirect an error of its code."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Prometheus:
     """The HTTP API at `url`; `timeout_s` bounds each query, `deadline` (time.monotonic) all of them together."""
@@ -84,21 +91,23 @@ class Prometheus:
     def _timeout(self) -> str:
         return f"{max(1, round(self.timeout_s * 1000))}ms"
 
+    def _opener(self) -> urllib.request.OpenerDirector:
+        return urllib.request.build_opener(_Here, urllib.request.HTTPSHandler(context=self.context))
+
     def _get(self, path: str, **asked: str) -> Any:
         left = min(self.timeout_s + GRACE_S, self.deadline - time.monotonic())
         if left <= 0:
             raise QueryError("not asked: the time for the whole page is used up")
-        # By POST: an expression may be longer than an address may be.
         body = urllib.parse.urlencode(asked).encode()
         address = f"{self.url.rstrip('/')}/api/v1/{path}"
-        get = path.startswith("label/")
+        get = path.startswith("label/")  # the others go by POST: an expression may be longer than an address may be
         asked_for = urllib.request.Request(  # noqa: S310  # the command admits http and https only
             f"{address}?{body.decode()}" if get else address,
             data=None if get else body,
             headers=dict(self.headers),
         )
         try:
-            with urllib.request.urlopen(asked_for, timeout=left, context=self.context) as answer:  # noqa: S310
+            with self._opener().open(asked_for, timeout=left) as answer:
                 return _data(_read(answer, time.monotonic() + left))
         except urllib.error.HTTPError as refused:
             with refused:

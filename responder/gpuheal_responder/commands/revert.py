@@ -87,18 +87,22 @@ def _case_of(node: Node) -> str:
     return node.record.case if node.record is not None else ""
 
 
+def _unread(node: Node) -> str:
+    """Return why a node has no undo record that can be read."""
+    from gpuheal_responder.core.node import Unreadable
+
+    return node.undo.problem if isinstance(node.undo, Unreadable) else "it no longer exists"
+
+
 def planned(nodes: Mapping[str, Node], names: Sequence[str]) -> Mapping[str, str]:
     """Return by node, in words, what `revert` would undo or could not."""
     return {name: _plan(name, nodes[name]) for name in names}
 
 
 def _plan(name: str, node: Node) -> str:
-    from gpuheal_responder.core.node import Unreadable
-
     record = node.record
     if record is None:
-        why = node.undo.problem if isinstance(node.undo, Unreadable) else "it no longer exists"
-        return f"{name}: cannot read its undo record: {why}"
+        return f"{name}: cannot read its undo record: {_unread(node)}"
     faults = ", ".join(record.faults) or "no fault"
     return f"{name}: {faults}; would be: {_undone(record, node)} (case {record.case})"
 
@@ -119,15 +123,12 @@ async def revert(cluster: Cluster, nodes: Sequence[str]) -> Mapping[str, str]:
 
 
 async def _node(cluster: Cluster, name: str) -> str:
-    from gpuheal_responder.core.node import Unreadable
-
     node = await cluster.node(name)
     if node is None:
         return f"{name}: the node no longer exists"
     record = node.record
     if record is None:
-        why = node.undo.problem if isinstance(node.undo, Unreadable) else "it no longer exists"
-        return f"{name}: NOT REVERTED: cannot read its undo record: {why}"
+        return f"{name}: NOT REVERTED: cannot read its undo record: {_unread(node)}"
     await _again(lambda: _undo(cluster, name))
     await cluster.unlock(name)
     return f"{name}: {_undone(record, node)} (case {record.case})"
